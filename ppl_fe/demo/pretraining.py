@@ -1,0 +1,210 @@
+"""Many small networks trained at once, each with its own settings, to one training loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import isfinite
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from ppl_fe.networks.flat import FlatNetwork
+
+Data = tuple[Tensor, Tensor]
+Evaluate = Callable[[Tensor], Tensor]
+CHECK_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Settings of stochastic gradient descent; ``str`` gives the name used in tables."""
+
+    learning_rate: float
+    batch_size: int
+    momentum: float
+
+    def __str__(self) -> str:
+        return f"lr={self.learning_rate:g} batch={self.batch_size} momentum={self.momentum:g}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network: its name, how it was trained, its state dict, its full training loss."""
+
+    name: str
+    configuration: Configuration
+    seed: int
+    state_dict: dict[str, Tensor]
+    training_loss: float
+    num_steps: int
+
+
+GRID = tuple(
+    Configuration(learning_rate, batch_size, momentum)
+    for learning_rate, (batch_size, momentum) in product(
+        (0.025, 0.05, 0.1, 0.2), ((16, 0.0), (64, 0.9), (32, 0.9))
+    )
+)
+
+
+def digits_network(*, width: int = 64, num_classes: int = 5) -> nn.Sequential:
+    """The demonstration's network, 64-width-width-classes with tanh.
+
+    Nothing in it behaves differently in training and in evaluation, and tanh keeps the loss smooth
+    for the sampler and every setting of the grid stable.
+
+    Args:
+        width: units in each hidden layer.
+        num_classes: outputs.
+
+    Returns:
+        The module, initialised from torch's global generator.
+
+    Example:
+        >>> sum(p.numel() for p in digits_network().parameters())
+        8645
+    """
+    return nn.Sequential(
+        nn.Linear(64, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+        nn.Linear(width, num_classes),
+    )  # fmt: skip
+
+
+def _random_numbers(configuration: Configuration, seed: int) -> int:
+    """A seed of its own for each network, so that no two share a start or a minibatch."""
+    settings = (configuration.learning_rate, configuration.batch_size, configuration.momentum)
+    entropy = [seed, *(round(1e6 * value) for value in settings)]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _initial(build: Callable[[], nn.Module], seed: int) -> FlatNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FlatNetwork(build())
+
+
+def _crossing(loss: Evaluate, before: Tensor, after: Tensor, target: float) -> Tensor:
+    """The point of the segment before → after, (A, D), where the loss has just reached target."""
+    above, reached = torch.zeros(len(before), 1), torch.ones(len(before), 1)
+    for _ in range(20):
+        middle = (above + reached) / 2
+        high = (loss(before + middle * (after - before)) > target).unsqueeze(1)
+        above, reached = torch.where(high, middle, above), torch.where(high, reached, middle)
+    return before + reached * (after - before)
+
+
+def pretrain(
+    data: Data,
+    configurations: Sequence[Configuration] = GRID,
+    seeds: Sequence[int] = (0, 1),
+    *,
+    build: Callable[[], nn.Module] = digits_network,
+    target_loss: float = 0.01,
+    max_steps: int = 10_000,
+) -> list[Checkpoint]:
+    """Train one network for each configuration and seed until all have the same training loss.
+
+    v ← μ v + ∇L_B(w), w ← w − η v on minibatches B drawn with replacement, all networks side by
+    side. The loss over all the data is taken every five steps; where it first falls below the
+    target, the last five steps are shortened by bisection along their chord, to the point where
+    the loss equals the target. So no second optimiser blurs what the settings did, and what is
+    left to tell checkpoints apart is not their training loss. Each network has its own start and
+    minibatches.
+
+    Args:
+        data: images (N, 64) and labels (N,).
+        configurations: what to vary; by default 4 learning rates × 3 pairs of batch and momentum.
+        seeds: repeats of each configuration.
+        build: makes one freshly initialised network; it must have no dropout or batch norm.
+        target_loss: mean cross-entropy to stop at.
+        max_steps: steps after which a network counts as failed.
+
+    Returns:
+        Checkpoints in the order configurations × seeds, named "lr=0.1 batch=16 momentum=0.9
+        seed=0". Equal arguments give equal checkpoints.
+
+    Raises:
+        RuntimeError: if a network diverges or has not reached the target in time; names them.
+        ValueError: if there is nothing to train.
+
+    Example:
+        >>> x = torch.cat([torch.zeros(8, 64), torch.ones(8, 64)])
+        >>> y = torch.arange(16) // 8
+        >>> trained = pretrain((x, y), [Configuration(0.5, 4, 0.0)], target_loss=0.05)
+        >>> [f"{c.name}: {c.training_loss:.3f}" for c in trained]
+        ['lr=0.5 batch=4 momentum=0 seed=0: 0.050', 'lr=0.5 batch=4 momentum=0 seed=1: 0.050']
+    """
+    inputs, targets = data
+    runs = list(product(configurations, seeds))
+    if not runs or len(inputs) == 0:
+        raise ValueError(f"{len(runs)} networks on {len(inputs)} examples: nothing to train")
+    names = [f"{configuration} seed={seed}" for configuration, seed in runs]
+    states = [_random_numbers(*run) for run in runs]
+    networks = [_initial(build, state) for state in states]
+    network = networks[0]
+    w = torch.stack([other.anchor for other in networks])
+    velocity = torch.zeros_like(w)
+    rate = torch.tensor([[c.learning_rate] for c, _ in runs])
+    momentum = torch.tensor([[c.momentum] for c, _ in runs])
+    # All networks draw the largest batch; weights of zero leave each with its own batch size.
+    largest = max(c.batch_size for c in configurations)
+    sizes = torch.tensor([[c.batch_size] for c, _ in runs])
+    weights = (torch.arange(largest) < sizes) / sizes
+    generators = [torch.Generator().manual_seed(state) for state in states]
+
+    def batch_loss(vector: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        return weight @ nn.functional.cross_entropy(network(vector, x), y, reduction="none")
+
+    def full_loss(vector: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(network(vector, inputs), targets)
+
+    gradient, losses = vmap(grad(batch_loss)), vmap(full_loss)
+    running = list(range(len(runs)))
+    finished: dict[int, int] = {}
+    for step in range(CHECK_EVERY, max_steps + 1, CHECK_EVERY):
+        before, v = w[running], velocity[running]
+        now = before
+        draws = [
+            torch.randint(len(inputs), (CHECK_EVERY, largest), generator=generators[k])
+            for k in running
+        ]
+        for index in torch.stack(draws, dim=1):
+            v = momentum[running] * v + gradient(
+                now, inputs[index], targets[index], weights[running]
+            )
+            now = now - rate[running] * v
+        w[running], velocity[running] = now, v
+        loss = losses(now)
+        if not loss.isfinite().all():
+            lost = [
+                names[k]
+                for k, value in zip(running, loss.tolist(), strict=True)
+                if not isfinite(value)
+            ]
+            raise RuntimeError(f"training diverged for {lost}; lower the learning rate")
+        done = [i for i, value in enumerate(loss.tolist()) if value <= target_loss]
+        if done:
+            w[[running[i] for i in done]] = _crossing(losses, before[done], now[done], target_loss)
+            finished |= {running[i]: step for i in done}
+            running = [k for k in running if k not in finished]
+        if not running:
+            break
+    if running:
+        late = {names[k]: round(full_loss(w[k]).item(), 4) for k in running}
+        raise RuntimeError(f"no training loss of {target_loss} in {max_steps} steps: {late}")
+    final = losses(w).tolist()
+    return [
+        Checkpoint(
+            name=names[k],
+            configuration=configuration,
+            seed=seed,
+            state_dict={name: part.clone() for name, part in network.unflatten(w[k]).items()},
+            training_loss=final[k],
+            num_steps=finished[k],
+        )
+        for k, (configuration, seed) in enumerate(runs)
+    ]

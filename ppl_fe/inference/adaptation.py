@@ -1,0 +1,186 @@
+"""Step size and friction from the curvature and gradient noise that the chains meet in warm-up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.chains import Chains
+
+if TYPE_CHECKING:
+    from ppl_fe.inference.kernels import Kernel
+
+NUM_ROUNDS = 20
+# While the chains still descend, gradient noise biases nothing and a bold step is only fast.
+DESCENT_SHARE, DESCENT_TOLERANCE = 0.3, 0.5
+FIRST_ITERATIONS, LATER_ITERATIONS = 20, 4
+NUM_NOISE_DRAWS = 8
+UPPER_QUANTILE = 0.9
+# Before the chains have shown their slowest direction, assume a condition number of this.
+ASSUMED_CONDITION = 100.0
+LARGEST_CONDITION = 1e8
+
+
+class Adaptation:
+    """Tunes the settings of `Chains` while they warm up and holds them fixed afterwards.
+
+    At twenty times spread over the warm-up the largest curvature of −log p is measured at each
+    chain's position by power iteration on Hessian-vector products (differences of the same
+    traced gradient), together with the variance of the minibatch gradient along it. The settings
+    follow from an upper quantile over chains and the later half of the rounds so far: the
+    curvature at the start misleads, and along the chain it varies. Afterwards nothing adapts, so
+    the sampling phase is a Markov chain.
+
+    Args:
+        kernel: gives schedule, tolerance and what is automatic.
+        chains: whose settings are tuned.
+        warmup_steps: the length of the warm-up.
+        least_curvature: a known lower bound on the curvature of the slowest direction (a localised
+            posterior's γ); otherwise it is estimated by 1/variance of the widest coordinate.
+        num_groups: chains are tuned together within equal consecutive groups (one group a
+            checkpoint when several are ranked side by side).
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        chains: Chains,
+        warmup_steps: int,
+        *,
+        least_curvature: float | None = None,
+        num_groups: int = 1,
+    ) -> None:
+        self.kernel, self.chains, self.warmup_steps = kernel, chains, warmup_steps
+        self.schedule = kernel.schedule()
+        self.automatic = [
+            name
+            for name, value in {"step_size": kernel.step_size, **kernel.hyperparameters}.items()
+            if value == "auto"
+        ]
+        self.known_least, self.num_groups = least_curvature, num_groups
+        self.exact_gradient = not chains.has_gradient_noise or kernel.gradient == "full_data"
+        self.num_steps = 0
+        self._every = max(1, warmup_steps // NUM_ROUNDS)
+        self._history: list[tuple[Tensor, Tensor]] = []
+        self._direction: Tensor | None = None
+        self._snapshots: list[Tensor] = []
+        start = chains.state.position
+        self.stiffest = start.new_ones(len(start), 1)
+        self.noise = torch.zeros_like(self.stiffest)
+        self.slowest = torch.ones_like(self.stiffest)
+
+    def before_step(self) -> None:
+        """Set what the next step needs; call once before every step, of warm-up and sampling."""
+        if self.schedule is not None:
+            self.chains.settings["step_size"].fill_(self.schedule(self.num_steps))
+        if self.automatic and self.num_steps <= self.warmup_steps:
+            # Powers of two as well: a start far out is stiff, and its step should not last.
+            step = self.num_steps
+            if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
+                self.measure()
+            if self.num_steps % max(1, self._every // 10) == 0:
+                self._snapshots.append(self.chains.state.position)
+        self.num_steps += 1
+
+    def measure(self) -> None:
+        """One round: curvature and noise at the present positions, then new settings."""
+        curvature = self._largest_curvature()
+        noise = torch.zeros_like(curvature) if self.exact_gradient else self._noise_variance()
+        self._history.append((curvature, noise))
+        recent = self._history[len(self._history) // 2 :]
+        self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
+        self.noise = self._upper(torch.stack([n for _, n in recent]))
+        self.slowest = self._slowest()
+        descending = self.num_steps < DESCENT_SHARE * self.warmup_steps
+        tuned = self.kernel.dynamics.tune(
+            self.stiffest,
+            self.slowest,
+            torch.zeros_like(self.noise) if descending else self.noise,
+            self.chains.settings["temperature"],
+            DESCENT_TOLERANCE if descending else self.kernel.tolerance,
+        )
+        for name in self.automatic:
+            if not torch.isfinite(tuned[name]).all():
+                raise FloatingPointError(
+                    f"no {name} could be chosen: the gradient is not finite at step "
+                    f"{self.num_steps} of the warm-up; check the data and the starts, or give "
+                    f"{name} as a number"
+                )
+            self.chains.settings[name].copy_(tuned[name])
+
+    def report(self) -> dict[str, Tensor]:
+        """(C,) each: settings, curvatures, predicted excess temperature and relaxation steps."""
+        dynamics, settings = self.kernel.dynamics, self.chains.settings
+        found = {name: value for name, value in settings.items() if name != "temperature"}
+        if self.automatic:
+            found |= {
+                "stiffest_curvature": self.stiffest,
+                "slowest_curvature": self.slowest,
+                "gradient_noise": self.noise,
+                "excess_temperature": dynamics.excess_temperature(
+                    self.stiffest, self.noise, settings
+                ),
+                "relaxation_steps": dynamics.relaxation_steps(self.slowest, settings),
+            }
+        return {name: value[:, 0].clone() for name, value in found.items()}
+
+    def _largest_curvature(self) -> Tensor:
+        """(C, 1): |vᵀHv| after a few power iterations on H = −∇² log p, warm-started."""
+        position = self.chains.state.position
+        iterations = LATER_ITERATIONS
+        if self._direction is None:
+            generator = torch.Generator(position.device).manual_seed(len(position))
+            self._direction = torch.randn(
+                position.shape, generator=generator, dtype=position.dtype, device=position.device
+            )
+            iterations = FIRST_ITERATIONS
+        direction, curvature = self._direction, torch.ones_like(self.stiffest)
+        for _ in range(iterations):
+            direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+            indices = self.chains.stream.indices()
+            # A tenth of a posterior standard deviation along v: short enough for a derivative,
+            # long enough to average over the kinks of a piecewise linear network.
+            length = 0.1 * curvature.rsqrt()
+            forward = self.chains.evaluate(position + length * direction, indices).gradient
+            backward = self.chains.evaluate(position - length * direction, indices).gradient
+            product = (backward - forward) / (2 * length)
+            curvature = (direction * product).sum(-1, keepdim=True).abs()
+            # A flat start (a degenerate minimum) has no stiffest direction yet.
+            flat = ~(curvature > torch.finfo(curvature.dtype).tiny)
+            direction = torch.where(flat, direction, product)
+            curvature = torch.where(flat, torch.ones_like(curvature), curvature)
+        self._direction = direction
+        return curvature
+
+    def _noise_variance(self) -> Tensor:
+        """(C, 1): variance over minibatches of the gradient along the stiffest direction."""
+        assert self._direction is not None
+        norm = torch.linalg.vector_norm(self._direction, dim=-1, keepdim=True)
+        draws = [
+            (self.chains.fresh_gradient() * self._direction / norm).sum(-1)
+            for _ in range(NUM_NOISE_DRAWS)
+        ]
+        return torch.stack(draws).var(0)[:, None]
+
+    def _slowest(self) -> Tensor:
+        if self.known_least is not None:
+            return torch.full_like(self.stiffest, self.known_least)
+        recent = self._snapshots[len(self._snapshots) // 2 :]
+        if len(recent) < 10:
+            return self.stiffest / ASSUMED_CONDITION
+        draws = torch.stack(recent)  # (K, C, D); the chains of a group share one estimate
+        grouped = draws.reshape(len(recent), self.num_groups, -1, draws.shape[-1])
+        widest = grouped.var(dim=(0, 2)).amax(-1)
+        slowest = (1 / widest).repeat_interleave(grouped.shape[2])[:, None]
+        return torch.minimum(slowest, self.stiffest).clamp_min(
+            (self.stiffest / LARGEST_CONDITION).min()
+        )
+
+    def _upper(self, values: Tensor) -> Tensor:
+        """(rounds, C, 1) -> (C, 1), the upper quantile over rounds and the chains of a group."""
+        rounds, num_chains, _ = values.shape
+        grouped = values.reshape(rounds, self.num_groups, -1).transpose(0, 1)
+        upper = grouped.reshape(self.num_groups, -1).quantile(UPPER_QUANTILE, dim=1)
+        return upper.repeat_interleave(num_chains // self.num_groups)[:, None]

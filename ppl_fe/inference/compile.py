@@ -1,0 +1,95 @@
+"""One function of tensors, three ways to run it: eager, as a traced graph, compiled.
+
+`torch.compile` straight on Pyro code breaks the graph at every handler. Tracing the batched step
+to ATen operations first (`make_fx`) leaves one graph of plain tensor arithmetic, which also runs
+faster uncompiled; Inductor then compiles that graph directly, without the guards that
+`torch.compile` would check on every call.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+TensorFunction = Callable[..., Sequence[Tensor]]
+CompileMode = Literal["auto", "compiled", "traced", "eager"]
+
+# A cold compilation of a small step takes 5 to 25 s on two cores and makes it two to ten
+# times faster (benchmarks/step.py): it pays when the traced graph would run longer than this.
+WORTH_COMPILING_SECONDS = 20.0
+
+COMPILE_MODES = ("auto", "compiled", "traced", "eager")
+
+
+def trace(function: TensorFunction, example: Sequence[Tensor]) -> TensorFunction:
+    """The function's graph of ATen operations for inputs of these shapes."""
+    with torch.no_grad():
+        graph = make_fx(function)(*example)
+    graph.eval()
+    return graph
+
+
+def compile_graph(graph: TensorFunction, example: Sequence[Tensor]) -> TensorFunction:
+    """Compile a traced graph; without a C++ compiler, or if Inductor fails, the graph itself.
+
+    The failure is told once as a warning: the draws are the same, only slower.
+    """
+    if example[0].device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        _notice("no C++ compiler was found (g++, clang++ or c++)")
+        return graph
+    try:
+        with torch.no_grad():
+            from torch._inductor import compile as inductor_compile
+
+            compiled: TensorFunction = inductor_compile(graph, list(example))
+            compiled(*example)
+    except Exception as error:  # the compiler may fail in any way; the graph is an equal twin
+        _notice(f"{type(error).__name__}: {error}".splitlines()[0])
+        return graph
+    return compiled
+
+
+def _notice(reason: str) -> None:
+    warnings.warn(
+        f"running uncompiled: {reason}. Draws are unaffected; pass compile='traced' to silence this.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def predicted_seconds(graph: TensorFunction, example: Sequence[Tensor], num_calls: int) -> float:
+    """Seconds the traced graph would need: 4 µs an operation and 20 GFLOP/s.
+
+    Counted, not timed, so that the same program always runs the same way: a compiled step rounds
+    differently from a traced one, and a choice by the clock would make draws irreproducible.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        graph(*example)
+    nodes = len(getattr(graph, "graph").nodes)
+    return num_calls * (4e-6 * nodes + counter.get_total_flops() / 2e10)
+
+
+def build(
+    function: TensorFunction, example: Sequence[Tensor], mode: CompileMode, num_calls: int
+) -> tuple[TensorFunction, CompileMode]:
+    """The function run in the mode asked for, and the mode that "auto" came to."""
+    if mode not in COMPILE_MODES:
+        raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")
+    if mode == "eager":
+        return function, "eager"
+    graph = trace(function, example)
+    if mode == "auto":
+        worth = predicted_seconds(graph, example, num_calls) > WORTH_COMPILING_SECONDS
+        mode = "compiled" if worth else "traced"
+    if mode == "compiled":
+        compiled = compile_graph(graph, example)
+        return compiled, "traced" if compiled is graph else "compiled"
+    return graph, "traced"

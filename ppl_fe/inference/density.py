@@ -1,0 +1,292 @@
+"""A Pyro program becomes a log-density on unconstrained space.
+
+The density is a pure function of one position vector, the index sets of the program's
+subsampled plates, and the tensors the program was called with, so that it can be
+differentiated, batched over chains and traced. This module and `kernels.py` are the only
+ones that know Pyro's internals.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ppl_fe.inference.program import ProgramRun, Site, Subsample, prototype, run_program
+
+Indices = tuple[Tensor, ...]
+
+
+class Terms(NamedTuple):
+    """What one evaluation of a program gives.
+
+    log_density: log p(constrained values, data) + log |Jacobian|, with the plates' N/B scale.
+    log_likelihood: the observed sites' part with the plates' scale but without any other
+        `poutine.scale`, so that a tempered program still reports its plain likelihood.
+    """
+
+    log_density: Tensor
+    log_likelihood: Tensor
+
+
+class Density:
+    """The log-density of a Pyro program on unconstrained space.
+
+    log p(u) = log p(x(u), data) + log |det dx/du|, x = T(u), where T maps the real line to each
+    site's support (`biject_to`); a support may depend on other sites. Discrete latent sites and
+    latent sites inside a subsampled plate have no such density and are refused by name.
+
+    Args:
+        model: a Pyro program.
+        args, kwargs: what the program is called with; tensors among them become inputs of the
+            traced graph rather than constants.
+        chain_kwargs: keyword arguments that differ from chain to chain, each a tensor with a
+            leading chain dimension C (an anchor a chain, an inverse temperature a chain).
+        data_per_chain: the tensors among the arguments are minibatches drawn elsewhere (by a
+            `DataLoader`): evaluations get them with a leading chain dimension, and subsampled
+            plates take them as they come.
+        vectorized: batch the program over chains with `vmap`; otherwise run chain after chain,
+            for programs whose control flow depends on latent values.
+
+    Attributes:
+        num_parameters: D, the length of a position.
+        sites: the latent sites in program order.
+        subsamples: the plates that subsample, each with its size N and subsample size B.
+        num_data: the size of the largest plate around an observed site, 1 without plates; the
+            n by which a log-likelihood is divided to give a loss.
+
+    Raises:
+        ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
+            plate; a program that fails on the data given; NaN or infinity in the arguments.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(y):
+        ...     scale = pyro.sample("scale", dist.Exponential(1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(0.0, scale), obs=y)
+        >>> density = Density(model, (torch.zeros(3),))
+        >>> density.num_parameters, density.num_data
+        (1, 3)
+        >>> terms = density(torch.zeros(1))           # scale = exp(0) = 1, Jacobian exp(0)
+        >>> round(terms.log_density.item(), 4)        # -1 - 3/2 log(2 pi)
+        -3.7568
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        chain_kwargs: Mapping[str, Tensor] | None = None,
+        *,
+        data_per_chain: bool = False,
+        vectorized: bool = True,
+    ) -> None:
+        self.model = model
+        self.chain_kwargs = dict(chain_kwargs or {})
+        self._data_per_chain, self._vectorized = data_per_chain, vectorized
+        leaves, self._structure = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+        self._leaves = leaves
+        self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
+        _refuse_non_finite(self.tensors)
+        first_chain = tuple(value[0] for value in self.chain_kwargs.values())
+        run = prototype(lambda: self._call(self.tensors, first_chain))
+        self.sites: tuple[Site, ...] = run.sites
+        self._plates: tuple[Subsample, ...] = run.subsamples
+        # Plates whose index sets are inputs; with minibatches drawn elsewhere there are none.
+        self.subsamples: tuple[Subsample, ...] = () if data_per_chain else run.subsamples
+        self.num_data: int = run.num_data
+        self.num_parameters = sum(site.size for site in self.sites)
+        self.dtype, self.device = run.dtype, run.device
+        self.is_static = run.is_static
+        # Constrained -> unconstrained at the trial run, as Pyro's kernels carry them; exact
+        # unless a support depends on another site.
+        self.transforms = run.transforms
+
+    @property
+    def chain_values(self) -> tuple[Tensor, ...]:
+        """The values of `chain_kwargs`, in order; each has a leading chain dimension."""
+        return tuple(self.chain_kwargs.values())
+
+    def __call__(
+        self,
+        position: Tensor,
+        indices: Indices | None = None,
+        chain_values: tuple[Tensor, ...] | None = None,
+        tensors: tuple[Tensor, ...] | None = None,
+    ) -> Terms:
+        """Evaluate one chain: position (D,), indices one (B,) a subsampled plate -> two scalars."""
+        run = self._run(position, indices, chain_values, tensors)
+        return Terms(run.log_density, run.log_likelihood)
+
+    def full_data(
+        self, position: Tensor, chain_values: tuple[Tensor, ...], tensors: tuple[Tensor, ...]
+    ) -> Terms:
+        """Evaluate one chain on all the data, exactly, whatever the plates' subsample sizes."""
+        if not self.subsamples:
+            return self(position, None, chain_values, tensors)
+        weights, chunks = self._full_data_chunks()
+        each = torch.func.vmap(lambda subset: self(position, subset, chain_values, tensors))(chunks)
+        return Terms(weights @ each.log_density, weights @ each.log_likelihood)
+
+    def batched_gradient(
+        self,
+        terms: Callable[..., Terms],
+        position: Tensor,
+        indices: Indices,
+        chain_values: tuple[Tensor, ...],
+        tensors: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Terms]:
+        """All chains: position (C, D), indices (C, B) each -> gradient (C, D), terms (C,).
+
+        `terms` maps one chain's (position, indices, chain values, tensors) to its `Terms`.
+        """
+
+        def objective(
+            point: Tensor,
+            subset: Indices,
+            own: tuple[Tensor, ...],
+            data: tuple[Tensor, ...],
+        ) -> tuple[Tensor, Terms]:
+            value = terms(point, subset, own, data)
+            return value.log_density, value
+
+        one_chain = torch.func.grad(objective, has_aux=True)
+        data_dim = 0 if self._data_per_chain else None
+        if self._vectorized:
+            batched = torch.func.vmap(one_chain, in_dims=(0, 0, 0, data_dim), randomness="error")
+            gradient, found = batched(position, indices, chain_values, tensors)
+            return gradient, found
+        results = [
+            one_chain(
+                position[c],
+                tuple(ix[c] for ix in indices),
+                tuple(value[c] for value in chain_values),
+                tuple(x[c] for x in tensors) if self._data_per_chain else tensors,
+            )
+            for c in range(len(position))
+        ]
+        gradients, every = zip(*results, strict=True)
+        return torch.stack(gradients), Terms(*map(torch.stack, zip(*every, strict=True)))
+
+    def constrain(self, positions: Tensor) -> dict[str, Tensor]:
+        """Positions (C, S, D) -> each latent (and deterministic) site's values (C, S, *shape)."""
+        if self.is_static:
+            return self.split(positions)
+        num_chains, num_draws, _ = positions.shape
+        flat = positions.flatten(0, 1)
+        own = tuple(value.repeat_interleave(num_draws, 0) for value in self.chain_values)
+
+        def values(point: Tensor, own: tuple[Tensor, ...]) -> dict[str, Tensor]:
+            return self._run(point, None, own, None).values
+
+        with torch.no_grad():
+            if self._vectorized:
+                found = torch.func.vmap(values, randomness="error")(flat, own)
+            else:
+                runs = [values(flat[k], tuple(v[k] for v in own)) for k in range(len(flat))]
+                found = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+        return {
+            name: value.unflatten(0, (num_chains, num_draws)) for name, value in found.items()
+        }
+
+    def split(self, position: Tensor) -> dict[str, Tensor]:
+        """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
+        parts = position.split([site.size for site in self.sites], -1)
+        return {
+            site.name: part.reshape((*position.shape[:-1], *site.shape))
+            for site, part in zip(self.sites, parts, strict=True)
+        }
+
+    def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
+        """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
+        names = {site.name for site in self.sites}
+        if set(unconstrained) != names:
+            raise ValueError(
+                f"initial_params must name the latent sites {sorted(names)}, "
+                f"got {sorted(unconstrained)}"
+            )
+        parts = []
+        for site in self.sites:
+            value = torch.as_tensor(unconstrained[site.name], dtype=self.dtype)
+            if tuple(value.shape[1:]) != site.shape:
+                raise ValueError(
+                    f"initial_params[{site.name!r}] must have shape (num_chains, "
+                    f"{', '.join(map(str, site.shape))}) on unconstrained space, "
+                    f"got {tuple(value.shape)}"
+                )
+            parts.append(value.reshape(len(value), site.size))
+        return torch.cat(parts, -1).to(self.device)
+
+    def _full_data_chunks(self) -> tuple[Tensor, Indices]:
+        """Weights (K,) and index sets (K, B) whose weighted sum of log-densities is exact.
+
+        With whole chunks of B and a remainder of r, the remainder is padded by copies of datum 0,
+        and a chunk of nothing but datum 0 is taken off again: weights B/N, ..., B/N, −(B−r)/N.
+        They sum to one, so the prior comes out once. Several plates: all combinations.
+        """
+        per_plate = [_chunks(plate, self.device) for plate in self.subsamples]
+        combinations = list(itertools.product(*per_plate))
+        weights = [prod(weight for weight, _ in chunks) for chunks in combinations]
+        columns = zip(*((ix for _, ix in chunks) for chunks in combinations), strict=True)
+        return (
+            torch.tensor(weights, dtype=self.dtype, device=self.device),
+            tuple(torch.stack(column) for column in columns),
+        )
+
+    def _run(
+        self,
+        position: Tensor,
+        indices: Indices | None,
+        chain_values: tuple[Tensor, ...] | None,
+        tensors: tuple[Tensor, ...] | None,
+    ) -> ProgramRun:
+        if not indices:
+            indices = tuple(
+                torch.arange(plate.subsample_size, device=self.device) for plate in self._plates
+            )
+        if chain_values is None:
+            chain_values = tuple(value[0] for value in self.chain_values)
+        named = {
+            plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)
+        }
+        given = self.tensors if tensors is None else tensors
+        return run_program(lambda: self._call(given, chain_values), self.split(position), named)
+
+    def _call(self, tensors: Sequence[Tensor], chain_values: Sequence[Tensor]) -> Any:
+        leaves = list(self._leaves)
+        for place, tensor in zip(self._tensor_places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
+        own = dict(zip(self.chain_kwargs, chain_values, strict=True))
+        return self.model(*args, **kwargs, **own)
+
+
+def _chunks(plate: Subsample, device: torch.device) -> list[tuple[float, Tensor]]:
+    size, batch = plate.size, plate.subsample_size
+    whole, rest = divmod(size, batch)
+    order = torch.arange(size, device=device)
+    chunks = [(batch / size, order[k * batch : (k + 1) * batch]) for k in range(whole)]
+    if rest:
+        zeros = torch.zeros(batch - rest, dtype=torch.long, device=device)
+        chunks.append((batch / size, torch.cat([order[whole * batch :], zeros])))
+        first = torch.zeros(batch, dtype=torch.long, device=device)
+        chunks.append((-(batch - rest) / size, first))
+    return chunks
+
+
+def _refuse_non_finite(tensors: Sequence[Tensor]) -> None:
+    for position, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
+                f"{count} NaN or infinite values; remove or impute them first"
+            )

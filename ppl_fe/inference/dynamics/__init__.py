@@ -1,0 +1,61 @@
+"""Samplers as pure tensor steps, one file each.
+
+A sampler is a module (or any object) with `hyperparameters`, `init` and `step`:
+
+    init(position, noise, settings) -> State      position, noise (C, D)
+    step(state, gradient, noise, settings) -> State
+
+`gradient` is an unbiased estimate of the gradient of log p at `state.position`, `noise` is standard
+normal, and `settings` maps "step_size", "temperature" and the sampler's own hyperparameters to
+tensors of shape (C, 1), so that every chain may have its own. Three further functions state what is
+known of the discretised chain in a direction of curvature a with gradient-noise variance s²: `tune`
+turns a tolerance into settings, `excess_temperature` predicts T_eff/T − 1, `relaxation_steps` how
+long the slowest direction takes to forget its start. The convention of the step size is
+the project's: w + (step_size / 2) * gradient + sqrt(step_size * temperature) * noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+Settings = Mapping[str, Tensor]
+
+
+class State(Protocol):
+    """A NamedTuple of tensors with a leading chain dimension; the position comes first."""
+
+    @property
+    def position(self) -> Tensor:
+        """(C, D) positions on unconstrained space."""
+
+
+class Dynamics(Protocol):
+    """What a sampler's file provides."""
+
+    hyperparameters: Mapping[str, float]
+    """The sampler's own settings beyond step size and temperature, with their defaults."""
+
+    State: type[NamedTuple]
+
+    def init(self, position: Tensor, noise: Tensor, settings: Settings) -> Any:
+        """A state at the given positions."""
+
+    def step(self, state: Any, gradient: Tensor, noise: Tensor, settings: Settings) -> Any:
+        """One step."""
+
+    def tune(
+        self, stiffest: Tensor, slowest: Tensor, noise: Tensor, temperature: Tensor, tolerance: float
+    ) -> dict[str, Tensor]:
+        """Settings for curvatures from `slowest` to `stiffest` and gradient noise s² along the latter.
+
+        All arguments and results are (C, 1).
+        """
+
+    def excess_temperature(self, curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+        """T_eff/T − 1 along a direction of this curvature and gradient-noise variance."""
+
+    def relaxation_steps(self, slowest: Tensor, settings: Settings) -> Tensor:
+        """Steps in which a direction of curvature `slowest` forgets its start by a factor e."""

@@ -1,0 +1,217 @@
+"""One run of a Pyro program at given unconstrained values: handlers, transforms, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, Unit
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+
+class Site(NamedTuple):
+    """A latent site: its name, its shape on unconstrained space and on its support."""
+
+    name: str
+    shape: tuple[int, ...]
+    support_shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+
+class Subsample(NamedTuple):
+    """A plate that looks at `subsample_size` of its `size` entries."""
+
+    name: str
+    size: int
+    subsample_size: int
+
+
+@dataclass
+class ProgramRun:
+    """One evaluation: log-density, plain log-likelihood, constrained values."""
+
+    log_density: Tensor
+    log_likelihood: Tensor
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Prototype:
+    """What one trial run says of a program; the fields are those of `Density`."""
+
+    sites: tuple[Site, ...]
+    subsamples: tuple[Subsample, ...]
+    num_data: int
+    dtype: torch.dtype
+    device: torch.device
+    is_static: bool
+    transforms: dict[str, Any]
+
+
+class _Substitute(Messenger):  # type: ignore[misc]
+    """Give every latent site the image of its unconstrained value, every plate its indices."""
+
+    def __init__(
+        self, unconstrained: Mapping[str, Tensor] | None, indices: Mapping[str, Tensor] | None
+    ) -> None:
+        super().__init__()
+        self.unconstrained, self.indices = unconstrained, indices
+        self.log_jacobian: Tensor | float = 0.0
+        self.latent: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], _Subsample):
+            if self.indices is not None and msg["name"] in self.indices:
+                msg["value"], msg["done"] = self.indices[msg["name"]], True
+            elif self.indices is None:  # trial run: reach for both ends of the data
+                size, subset = msg["fn"].size, msg["fn"].subsample_size
+                if subset is not None and subset < size:
+                    msg["value"], msg["done"] = torch.arange(size - subset, size), True
+            return
+        if msg["is_observed"] or msg["value"] is not None:
+            return
+        name, fn = msg["name"], msg["fn"]
+        if name in self.latent:
+            return
+        _refuse_discrete(name, fn)
+        transform = biject_to(fn.support)
+        if self.unconstrained is None:
+            # The trial run is at the origin: no draw from the prior is needed, so improper
+            # priors serve too.
+            shape = transform.inverse_shape(fn.shape())
+            start = _likely_dtype(fn)
+            unconstrained = torch.zeros(shape, dtype=start.dtype, device=start.device)
+        else:
+            unconstrained = self.unconstrained[name]
+        value = transform(unconstrained)
+        jacobian = transform.log_abs_det_jacobian(unconstrained, value)
+        self.log_jacobian = self.log_jacobian + jacobian.sum()
+        self.latent[name] = (tuple(unconstrained.shape), msg)
+        msg["value"], msg["done"] = value, True
+
+
+def run_program(
+    call: Callable[[], Any], unconstrained: Mapping[str, Tensor], indices: Mapping[str, Tensor]
+) -> ProgramRun:
+    """Run the program at unconstrained values and index sets; pure, so it can be traced."""
+    handler = _Substitute(unconstrained, indices)
+    trace = _trace(call, handler, validate=False)
+    log_density: Any = handler.log_jacobian
+    log_likelihood: Any = torch.zeros(())
+    values = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
+            continue
+        log_density = log_density + site["log_prob_sum"]
+        if name in handler.latent:
+            values[name] = site["value"]
+        elif _is_likelihood(site):
+            log_likelihood = log_likelihood + _plate_scale(site) * _masked_sum(site)
+        elif isinstance(site["fn"], Delta) or _is_deterministic(site):
+            values[name] = site["value"]
+    return ProgramRun(log_density, log_likelihood, values)
+
+
+def prototype(call: Callable[[], Any]) -> Prototype:
+    """Run the program once, with Pyro's validation on, and say what it is made of."""
+    handler = _Substitute(None, None)
+    try:
+        trace = _trace(call, handler, validate=True)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the model failed on a trial run with the data given: {error}") from error
+    if not handler.latent:
+        raise ValueError(
+            "the model has no latent site: every pyro.sample statement is observed, "
+            "so there is nothing to sample"
+        )
+    sites, static, transforms = [], True, {}
+    for name, (shape, msg) in handler.latent.items():
+        frames = [f for f in msg["cond_indep_stack"] if f.size < f.full_size]
+        if frames:
+            raise ValueError(
+                f"latent site {name!r} lies inside the subsampled plate {frames[0].name!r}: its "
+                "values change from minibatch to minibatch; marginalise it or drop subsample_size"
+            )
+        sites.append(Site(name, shape, tuple(msg["value"].shape)))
+        static &= _is_real(msg["fn"].support)
+        transforms[name] = biject_to(msg["fn"].support).inv
+    subsamples, num_data = [], 1
+    for name, node in trace.nodes.items():
+        if node["type"] != "sample":
+            continue
+        if isinstance(node["fn"], _Subsample):
+            size, subset = node["fn"].size, node["fn"].subsample_size
+            if subset is not None and subset < size:
+                subsamples.append(Subsample(name, size, subset))
+        elif _is_likelihood(node):
+            frames = node["cond_indep_stack"]
+            num_data = max([num_data, *(f.full_size for f in frames if f.full_size)])
+    first = next(iter(handler.latent.values()))[1]["value"]
+    return Prototype(
+        tuple(sites), tuple(subsamples), num_data, first.dtype, first.device, static, transforms
+    )
+
+
+def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> Any:
+    # The block keeps an enclosing handler (MCMC.run traces too) from seeing these sites.
+    with poutine.block(), pyro.validation_enabled(validate), handler:
+        trace = poutine.trace(call).get_trace()
+        trace.compute_log_prob()
+    return trace
+
+
+def _refuse_discrete(name: str, fn: Any) -> None:
+    if getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete:
+        raise ValueError(
+            f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
+            "marginalise it in the model (a mixture distribution, say)"
+        )
+
+
+def _likely_dtype(fn: Any) -> Tensor:
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    for value in vars(base).values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    return torch.empty(())
+
+
+def _is_likelihood(site: Any) -> bool:
+    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit | Delta) and (
+        not _is_deterministic(site)
+    )
+
+
+def _is_deterministic(site: Any) -> bool:
+    return bool(site["infer"].get("_deterministic", False))
+
+
+def _plate_scale(site: Any) -> float:
+    return prod((f.full_size / f.size for f in site["cond_indep_stack"] if f.full_size), start=1.0)
+
+
+def _masked_sum(site: Any) -> Tensor:
+    log_prob: Tensor = site["unscaled_log_prob"]
+    mask = site["mask"]
+    if mask is None or mask is True:
+        return log_prob.sum()
+    return torch.where(torch.as_tensor(mask), log_prob, 0.0).sum()
+
+
+def _is_real(support: Any) -> bool:
+    if isinstance(support, constraints.independent):
+        return _is_real(support.base_constraint)
+    return support in (constraints.real, constraints.real_vector)

@@ -1,0 +1,79 @@
+"""Step-size schedules: functions from the step's number k = 0, 1, ... to ε_k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, cos, isfinite, pi
+
+
+def _require_positive(owner: str, name: str, value: float) -> None:
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{owner}: {name} must be a positive number, got {value}")
+
+
+@dataclass(frozen=True)
+class Constant:
+    """ε_k = step_size.
+
+    Example:
+        >>> Constant(1e-3)(10)
+        0.001
+    """
+
+    step_size: float
+
+    def __post_init__(self) -> None:
+        _require_positive("Constant", "step_size", self.step_size)
+
+    def __call__(self, step: int) -> float:
+        return self.step_size
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """ε_k = step_size · (1 + k/offset)^{−power} (Welling & Teh 2011).
+
+    With 1/2 < power ≤ 1 the steps sum to infinity and their squares do not, so that the bias
+    vanishes; every draw then deserves the weight ε_k, which plain averages do not give it.
+
+    Example:
+        >>> schedule = Polynomial(1e-3, offset=100, power=0.55)
+        >>> schedule(0), round(schedule(900), 6)
+        (0.001, 0.000282)
+    """
+
+    step_size: float
+    offset: float = 1000.0
+    power: float = 0.55
+
+    def __post_init__(self) -> None:
+        for name in ("step_size", "offset", "power"):
+            _require_positive("Polynomial", name, getattr(self, name))
+
+    def __call__(self, step: int) -> float:
+        return self.step_size * float((1 + step / self.offset) ** -self.power)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1), L = ⌈K/M⌉ (Zhang et al. 2020).
+
+    K steps in M cycles; each starts with large, exploring steps and ends with small ones.
+
+    Example:
+        >>> schedule = Cyclical(1e-3, num_steps=100, num_cycles=2)
+        >>> schedule(0), schedule(50), round(schedule(25), 6)
+        (0.001, 0.001, 0.0005)
+    """
+
+    step_size: float
+    num_steps: int
+    num_cycles: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("step_size", "num_steps", "num_cycles"):
+            _require_positive("Cyclical", name, getattr(self, name))
+
+    def __call__(self, step: int) -> float:
+        length = ceil(self.num_steps / self.num_cycles)
+        return 0.5 * self.step_size * (cos(pi * (step % length) / length) + 1)

@@ -1,0 +1,246 @@
+"""A torch module as a pure function of one parameter vector."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import is_lazy
+
+from ppl_fe.networks.matching import listed, match_state, tied_names
+
+
+class FlatNetwork:
+    """A network f(w, x) with all its chosen parameters in one vector w of shape (D,).
+
+    The module is copied and the copy put into evaluation mode, so dropout is off, the statistics
+    of normalisation layers stay fixed and the caller's module is never changed. The function is
+    pure: ``torch.func.vmap`` over (C, D) gives C networks at once, ``torch.func.grad`` their
+    gradients, and the tracer of ``torch.compile`` can follow it. A tied weight takes its
+    place in the vector once, under its first name.
+
+    Args:
+        module: any ``torch.nn.Module``.
+        parameters: which parameters make up the vector: names, or a predicate of a name; all of
+            them by default. The others stay at the module's values. A tied weight may be named
+            by any of its names.
+
+    Attributes:
+        anchor: (D,) the module's own values, detached, in the order of ``named_parameters()``.
+        names: the chosen parameters' names, in that order.
+        shapes: their shapes.
+        slices: name -> its slice of the vector.
+        num_parameters: D.
+        module: the copy in evaluation mode; for reading only.
+        dtype, device: those of the vector.
+
+    Raises:
+        ValueError: no parameters, unknown names, or chosen parameters that are not real floating
+            point, not of one dtype and device, without values yet, or not finite.
+        TypeError: ``module`` is no module or wrapped for data parallelism, or ``parameters`` is a
+            single string.
+
+    Example:
+        >>> network = FlatNetwork(nn.Linear(2, 1))
+        >>> network.names, network.slices["bias"]
+        (('weight', 'bias'), slice(2, 3, None))
+        >>> network(torch.tensor([1.0, 2.0, 0.5]), torch.tensor([[1.0, 1.0]]))
+        tensor([[3.5000]])
+        >>> vectors = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 1.0]])
+        >>> torch.func.vmap(network, in_dims=(0, None))(vectors, torch.ones(1, 2)).shape
+        torch.Size([2, 1, 1])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Iterable[str] | Callable[[str], bool] | None = None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise TypeError(f"module is wrapped in {type(module).__name__}; pass module.module")
+        self.module = copy.deepcopy(module).eval()
+        every = dict(self.module.named_parameters())
+        if not every:
+            raise ValueError(f"module {type(module).__name__} has no parameters")
+        chosen = _chosen(self.module, parameters)
+        tensors = {name: tensor for name, tensor in every.items() if name in chosen}
+        _check_tensors(self.module, tensors)
+        self.module.requires_grad_(False).zero_grad(set_to_none=True)
+        some = next(iter(tensors.values()))
+        self.dtype, self.device = some.dtype, some.device
+        self.names = tuple(tensors)
+        self.shapes = tuple(tensor.shape for tensor in tensors.values())
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, tensor in tensors.items():
+            self.slices[name] = slice(start, start + tensor.numel())
+            start += tensor.numel()
+        if start == 0:
+            raise ValueError(f"the chosen parameters hold no values: {listed(self.names)}")
+        self.num_parameters = start
+        self.anchor = self.flatten(tensors)
+
+    def __call__(self, vector: Tensor, *inputs: Any) -> Any:
+        """Give the network's output f(w, x).
+
+        Args:
+            vector: (D,) the parameters; under ``torch.func.vmap`` batched to (C, D).
+            *inputs: the module's inputs. A single mapping is passed by keyword (Hugging Face).
+
+        Returns:
+            The module's output; of an output with ``logits`` (Hugging Face), the logits.
+
+        Raises:
+            ValueError: the vector's shape is not (D,).
+
+        Example:
+            >>> network = FlatNetwork(nn.Linear(1, 1))
+            >>> network(torch.tensor([2.0, 1.0]), {"input": torch.ones(1, 1)})
+            tensor([[3.]])
+        """
+        views = self.unflatten(vector)
+        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
+            output = functional_call(self.module, views, (), dict(inputs[0]))
+        else:
+            output = functional_call(self.module, views, inputs)
+        return getattr(output, "logits", output)
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Split a vector (D,) into its tensors: name -> view, nothing copied.
+
+        Raises:
+            ValueError: the vector's shape is not (D,).
+
+        Example:
+            >>> network = FlatNetwork(nn.Linear(2, 1))
+            >>> network.unflatten(torch.tensor([1.0, 2.0, 3.0]))["weight"]
+            tensor([[1., 2.]])
+        """
+        if vector.shape != (self.num_parameters,):
+            raise ValueError(
+                f"vector must have shape ({self.num_parameters},), got {tuple(vector.shape)}; "
+                "for several vectors at once use torch.func.vmap"
+            )
+        return {
+            name: vector[self.slices[name]].view(shape)
+            for name, shape in zip(self.names, self.shapes, strict=True)
+        }
+
+    def flatten(self, mapping: Mapping[str, Tensor]) -> Tensor:
+        """Join tensors into a new vector (D,) in the network's dtype and on its device.
+
+        Args:
+            mapping: exactly the names of ``names``, in any order, with their shapes.
+
+        Raises:
+            ValueError: names missing or unexpected, or shapes that differ; all in one message.
+
+        Example:
+            >>> network = FlatNetwork(nn.Linear(2, 1))
+            >>> network.flatten({"bias": torch.zeros(1), "weight": torch.ones(1, 2)})
+            tensor([1., 1., 0.])
+        """
+        wrong = [f"{name} is missing" for name in self.names if name not in mapping]
+        wrong += [f"{name} is unexpected" for name in mapping if name not in self.slices]
+        wrong += [
+            f"{name} is {tuple(mapping[name].shape)}, expected {tuple(shape)}"
+            for name, shape in zip(self.names, self.shapes, strict=True)
+            if name in mapping and mapping[name].shape != shape
+        ]
+        if wrong:
+            raise ValueError(f"mapping does not fit {self!r}: {listed(wrong)}")
+        pieces = [mapping[name].reshape(-1) for name in self.names]
+        return torch.cat([piece.to(self.device, self.dtype) for piece in pieces])
+
+    def with_state(self, state_dict: Mapping[str, Tensor]) -> FlatNetwork:
+        """Give the network of another checkpoint: its parameters and its buffers.
+
+        Args:
+            state_dict: name -> tensor, as for ``load_checkpoint``: every parameter and every
+                persistent buffer; a prefix common to all names is taken off.
+
+        Returns:
+            A new network with the same choice of parameters, whose anchor is the checkpoint.
+
+        Raises:
+            CheckpointError: names, shapes or values do not fit.
+
+        Example:
+            >>> network = FlatNetwork(nn.Linear(2, 1), parameters=["bias"])
+            >>> state = {"weight": torch.ones(1, 2), "bias": torch.full((1,), 5.0)}
+            >>> network.with_state(state).anchor
+            tensor([5.])
+        """
+        matched = match_state(self.module, state_dict)
+        other = FlatNetwork(self.module, self.names)
+        tensors = dict(other.module.named_parameters()) | dict(other.module.named_buffers())
+        for name, entry in matched.items():
+            tensors[name].copy_(entry)
+        other.anchor = other.flatten({name: tensors[name] for name in other.names})
+        return other
+
+    def __repr__(self) -> str:
+        every = [tensor.numel() for tensor in self.module.parameters()]
+        values, tensors = str(self.num_parameters), str(len(self.names))
+        if len(self.names) < len(every):
+            values, tensors = f"{values} of {sum(every)}", f"{tensors} of {len(every)}"
+        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        name = type(self.module).__name__
+        return f"FlatNetwork({name}, {values} parameters in {tensors} tensors, {kind})"
+
+
+def _chosen(
+    module: nn.Module, parameters: Iterable[str] | Callable[[str], bool] | None
+) -> set[str]:
+    own = {name for name, _ in module.named_parameters()}
+    first = {name: to for name, to in tied_names(module).items() if to in own}
+    if parameters is None:
+        return own
+    if isinstance(parameters, str):
+        raise TypeError(f"parameters must be several names or a predicate; pass [{parameters!r}]")
+    if callable(parameters):
+        names = [name for name in first if parameters(name)]
+    else:
+        names = list(parameters)
+        unknown = [name for name in names if name not in first]
+        if unknown:
+            raise ValueError(
+                f"parameters names {len(unknown)} that the module has not: {listed(unknown)}; "
+                f"it has: {listed(list(first))}"
+            )
+    if not names:
+        raise ValueError(f"parameters chooses none of: {listed(list(first))}")
+    return {first[name] for name in names}
+
+
+def _check_tensors(module: nn.Module, chosen: Mapping[str, Tensor]) -> None:
+    everything = dict(module.named_parameters()) | dict(module.named_buffers())
+    empty = [name for name, tensor in everything.items() if is_lazy(tensor) or tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"tensors without values yet (lazy or meta): {listed(empty)}; "
+            "materialise them, for lazy modules by one forward pass, before FlatNetwork"
+        )
+    other = [f"{n} ({t.dtype})" for n, t in chosen.items() if not t.is_floating_point()]
+    if other:
+        raise ValueError(
+            f"parameters that are not real floating point: {listed(other)}; "
+            "leave them out by `parameters`"
+        )
+    kinds: dict[str, list[str]] = {}
+    for name, tensor in chosen.items():
+        kinds.setdefault(f"{tensor.dtype} on {tensor.device}", []).append(name)
+    if len(kinds) > 1:
+        groups = "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items())
+        raise ValueError(f"parameters differ in dtype or device, one vector needs one: {groups}")
+    bad = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
+    # Infinity is legitimate in a buffer, an attention mask for one; NaN never is.
+    bad += [name for name, tensor in module.named_buffers() if torch.isnan(tensor).any()]
+    if bad:
+        raise ValueError(f"weights or buffers with NaN or infinite values: {listed(bad)}")
