@@ -53,10 +53,12 @@ class LocalPosterior:
         n = self.num_data or len(targets)
         beta = self.resolved_inverse_temperature(n)
         w = gaussian(self.anchor if anchor is None else anchor, self.localization)
-        size = min(self.batch_size or n, n)
+        # Minibatches of a larger data set come as they are, of whatever size.
+        whole = len(targets) == n
+        size = min(self.batch_size or n, n) if whole else len(targets)
         with pyro.plate("data", n, subsample_size=size):
-            batch = _subsample(inputs)
-            answers = pyro.subsample(targets, event_dim=targets.dim() - 1)
+            batch = _subsample(inputs) if whole else inputs
+            answers = _subsample_tensor(targets) if whole else targets
             tempering = beta if inverse_temperature is None else inverse_temperature
             with poutine.scale(scale=tempering):
                 self.likelihood(self.network(w, batch), answers)

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from ppl_fe import models
+from ppl_fe.free_energy import (
+    FreeEnergyEstimate,
+    ThermodynamicEstimate,
+    estimate_free_energy,
+    integrate_free_energy,
+    rank_checkpoints,
+)
 from ppl_fe.inference.kernels import BAOAB, SGLD, Kernel
 from ppl_fe.inference.sampling import sample
+from ppl_fe.networks import (
+    CheckpointError,
+    FlatNetwork,
+    as_data,
+    load_checkpoint,
+    read_checkpoint,
+)
+from ppl_fe.version import __version__
 
-__all__ = ["BAOAB", "SGLD", "Kernel", "models", "sample"]
+__all__ = [
+    "BAOAB",
+    "SGLD",
+    "CheckpointError",
+    "FlatNetwork",
+    "FreeEnergyEstimate",
+    "Kernel",
+    "ThermodynamicEstimate",
+    "__version__",
+    "as_data",
+    "estimate_free_energy",
+    "integrate_free_energy",
+    "load_checkpoint",
+    "models",
+    "rank_checkpoints",
+    "read_checkpoint",
+    "sample",
+]

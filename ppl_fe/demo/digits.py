@@ -13,20 +13,38 @@ NUM_CLASSES = 5
 
 
 @dataclass(frozen=True)
+class Task:
+    """A downstream task: the pool of images that few-shot episodes draw from.
+
+    Attributes:
+        images: (N, ...).
+        labels: 0, 1, ... (N,).
+        noise: standard deviation of Gaussian noise that every episode adds afresh to every pixel.
+    """
+
+    images: Tensor
+    labels: Tensor
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noise < 0:
+            raise ValueError(f"noise={self.noise} is a standard deviation: give 0 or more")
+
+
+@dataclass(frozen=True)
 class Digits:
     """Images as rows of 64 numbers in [0, 1], with labels 0-4 throughout.
 
     Attributes:
-        training: 500 images of the digits 0-4.
+        training: 400 images of the digits 0-4, and their labels.
         validation: 150 others.
-        tasks: name of the downstream task -> the images its episodes draw from. "pixel noise"
-            holds the 251 remaining images of 0-4, "new classes" the 896 images of 5-9 (relabelled
-            0-4). No downstream image was seen in pretraining.
+        tasks: "pixel noise" holds the 351 remaining images of 0-4, "new classes" the 896 images
+            of 5-9, relabelled 0-4. No downstream image was seen in pretraining.
     """
 
     training: Data
     validation: Data
-    tasks: dict[str, Data]
+    tasks: dict[str, Task]
 
 
 def embedded_digits(*, noise: float = 0.5, seed: int = 0) -> Digits:
@@ -36,8 +54,9 @@ def embedded_digits(*, noise: float = 0.5, seed: int = 0) -> Digits:
     covered by the pretraining density up to a factor. New classes lie off its support.
 
     Args:
-        noise: standard deviation of the Gaussian noise, in units of the full grey scale.
-        seed: of the split and of the noise.
+        noise: of the task "pixel noise", in units of the full grey scale; 0.5 makes the two tasks
+            about equally hard.
+        seed: of the split.
 
     Returns:
         The data, as float32 images and int64 labels.
@@ -47,22 +66,23 @@ def embedded_digits(*, noise: float = 0.5, seed: int = 0) -> Digits:
 
     Example:
         >>> digits = embedded_digits()
-        >>> [len(x) for x, _ in (digits.training, digits.validation, *digits.tasks.values())]
-        [500, 150, 251, 896]
+        >>> len(digits.training[0]), len(digits.validation[0])
+        (400, 150)
+        >>> {name: len(task.images) for name, task in digits.tasks.items()}
+        {'pixel noise': 351, 'new classes': 896}
     """
-    if noise < 0:
-        raise ValueError(f"noise={noise} is a standard deviation and cannot be negative")
     images, labels = load_digits(return_X_y=True)
     x = torch.tensor(images / 16.0, dtype=torch.float32)
     y = torch.tensor(labels, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(seed)
-    old = torch.nonzero(y < NUM_CLASSES).squeeze(1)
     new = torch.nonzero(y >= NUM_CLASSES).squeeze(1)
-    old = old[torch.randperm(len(old), generator=generator)]
-    training, validation, rest = old[:500], old[500:650], old[650:]
-    noisy = x[rest] + noise * torch.randn(x[rest].shape, generator=generator)
+    old = torch.nonzero(y < NUM_CLASSES).squeeze(1)
+    old = old[torch.randperm(len(old), generator=torch.Generator().manual_seed(seed))]
+    training, validation, rest = old[:400], old[400:550], old[550:]
     return Digits(
         training=(x[training], y[training]),
         validation=(x[validation], y[validation]),
-        tasks={"pixel noise": (noisy, y[rest]), "new classes": (x[new], y[new] - NUM_CLASSES)},
+        tasks={
+            "pixel noise": Task(x[rest], y[rest], noise),
+            "new classes": Task(x[new], y[new] - NUM_CLASSES),
+        },
     )

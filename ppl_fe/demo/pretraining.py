@@ -51,7 +51,7 @@ GRID = tuple(
 )
 
 
-def digits_network(*, width: int = 64, num_classes: int = 5) -> nn.Sequential:
+def digits_network(*, width: int = 32, num_classes: int = 5) -> nn.Sequential:
     """The demonstration's network, 64-width-width-classes with tanh.
 
     Nothing in it behaves differently in training and in evaluation, and tanh keeps the loss smooth

@@ -1,13 +1,12 @@
 """The cheap criteria that the free energy has to beat.
 
 Each is read off one checkpoint and the pretraining data, and for each a lower value is claimed to
-mean a better transfer: the losses, the geometric complexity and the degree of neural collapse.
-The last two look at the features, which are whatever enters the head.
+mean a better transfer: the geometric complexity and the degree of neural collapse of the features,
+which are whatever enters the head. The training and validation losses, the simplest of all, come
+with the ranking itself.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch.func import jacrev, vmap
 
 from ppl_fe.networks.flat import FlatNetwork
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Data = tuple[Tensor, Tensor]
 
 
@@ -78,45 +76,6 @@ def features(network: FlatNetwork, vector: Tensor, inputs: Tensor, head: str) ->
     if not entered:
         raise ValueError(f"head={head!r} is not called in the forward pass; name another layer")
     return entered[-1].flatten(1)
-
-
-def mean_loss(network: FlatNetwork, vector: Tensor, data: Data, likelihood: Loss) -> float:
-    """Mean negative log-likelihood (1/N) Σ_i −log p(y_i | x_i, w), summed in float64.
-
-    Args:
-        network: the network.
-        vector: the weights, (D,).
-        data: inputs (N, ...) and targets (N, ...).
-        likelihood: (output, targets) -> negative log-likelihood of each example, (B,).
-
-    Returns:
-        The mean over all N examples.
-
-    Raises:
-        ValueError: if there is no example or ``likelihood`` does not give one number an example.
-
-    Example:
-        >>> from torch import nn
-        >>> network = FlatNetwork(nn.Linear(1, 1))
-        >>> squared = lambda output, targets: 0.5 * (output - targets).squeeze(1) ** 2
-        >>> data = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]])
-        >>> mean_loss(network, torch.zeros(2), data, squared)
-        2.5
-    """
-    inputs, targets = data
-    if len(inputs) == 0 or len(inputs) != len(targets):
-        raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets")
-    total = 0.0
-    with torch.no_grad():
-        for x, y in zip(torch.split(inputs, 1024), torch.split(targets, 1024), strict=True):
-            losses = likelihood(network(vector, x), y)
-            if losses.shape != (len(x),):
-                raise ValueError(
-                    f"likelihood gave shape {tuple(losses.shape)} for {len(x)} examples; "
-                    "it must give one negative log-likelihood an example (reduction='none')"
-                )
-            total += losses.double().sum().item()
-    return total / len(inputs)
 
 
 def geometric_complexity(
@@ -199,50 +158,38 @@ def neural_collapse(features: Tensor, targets: Tensor) -> float:
 
 
 def baselines(
-    network: FlatNetwork,
-    data: Data,
-    *,
-    likelihood: Loss,
-    vector: Tensor | None = None,
-    validation: Data | None = None,
-    head: str | None = None,
+    network: FlatNetwork, data: Data, *, head: str | None = None
 ) -> dict[str, float]:
-    """Every baseline of one checkpoint, for a row of the ranking's table.
+    """The features' criteria of one checkpoint (the network's anchor), for a row of the ranking.
 
     Args:
         network: the network.
         data: the pretraining inputs (N, ...) and targets (N, ...).
-        likelihood: (output, targets) -> negative log-likelihood of each example, (B,).
-        vector: the checkpoint's weights (D,); by default the network's anchor.
-        validation: held-out pretraining data.
         head: the module whose input are the features; by default the last linear layer.
 
     Returns:
-        ``training_loss``; ``validation_loss`` where there is validation data;
         ``geometric_complexity`` where inputs are floating; ``neural_collapse`` where targets are
         integer classes.
 
     Raises:
-        ValueError: as the four functions above.
+        ValueError: as the functions above.
 
     Example:
         >>> from torch import nn
         >>> network = FlatNetwork(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
         >>> data = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 5.0]]), torch.tensor([0, 0, 1])
-        >>> likelihood = nn.CrossEntropyLoss(reduction="none")
-        >>> sorted(baselines(network, data, likelihood=likelihood))
-        ['geometric_complexity', 'neural_collapse', 'training_loss']
+        >>> sorted(baselines(network, data))
+        ['geometric_complexity', 'neural_collapse']
     """
-    weights = network.anchor if vector is None else vector
     head = head_name(network) if head is None else head
     inputs, targets = data
-    values = {"training_loss": mean_loss(network, weights, data, likelihood)}
-    if validation is not None:
-        values["validation_loss"] = mean_loss(network, weights, validation, likelihood)
+    values = {}
     if inputs.is_floating_point():
-        values["geometric_complexity"] = geometric_complexity(network, weights, inputs, head)
+        values["geometric_complexity"] = geometric_complexity(
+            network, network.anchor, inputs, head
+        )
     if not targets.is_floating_point() and targets.ndim == 1:
         with torch.no_grad():
-            chunks = [features(network, weights, x, head) for x in torch.split(inputs, 1024)]
+            chunks = [features(network, network.anchor, x, head) for x in inputs.split(1024)]
         values["neural_collapse"] = neural_collapse(torch.cat(chunks), targets)
     return values

@@ -17,7 +17,7 @@ NUM_ROUNDS = 20
 DESCENT_SHARE, DESCENT_TOLERANCE = 0.3, 0.5
 FIRST_ITERATIONS, LATER_ITERATIONS = 20, 4
 NUM_NOISE_DRAWS = 8
-UPPER_QUANTILE = 0.9
+UPPER_QUANTILE = 0.99
 # Before the chains have shown their slowest direction, assume a condition number of this.
 ASSUMED_CONDITION = 100.0
 LARGEST_CONDITION = 1e8
@@ -102,7 +102,7 @@ class Adaptation:
             DESCENT_TOLERANCE if descending else self.kernel.tolerance,
         )
         for name in self.automatic:
-            if not torch.isfinite(tuned[name]).all():
+            if not torch.isfinite(tuned[name]).any():
                 raise FloatingPointError(
                     f"no {name} could be chosen: the gradient is not finite at step "
                     f"{self.num_steps} of the warm-up; check the data and the starts, or give "
@@ -171,16 +171,19 @@ class Adaptation:
         if len(recent) < 10:
             return self.stiffest / ASSUMED_CONDITION
         draws = torch.stack(recent)  # (K, C, D); the chains of a group share one estimate
+        # A chain that blew up is left out of the result, and must not mistune the others.
+        draws = draws.where(draws.isfinite().all(-1).all(0)[:, None], torch.nan)
         grouped = draws.reshape(len(recent), self.num_groups, -1, draws.shape[-1])
-        widest = grouped.var(dim=(0, 2)).amax(-1)
+        centred = grouped - grouped.nanmean(dim=(0, 2), keepdim=True)
+        widest = centred.square().nanmean(dim=(0, 2)).amax(-1)
         slowest = (1 / widest).repeat_interleave(grouped.shape[2])[:, None]
-        return torch.minimum(slowest, self.stiffest).clamp_min(
-            (self.stiffest / LARGEST_CONDITION).min()
-        )
+        slowest = torch.minimum(slowest, self.stiffest)
+        return torch.maximum(slowest, self.stiffest / LARGEST_CONDITION)
 
     def _upper(self, values: Tensor) -> Tensor:
-        """(rounds, C, 1) -> (C, 1), the upper quantile over rounds and the chains of a group."""
+        """(rounds, C, 1) -> (C, 1), the upper quantile over rounds and a group's finite chains."""
         rounds, num_chains, _ = values.shape
+        values = values.where(values.isfinite(), torch.nan)
         grouped = values.reshape(rounds, self.num_groups, -1).transpose(0, 1)
-        upper = grouped.reshape(self.num_groups, -1).quantile(UPPER_QUANTILE, dim=1)
+        upper = grouped.reshape(self.num_groups, -1).nanquantile(UPPER_QUANTILE, dim=1)
         return upper.repeat_interleave(num_chains // self.num_groups)[:, None]

@@ -45,7 +45,9 @@ def compile_graph(graph: TensorFunction, example: Sequence[Tensor]) -> TensorFun
         _notice("no C++ compiler was found (g++, clang++ or c++)")
         return graph
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Torch's own deprecations would pass for a failure where warnings are errors.
+            warnings.simplefilter("ignore", DeprecationWarning)
             from torch._inductor import compile as inductor_compile
 
             compiled: TensorFunction = inductor_compile(graph, list(example))

@@ -136,6 +136,36 @@ class Density:
         each = torch.func.vmap(lambda subset: self(position, subset, chain_values, tensors))(chunks)
         return Terms(weights @ each.log_density, weights @ each.log_likelihood)
 
+    def full_data_log_likelihood(self, positions: Tensor) -> Tensor:
+        """(C, D) positions -> (C,) log-likelihoods of all the data, chunk after chunk, in float64."""
+        if not self.subsamples:
+            weights, chunks = torch.ones(1), [()]
+        else:
+            weights, stacked = self._full_data_chunks()
+            chunks = list(zip(*stacked, strict=True))
+        total = torch.zeros(len(positions), dtype=torch.float64, device=self.device)
+        for weight, subset in zip(weights.tolist(), chunks, strict=True):
+            part = self.log_likelihood(positions, subset, self.tensors)
+            total += weight * part.double()
+        return total
+
+    def log_likelihood(
+        self, positions: Tensor, indices: Indices, tensors: tuple[Tensor, ...]
+    ) -> Tensor:
+        """(C, D) positions, one index set (B,) and data for all -> (C,), without gradients."""
+
+        def value(point: Tensor, own: tuple[Tensor, ...]) -> Tensor:
+            return self(point, indices, own, tensors).log_likelihood
+
+        with torch.no_grad():
+            if self._vectorized:
+                return torch.func.vmap(value, randomness="error")(positions, self.chain_values)
+            every = [
+                value(point, tuple(v[c] for v in self.chain_values))
+                for c, point in enumerate(positions)
+            ]
+            return torch.stack(every)
+
     def batched_gradient(
         self,
         terms: Callable[..., Terms],

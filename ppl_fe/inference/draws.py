@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from torch import Tensor
+from zarr.errors import ZarrUserWarning
 
 from ppl_fe.inference.chains import Statistics
 from ppl_fe.inference.density import Density
 
 # Above this many values a site's draws are kept for a fixed random subset of its coordinates
 # and a few random projections only.
-LARGEST_KEPT = 5 * 10**7
-NUM_SUBSET, NUM_PROJECTIONS = 1000, 16
+LARGEST_KEPT = 10**7
+NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,8 +34,8 @@ class Recorder:
     Args:
         density: gives the sites and their transforms.
         num_chains, num_samples: C and S.
-        save_to: a zarr folder that must not exist yet. It can be opened while the run goes on and
-            after it was interrupted: `xarray.open_datatree(path, engine="zarr")`.
+        save_to: a zarr folder that must not exist yet. It can be opened while the run goes on, by
+            `xarray.open_datatree(path, engine="zarr", consolidated=False)`, and afterwards.
 
     Raises:
         FileExistsError: `save_to` exists.
@@ -74,7 +76,7 @@ class Recorder:
                 "lp": _numpy(statistics.log_density),
                 "loss": _numpy(loss),
                 "gradient_norm": _numpy(statistics.gradient_norm),
-                "step_size": _numpy(step_size),
+                "step_size": _numpy(step_size).copy(),  # a schedule changes it in place
             }
         )
         self.num_draws += 1
@@ -135,7 +137,10 @@ class Recorder:
                         target.resize(values.shape)
                         target[...] = values.values
             _write_coordinates(self._store, groups)
-            zarr.consolidate_metadata(self._store.store)
+            with warnings.catch_warnings():
+                # xarray looks for consolidated metadata first and warns where it finds none.
+                warnings.simplefilter("ignore", ZarrUserWarning)
+                zarr.consolidate_metadata(self._store.store)
         return tree
 
     def _dataset(self, arrays: Arrays, chains: list[int], attrs: dict[str, Any]) -> xr.Dataset:

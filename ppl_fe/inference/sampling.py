@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_fe import __version__
+from ppl_fe.version import __version__
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.compile import CompileMode

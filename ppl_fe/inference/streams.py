@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.density import Density, Indices
 
@@ -55,15 +56,19 @@ class RandomStream:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, enough to go on from here exactly."""
-        return {"block_start": self._block_start, "used": self._used}
+        return {
+            "block_start": self._block_start,
+            "used": self._used,
+            "generators": self._generator_states(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state()`."""
-        self._noise_generator.set_state(state["block_start"][0])
-        self._index_generator.set_state(state["block_start"][1])
         self._block_start, self._used = state["block_start"], state["used"]
-        if self._used < self.block_steps:
-            self._fill()
+        self._set_generators(state["block_start"])
+        self._fill()
+        # `indices()` may have drawn since the block was filled.
+        self._set_generators(state["generators"])
 
     def _fill(self) -> None:
         self._noise.normal_(generator=self._noise_generator)
@@ -80,6 +85,10 @@ class RandomStream:
             for plate in self._density.subsamples
         )
 
+    def _set_generators(self, states: tuple[Tensor, Tensor]) -> None:
+        self._noise_generator.set_state(states[0])
+        self._index_generator.set_state(states[1])
+
     def _generator_states(self) -> tuple[Tensor, Tensor]:
         return self._noise_generator.get_state(), self._index_generator.get_state()
 
@@ -87,10 +96,10 @@ class RandomStream:
 class BatchSource(Protocol):
     """Data larger than memory: minibatches, one endless iterator a chain."""
 
-    def first(self) -> Sequence[Tensor]:
+    def first(self) -> Sequence[Any]:
         """A batch to try the program on."""
 
-    def replicas(self, num_chains: int, seed: int) -> Sequence[Iterator[Sequence[Tensor]]]:
+    def replicas(self, num_chains: int, seed: int) -> Sequence[Iterator[Sequence[Any]]]:
         """One endless iterator of batches a chain, each shuffled on its own."""
 
 
@@ -98,5 +107,6 @@ def stacked_batches(
     source: BatchSource, num_chains: int, seed: int
 ) -> Iterator[tuple[Tensor, ...]]:
     """Batches of all chains side by side: every tensor (C, B, ...)."""
-    for parts in zip(*source.replicas(num_chains, seed), strict=False):
-        yield tuple(torch.stack(tensors) for tensors in zip(*parts, strict=True))
+    for batches in zip(*source.replicas(num_chains, seed), strict=False):
+        leaves = [pytree.tree_leaves(batch) for batch in batches]
+        yield tuple(torch.stack(tensors) for tensors in zip(*leaves, strict=True))

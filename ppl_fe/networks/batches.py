@@ -94,6 +94,21 @@ class LoaderData:
         """
         return _endless(self.loader)
 
+    def one_pass(self) -> Iterator[tuple[Inputs, Tensor]]:
+        """Give every item once, in the data set's order; the last batch may be smaller.
+
+        Example:
+            >>> rows = torch.arange(3.0).view(3, 1)
+            >>> dataset = torch.utils.data.TensorDataset(rows, torch.zeros(3))
+            >>> [len(y) for _, y in LoaderData(DataLoader(dataset, batch_size=2)).one_pass()]
+            [2, 1]
+        """
+        dataset: Any = self.loader.dataset
+        ordered: DataLoader[Any] = DataLoader(
+            dataset, batch_size=self.batch_size, collate_fn=self.loader.collate_fn
+        )
+        return _checked(ordered)
+
     def replicas(self, num_chains: int, seed: int) -> list[Iterator[tuple[Inputs, Tensor]]]:
         """Give each chain its own endless shuffled batches of exactly B items.
 
@@ -140,10 +155,14 @@ class LoaderData:
 
 def _endless(loader: DataLoader[Any]) -> Iterator[tuple[Inputs, Tensor]]:
     while True:
-        for batch in loader:
-            inputs, targets = convert(*split(batch, "a batch"), "a batch")
-            check_rows(inputs, targets, "a batch")
-            if isinstance(inputs, Tensor):
-                yield inputs.cpu(), targets.cpu()
-            else:
-                yield {name: tensor.cpu() for name, tensor in inputs.items()}, targets.cpu()
+        yield from _checked(loader)
+
+
+def _checked(loader: DataLoader[Any]) -> Iterator[tuple[Inputs, Tensor]]:
+    for batch in loader:
+        inputs, targets = convert(*split(batch, "a batch"), "a batch")
+        check_rows(inputs, targets, "a batch")
+        if isinstance(inputs, Tensor):
+            yield inputs.cpu(), targets.cpu()
+        else:
+            yield {name: tensor.cpu() for name, tensor in inputs.items()}, targets.cpu()

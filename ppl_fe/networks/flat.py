@@ -84,6 +84,7 @@ class FlatNetwork:
         if start == 0:
             raise ValueError(f"the chosen parameters hold no values: {listed(self.names)}")
         self.num_parameters = start
+        self._sizes = [shape.numel() for shape in self.shapes]
         self.anchor = self.flatten(tensors)
 
     def __call__(self, vector: Tensor, *inputs: Any) -> Any:
@@ -127,9 +128,12 @@ class FlatNetwork:
                 f"vector must have shape ({self.num_parameters},), got {tuple(vector.shape)}; "
                 "for several vectors at once use torch.func.vmap"
             )
+        # One split rather than a slice each: its gradient is one concatenation, not a sum of
+        # zero-padded copies.
+        parts = vector.split(self._sizes)
         return {
-            name: vector[self.slices[name]].view(shape)
-            for name, shape in zip(self.names, self.shapes, strict=True)
+            name: part.view(shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
     def flatten(self, mapping: Mapping[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.demo.digits import Task
 from ppl_fe.demo.transfer import Transfer, _episodes, transfer
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -18,11 +19,11 @@ def network() -> FlatNetwork:
         return FlatNetwork(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)))
 
 
-def clusters(number: int = 60, distance: float = 2.0) -> tuple[Tensor, Tensor]:
+def clusters(number: int = 60, distance: float = 2.0, noise: float = 0.0) -> Task:
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(number) % 3
     centres = distance * torch.eye(6)[:3]
-    return centres[labels] + torch.randn(number, 6, generator=generator), labels
+    return Task(centres[labels] + torch.randn(number, 6, generator=generator), labels, noise)
 
 
 def vectors(flat: FlatNetwork, number: int = 3) -> Tensor:
@@ -31,7 +32,7 @@ def vectors(flat: FlatNetwork, number: int = 3) -> Tensor:
 
 
 def test_episodes_hold_the_shots_of_each_class_and_test_on_all_the_rest() -> None:
-    labels = clusters()[1]
+    labels = clusters().labels
     support, rest = _episodes(labels, 4, 5, torch.Generator().manual_seed(0))
     assert support.shape == (5, 12)
     for chosen, left in zip(support, rest, strict=True):
@@ -41,15 +42,19 @@ def test_episodes_hold_the_shots_of_each_class_and_test_on_all_the_rest() -> Non
 
 
 def test_result_equals_torch_optimisers_one_network_at_a_time() -> None:
-    flat, (x, y) = network(), clusters()
+    flat, task = network(), clusters(noise=0.7)
+    x, y = task.images, task.labels
     points = vectors(flat)
     result = transfer(
-        flat, points, (x, y), shots=3, num_episodes=4, num_steps=15, head_rate=0.4,
+        flat, points, task, shots=3, num_episodes=4, num_steps=15, head_rate=0.4,
         backbone_rate=0.03, seed=9,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(9)
     support, rest = _episodes(y, 3, 4, generator)
-    heads = (torch.rand(4, 27, generator=generator) * 2 - 1) / math.sqrt(8)
+    draws = [torch.rand(4, *shape, generator=generator).flatten(1) for shape in ((3, 8), (3,))]
+    heads = (2 * torch.cat(draws, dim=1) - 1) / math.sqrt(8)
+    shown = x[support] + 0.7 * torch.randn(4, 9, 6, generator=generator)
+    unseen = x[rest] + 0.7 * torch.randn(4, 51, 6, generator=generator)
     for m, point in enumerate(points):
         for e in range(4):
             module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
@@ -62,19 +67,19 @@ def test_result_equals_torch_optimisers_one_network_at_a_time() -> None:
             )
             for _ in range(15):
                 optimiser.zero_grad()
-                loss = nn.functional.cross_entropy(module(x[support[e]]), y[support[e]])
+                loss = nn.functional.cross_entropy(module(shown[e]), y[support[e]])
                 torch.autograd.backward(loss)
                 optimiser.step()
-            right = (module(x[rest[e]]).argmax(1) == y[rest[e]]).float().mean()
+            right = (module(unseen[e]).argmax(1) == y[rest[e]]).float().mean()
             assert result.accuracies[m, e].item() == pytest.approx(right.item(), abs=1e-6)
 
 
 def test_separable_classes_are_learnt_and_shuffled_labels_are_not() -> None:
     flat = network()
-    x, y = clusters(300, distance=8.0)
-    assert transfer(flat, vectors(flat), (x, y), num_episodes=10).mean.min() > 0.97
-    shuffled = y[torch.randperm(300, generator=torch.Generator().manual_seed(3))]
-    chance = transfer(flat, vectors(flat), (x, shuffled), num_episodes=10)
+    task = clusters(300, distance=8.0)
+    assert transfer(flat, vectors(flat), task, num_episodes=10).mean.min() > 0.97
+    shuffled = task.labels[torch.randperm(300, generator=torch.Generator().manual_seed(3))]
+    chance = transfer(flat, vectors(flat), Task(task.images, shuffled), num_episodes=10)
     # Episodes share the pool of 300 labels, whose draw gives the error.
     assert (chance.mean - 1 / 3).abs().max() < 4 * math.sqrt(2 / 9 / 300)
 
@@ -131,13 +136,14 @@ def test_standard_errors_match_the_scatter_of_repeated_means() -> None:
 
 
 def test_errors_say_what_does_not_fit() -> None:
-    flat, (x, y) = network(), clusters()
+    flat, task = network(), clusters()
+    few = Task(task.images[task.labels < 2], task.labels[task.labels < 2])
     points = vectors(flat)
     with pytest.raises(ValueError, match="2 classes and the head 3 outputs"):
-        transfer(flat, points, (x[y < 2], y[y < 2]))
+        transfer(flat, points, few)
     with pytest.raises(ValueError, match="shots=20 leave none"):
-        transfer(flat, points, (x, y), shots=20)
+        transfer(flat, points, task, shots=20)
     with pytest.raises(ValueError, match="num_episodes=1"):
-        transfer(flat, points, (x, y), num_episodes=1)
+        transfer(flat, points, task, num_episodes=1)
     with pytest.raises(RuntimeError, match="diverged at head_rate=1e"):
-        transfer(flat, points, (x, y), num_episodes=2, head_rate=1e38)
+        transfer(flat, points, task, num_episodes=2, head_rate=1e38)

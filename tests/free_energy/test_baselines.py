@@ -13,12 +13,9 @@ from ppl_fe.free_energy.baselines import (
     features,
     geometric_complexity,
     head_name,
-    mean_loss,
     neural_collapse,
 )
 from ppl_fe.networks.flat import FlatNetwork
-
-cross_entropy = nn.CrossEntropyLoss(reduction="none")
 
 
 def generator() -> torch.Generator:
@@ -118,44 +115,25 @@ def test_collapsed_classes_give_zero_and_shared_means_infinity() -> None:
     assert neural_collapse(same_mean, torch.tensor([0, 0, 1, 1])) == math.inf
 
 
-def test_mean_loss_averages_examples_and_not_chunks() -> None:
-    network, (inputs, targets) = small_network(), small_data(1500)
-    value = mean_loss(network, network.anchor, (inputs, targets), cross_entropy)
-    output = network(network.anchor, inputs).double()
-    probability = output.softmax(1)[torch.arange(1500), targets]
-    assert value == pytest.approx(-probability.log().mean().item(), rel=1e-6)
-
-
-def test_dispatcher_gives_every_key_of_the_checkpoint_asked_for() -> None:
-    network, data, validation = small_network(), small_data(), small_data(20)
-    vector = 0.5 * network.anchor
-    values = baselines(
-        network, data, vector=vector, validation=validation, likelihood=cross_entropy
-    )
-    entered = features(network, vector, data[0], "4")
-    assert values == {
-        "training_loss": mean_loss(network, vector, data, cross_entropy),
-        "validation_loss": mean_loss(network, vector, validation, cross_entropy),
-        "geometric_complexity": geometric_complexity(network, vector, data[0], "4"),
+def test_dispatcher_gives_every_key_for_the_anchor() -> None:
+    network, data = small_network(), small_data()
+    entered = features(network, network.anchor, data[0], "4")
+    assert baselines(network, data) == {
+        "geometric_complexity": geometric_complexity(network, network.anchor, data[0], "4"),
         "neural_collapse": neural_collapse(entered, data[1]),
     }
-    other = baselines(network, data, vector=vector, likelihood=cross_entropy, head="2")
-    assert other["training_loss"] == values["training_loss"]
-    assert other["geometric_complexity"] != values["geometric_complexity"]
+    other = baselines(network, data, head="2")
+    assert other["geometric_complexity"] != baselines(network, data)["geometric_complexity"]
 
 
 def test_what_has_no_meaning_for_the_data_is_left_out() -> None:
-    def squared(output: Tensor, targets: Tensor) -> Tensor:
-        return (output - targets).square().sum(1)
-
     regression = FlatNetwork(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))
-    data = torch.randn(6, 3), torch.randn(6, 1)
-    keys = set(baselines(regression, data, likelihood=squared))
-    assert keys == {"training_loss", "geometric_complexity"}
+    assert set(baselines(regression, (torch.randn(6, 3), torch.randn(6, 1)))) == {
+        "geometric_complexity"
+    }
     tokens = FlatNetwork(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2)))
     data = torch.randint(5, (8, 2)), torch.arange(8) % 2
-    keys = set(baselines(tokens, data, likelihood=cross_entropy))
-    assert keys == {"training_loss", "neural_collapse"}
+    assert set(baselines(tokens, data)) == {"neural_collapse"}
 
 
 def test_errors_name_the_argument() -> None:
@@ -163,12 +141,6 @@ def test_errors_name_the_argument() -> None:
     w = network.anchor
     with pytest.raises(ValueError, match="head='9' is no submodule"):
         features(network, w, inputs, "9")
-    with pytest.raises(ValueError, match="likelihood gave shape"):
-        mean_loss(network, w, (inputs, targets), nn.CrossEntropyLoss())
-    with pytest.raises(ValueError, match="0 inputs"):
-        mean_loss(network, w, (inputs[:0], targets[:0]), cross_entropy)
-    with pytest.raises(ValueError, match="150 inputs and 149 targets"):
-        mean_loss(network, w, (inputs, targets[1:]), cross_entropy)
     with pytest.raises(ValueError, match="only floating inputs"):
         geometric_complexity(network, w, torch.zeros(3, 3, dtype=torch.int64), "4")
     with pytest.raises(ValueError, match="integer classes"):

@@ -83,6 +83,7 @@ def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> 
 
 
 def relaxation_steps(slowest: Tensor, settings: Settings) -> Tensor:
-    """The longer of 2/f (momenta) and f/a (overdamped drift), in units of √ε."""
-    friction = settings["friction"]
-    return torch.maximum(2 / friction, friction / slowest) / settings["step_size"].sqrt()
+    """The longer of 2/(f√ε) (momenta) and 2 tanh(f√ε/2)/(εa) (overdamped; SGLD's as f → ∞)."""
+    step_size, friction = settings["step_size"], settings["friction"]
+    damping = friction * step_size.sqrt()
+    return torch.maximum(2 / damping, 2 * torch.tanh(damping / 2) / (step_size * slowest))

@@ -1,0 +1,170 @@
+"""Chains on the localised tempered posteriors of one or several anchors, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ppl_fe.inference.compile import CompileMode
+from ppl_fe.inference.density import Density
+from ppl_fe.inference.kernels import BAOAB, Kernel
+from ppl_fe.inference.sampling import RunLength, run
+from ppl_fe.models.likelihoods import Likelihood, categorical
+from ppl_fe.models.localized import LocalPosterior, local_posterior
+from ppl_fe.networks.data import LoaderData, TensorData, as_data, check_labels
+from ppl_fe.networks.flat import FlatNetwork
+
+
+@dataclass(frozen=True)
+class LocalChains:
+    """Draws about G anchors, C/G chains each, and what does not depend on the draws.
+
+    anchor_loss: (G,) L_n(w*) on all the data. inverse_temperature: (C,), one a chain.
+    """
+
+    draws: xr.DataTree
+    anchor_loss: Tensor
+    num_data: int
+    inverse_temperature: Tensor
+    num_groups: int
+    notes: tuple[str, ...]
+
+
+def sample_local_posteriors(
+    network: FlatNetwork,
+    anchors: Tensor,
+    data: Any,
+    *,
+    likelihood: str | Likelihood = "categorical",
+    localization: float = 1.0,
+    inverse_temperature: float | None = None,
+    ladder: Tensor | None = None,
+    batch_size: int | None = 256,
+    kernel: type[Kernel] = BAOAB,
+    step_size: float | Literal["auto"] = "auto",
+    tolerance: float = 0.02,
+    num_chains: int = 4,
+    num_samples: int = 500,
+    warmup_steps: int = 1000,
+    thinning: int = 10,
+    chain_method: Literal["vectorized", "sequential"] = "vectorized",
+    seed: int = 0,
+    save_to: str | Path | None = None,
+    progress_bar: bool = True,
+    compile: CompileMode = "auto",
+    description: str = "",
+) -> LocalChains:
+    """Run `num_chains` chains about each anchor (G, D); the arguments are the estimators'.
+
+    `ladder` (R,) gives the chains of every anchor R inverse temperatures, `num_chains` each.
+    """
+    source = as_data(data)
+    from_loader = isinstance(source, LoaderData)
+    if from_loader:
+        batch_size = source.batch_size
+    notes = []
+    n = source.num_data
+    if batch_size is not None and batch_size > n:
+        notes.append(
+            f"batch_size={batch_size} exceeds the data's {n} examples: every step uses all of them"
+        )
+    program = local_posterior(
+        network, likelihood, localization, inverse_temperature, batch_size, n
+    )
+    length = RunLength(num_samples, warmup_steps, thinning)
+    args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
+    _check_categories(program, network, *args)
+    rungs = torch.tensor([program.resolved_inverse_temperature(n)]) if ladder is None else ladder
+    num_groups = len(anchors) * len(rungs)
+    own_anchor = anchors.repeat_interleave(len(rungs) * num_chains, 0)
+    own_beta = rungs.repeat_interleave(num_chains).repeat(len(anchors)).to(anchors)
+    density = Density(
+        program,
+        args,
+        chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta},
+        data_per_chain=from_loader,
+        vectorized=chain_method == "vectorized",
+    )
+    draws = run(
+        kernel(program, step_size=step_size, tolerance=tolerance),
+        density,
+        own_anchor,
+        length,
+        seed=seed,
+        save_to=save_to,
+        progress_bar=progress_bar,
+        compile=compile,
+        source=source if from_loader else None,
+        center=own_anchor,
+        least_curvature=localization,
+        num_groups=num_groups,
+        description=description,
+        attributes={
+            "localization": localization,
+            "inverse_temperature": own_beta if ladder is not None else float(rungs[0]),
+            "num_groups": num_groups,
+            "batch_size": min(batch_size or n, n),
+            "chain_method": chain_method,
+        },
+    )
+    return LocalChains(
+        draws,
+        data_loss(program, anchors, source, vectorized=chain_method == "vectorized"),
+        n,
+        own_beta,
+        num_groups,
+        tuple(notes),
+    )
+
+
+def data_loss(
+    program: LocalPosterior,
+    anchors: Tensor,
+    source: TensorData | LoaderData,
+    *,
+    vectorized: bool = True,
+) -> Tensor:
+    """(G, D) weights -> (G,) L_n(w) = −(1/n) Σ log p(y_i | x_i, w), float64, on all the data."""
+    whole = LocalPosterior(**{**vars(program), "num_data": None})
+    batches: Iterable[tuple[Any, Tensor]] = (
+        [(source.inputs, source.targets)] if isinstance(source, TensorData) else source.one_pass()
+    )
+    total = torch.zeros(len(anchors), dtype=torch.float64)
+    for inputs, targets in batches:
+        density = Density(
+            whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized
+        )
+        total -= density.full_data_log_likelihood(anchors)
+    return total / source.num_data
+
+
+def _check_categories(
+    program: LocalPosterior, network: FlatNetwork, inputs: Any, targets: Tensor
+) -> None:
+    if program.likelihood is not categorical:
+        return
+    one = pytree.tree_map(lambda value: value[:1], inputs)
+    with torch.no_grad():
+        output = network(network.anchor, one)
+    check_labels(targets, output.shape[-1])
+
+
+def held_out_loss(
+    network: FlatNetwork,
+    anchors: Tensor,
+    data: Any,
+    *,
+    likelihood: str | Likelihood = "categorical",
+    batch_size: int | None = 256,
+    **_: Any,
+) -> Tensor:
+    """(G, D) weights -> (G,) mean negative log-likelihood on other data than the chains saw."""
+    program = local_posterior(network, likelihood, 1.0, 1.0, batch_size)
+    return data_loss(program, anchors, as_data(data))

@@ -1,0 +1,12 @@
+"""Shared by all tests; lying here, it also puts `tests/` on the path, where `exact` is found."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_parameters_left_over() -> None:
+    # Pyro's parameters are global, and a program here may register some.
+    pyro.clear_param_store()

@@ -1,0 +1,125 @@
+"""Eager, traced and compiled are one step: the same draws, and fallbacks that say so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+import ppl_fe as fe
+from ppl_fe.inference import compile as compiling
+
+X = torch.linspace(-1.0, 1.0, 12)
+Y = 0.7 * X + 0.2
+
+
+def model(x: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    sd = pyro.sample("sd", dist.LogNormal(0.0, 0.3))
+    with pyro.plate("data", len(x), subsample_size=4) as ix:
+        pyro.sample("y", dist.Normal(slope * x[ix], sd), obs=y[ix])
+
+
+AUTOMATIC = fe.BAOAB(model)
+
+
+def draws(mode: Any, kernel: fe.Kernel = AUTOMATIC, **arguments: Any) -> xr.DataTree:
+    return fe.sample(
+        kernel,
+        X,
+        Y,
+        num_samples=60,
+        warmup_steps=40,
+        num_chains=2,
+        seed=3,
+        compile=mode,
+        progress_bar=False,
+        **arguments,
+    )
+
+
+def assert_same_draws(one: xr.DataTree, other: xr.DataTree, atol: float = 1e-4) -> None:
+    for name in ("slope", "sd"):
+        np.testing.assert_allclose(one.posterior[name], other.posterior[name], atol=atol)
+    np.testing.assert_allclose(one.sample_stats["lp"], other.sample_stats["lp"], atol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", [fe.SGLD(model, step_size=1e-3), AUTOMATIC])
+def test_traced_draws_are_the_eager_ones(kernel: fe.Kernel) -> None:
+    eager, traced = draws("eager", kernel), draws("traced", kernel)
+    assert (eager.attrs["compile"], traced.attrs["compile"]) == ("eager", "traced")
+    assert_same_draws(eager, traced)
+    assert (eager.posterior["slope"].std("draw") > 0.01).all()  # they did move
+
+
+def test_sequential_draws_are_the_vectorized_ones() -> None:
+    assert_same_draws(draws("traced"), draws("traced", chain_method="sequential"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_draws_are_the_traced_ones() -> None:
+    compiled = draws("compiled")
+    assert compiled.attrs["compile"] == "compiled"
+    assert_same_draws(compiled, draws("traced"))
+
+
+def test_without_a_cpp_compiler_the_traced_graph_runs_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler.*compile='traced'") as told:
+        fallen_back = draws("compiled")
+    assert len(told) == 1
+    assert fallen_back.attrs["compile"] == "traced"
+    assert_same_draws(fallen_back, draws("traced"), atol=0.0)
+
+
+def test_a_failing_compiler_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("ld: cannot find -lgomp\nmore")
+
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr("torch._inductor.compile", fail)
+    with pytest.warns(RuntimeWarning, match="RuntimeError: ld: cannot find -lgomp") as told:
+        fallen_back = draws("compiled")
+    assert len(told) == 1
+    assert fallen_back.attrs["compile"] == "traced"
+
+
+def cube(x: Tensor) -> Sequence[Tensor]:
+    return [x @ x @ x]
+
+
+def test_auto_compiles_when_the_run_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = (torch.eye(64),)
+    graph = compiling.trace(cube, example)
+    seconds = compiling.predicted_seconds(graph, example, 1)
+    assert seconds >= 2 * 2 * 64**3 / 2e10  # two products of 2 n^3 operations
+    assert compiling.predicted_seconds(graph, example, 1000) == pytest.approx(1000 * seconds)
+    enough = int(compiling.WORTH_COMPILING_SECONDS / seconds)
+
+    def pretend(graph: Callable[..., Any], example: Any) -> Callable[..., Any]:
+        return lambda *arguments: graph(*arguments)
+
+    monkeypatch.setattr(compiling, "compile_graph", pretend)
+    for _ in range(3):  # counted, not timed
+        assert compiling.build(cube, example, "auto", int(0.99 * enough))[1] == "traced"
+        assert compiling.build(cube, example, "auto", int(1.01 * enough) + 1)[1] == "compiled"
+
+
+def test_data_are_inputs_of_the_graph_not_constants() -> None:
+    graph = compiling.trace(cube, (torch.eye(2),))
+    torch.testing.assert_close(graph(2 * torch.eye(2))[0], 8 * torch.eye(2))
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"compile must be one of .*'fast'"):
+        draws("fast")

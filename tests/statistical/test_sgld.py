@@ -1,0 +1,108 @@
+"""SGLD on a conjugate model: the law of the discretised chain, to the last per cent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from exact import mcse_of_mean, stationary_variance, z_score
+from torch import Tensor
+
+import ppl_fe as fe
+
+N, B = 30, 5
+SD = torch.tensor([1.0, 3.0])
+Y = 0.5 + SD * torch.randn(N, 2, generator=torch.Generator().manual_seed(21))
+
+# Posterior of the means under N(0, 1) priors: curvature a and centre, coordinate by coordinate.
+CURVATURE = 1 + N / SD.double().numpy() ** 2
+CENTRE = Y.double().sum(0).numpy() / SD.double().numpy() ** 2 / CURVATURE
+# Variance of (N/B) sum_batch (y - mean)/sd^2 for batches drawn with replacement; no w in it.
+NOISE = N**2 / B * Y.double().var(0, correction=0).numpy() / SD.double().numpy() ** 4
+
+
+def conjugate(y: Tensor, size: int | None) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with pyro.plate("data", N, subsample_size=size):
+        batch = pyro.subsample(y, event_dim=1)
+        pyro.sample("y", dist.Normal(mean, SD).to_event(1), obs=batch)
+
+
+def draws(kernel: fe.Kernel, size: int | None, num_steps: int = 6_000) -> xr.DataTree:
+    return fe.sample(
+        kernel,
+        Y,
+        size,
+        num_samples=num_steps // 2,
+        warmup_steps=500,
+        thinning=2,
+        num_chains=8,
+        compile="traced",
+        progress_bar=False,
+    )
+
+
+def scores(tree: xr.DataTree, variance: np.ndarray) -> tuple[list[float], list[float]]:
+    """z scores of the means and of the variances about the exact centre."""
+    values = tree.posterior["mean"].values.astype(np.float64)
+    of_means, of_variances = [], []
+    for k in range(2):
+        x = values[..., k]
+        square = (x - CENTRE[k]) ** 2
+        of_means.append(z_score(x.mean(), CENTRE[k], mcse_of_mean(x)))
+        of_variances.append(z_score(square.mean(), variance[k], mcse_of_mean(square)))
+    return of_means, of_variances
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("size", [None, B])
+def test_mean_and_variance_of_the_discretised_chain(size: int | None, temperature: float) -> None:
+    step_size = 0.04  # eps a = 1.24 along the stiff coordinate: a bias of 45 %
+    kernel = fe.SGLD(conjugate, step_size=step_size, temperature=temperature)
+    noise = NOISE if size else 0.0 * NOISE
+    variance = stationary_variance(CURVATURE, 1.0, 0.0, step_size, noise, temperature)
+    tree = draws(kernel, size)
+    of_means, of_variances = scores(tree, variance)
+    assert max(map(abs, of_means + of_variances)) < 4
+    # Sharp enough: the law at a vanishing step is told from that of this one.
+    assert max(map(abs, scores(tree, temperature / CURVATURE)[1])) > 10
+
+
+def test_the_full_data_estimator_has_no_noise() -> None:
+    step_size = 0.04
+    kernel = fe.SGLD(conjugate, step_size=step_size, gradient="full_data")
+    variance = stationary_variance(CURVATURE, 1.0, 0.0, step_size)
+    of_means, of_variances = scores(draws(kernel, 4), variance)  # 4 does not divide 30
+    assert max(map(abs, of_means + of_variances)) < 4
+
+
+def test_a_probability_on_its_logit_scale() -> None:
+    successes, trials, (a, b) = 14, 20, (2.0, 3.0)
+
+    def model() -> None:
+        p = pyro.sample("p", dist.Beta(a, b))
+        pyro.sample("k", dist.Binomial(trials, p), obs=torch.tensor(float(successes)))
+
+    tree = fe.sample(
+        fe.SGLD(model, step_size=0.02),
+        num_samples=2000,
+        warmup_steps=1000,
+        thinning=5,
+        num_chains=8,
+        compile="traced",
+        progress_bar=False,
+    )
+    p = tree.posterior["p"].values.astype(np.float64)
+    alpha, beta = a + successes, b + trials - successes
+    mean = alpha / (alpha + beta)
+    variance = mean * (1 - mean) / (alpha + beta + 1)
+    square = (p - mean) ** 2
+    assert abs(z_score(p.mean(), mean, mcse_of_mean(p))) < 4
+    # The bias of the step, eps a/4 with a = (alpha + beta) mean (1 - mean) on the logit scale.
+    bias = 0.02 * (alpha + beta) * mean * (1 - mean) / 4
+    error = np.hypot(mcse_of_mean(square), bias * variance)
+    assert bias < 0.03
+    assert abs(z_score(square.mean(), variance, float(error))) < 4
