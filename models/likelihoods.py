@@ -36,7 +36,9 @@ def normal(output: Tensor, targets: Tensor) -> Tensor:
     targets for another.
     """
     mean = output.reshape(targets.shape)
-    value: Tensor = pyro.sample("y", dist.Normal(mean, 1.0).to_event(targets.dim() - 1), obs=targets)
+    value: Tensor = pyro.sample(
+        "y", dist.Normal(mean, 1.0).to_event(targets.dim() - 1), obs=targets
+    )
     return value
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint to fine-tune, which parameters to update, and proof that the sampler converged."""
+"""Which checkpoint to fine-tune, which parameters to update, has the sampler converged."""
 
 from __future__ import annotations
 

@@ -64,9 +64,7 @@ def _add_rank(commands: Any) -> None:
         description="Rank checkpoints of one architecture by pretraining free energy (WBIC).",
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
     )
-    rank.add_argument(
-        "checkpoints", nargs="+", help="files or folders, each as PATH or NAME=PATH"
-    )
+    rank.add_argument("checkpoints", nargs="+", help="files or folders, each as PATH or NAME=PATH")
     rank.add_argument(
         "--network", required=True, metavar="MODULE:FACTORY", help="() -> torch.nn.Module"
     )

@@ -91,7 +91,7 @@ def plot_loss_traces(
     loss = draws["sample_stats"]["loss"]
     if chains is not None:
         loss = loss.sel(chain=list(chains))
-    for number, chain in enumerate(loss.values):
+    for number, chain in enumerate(loss.to_numpy()):
         axes.plot(chain, color=COLOURS[number % len(COLOURS)], linewidth=0.6, alpha=0.8)
     axes.axhline(float(loss.mean()), color="black", linewidth=1.2, label="plateau, E[L]")
     if anchor_loss is not None:

@@ -157,9 +157,7 @@ def neural_collapse(features: Tensor, targets: Tensor) -> float:
     return ((variances[i] + variances[j]) / (2 * distances)).mean().item()
 
 
-def baselines(
-    network: FlatNetwork, data: Data, *, head: str | None = None
-) -> dict[str, float]:
+def baselines(network: FlatNetwork, data: Data, *, head: str | None = None) -> dict[str, float]:
     """The features' criteria of one checkpoint (the network's anchor), for a row of the ranking.
 
     Args:
@@ -185,11 +183,9 @@ def baselines(
     inputs, targets = data
     values = {}
     if inputs.is_floating_point():
-        values["geometric_complexity"] = geometric_complexity(
-            network, network.anchor, inputs, head
-        )
+        values["geometric_complexity"] = geometric_complexity(network, network.anchor, inputs, head)
     if not targets.is_floating_point() and targets.ndim == 1:
         with torch.no_grad():
-            chunks = [features(network, network.anchor, x, head) for x in inputs.split(1024)]
+            chunks = [features(network, network.anchor, x, head) for x in torch.split(inputs, 1024)]
         values["neural_collapse"] = neural_collapse(torch.cat(chunks), targets)
     return values

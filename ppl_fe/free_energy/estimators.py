@@ -54,16 +54,19 @@ class FreeEnergyEstimate:
     def to_dataframe(self) -> pd.DataFrame:
         """One row: the columns of `rank_checkpoints`."""
         names = ("wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "step_size")
-        return pd.DataFrame([{**{name: getattr(self, name) for name in names},
-                              "note": "; ".join(self.notes)}])
+        return pd.DataFrame(
+            [{**{name: getattr(self, name) for name in names}, "note": "; ".join(self.notes)}]
+        )
 
     def _rows(self) -> list[tuple[str, str]]:
         return [
             ("WBIC  E[nL]", f"{self.wbic:.2f} ± {self.wbic_mcse:.2f} nats"),
             ("λ̂  nβ(E[L] − L(w*))", f"{self.llc:.3f} ± {self.llc_mcse:.3f}"),
             ("L(w*)", f"{self.anchor_loss:.5f} nats an example, n = {self.n}"),
-            ("β, γ, ε", f"{self.inverse_temperature:.4g}, {self.localization:.4g}, "
-                        f"{self.step_size:.3g}"),
+            (
+                "β, γ, ε",
+                f"{self.inverse_temperature:.4g}, {self.localization:.4g}, {self.step_size:.3g}",
+            ),
             ("R-hat, ESS of the loss", f"{self.r_hat:.3f}, {self.ess:.0f}"),
         ]
 
@@ -104,12 +107,13 @@ def estimate_free_energy(
             batch_size: 256; None uses all the data in every step.
             kernel: `fe.BAOAB` (default), `fe.SGLD`, ...; step_size: "auto" or ε.
             tolerance: 0.02, the largest predicted excess temperature of the stiffest direction.
-            num_chains: 4; num_samples: 500 kept draws a chain of thinning=10 steps; warmup_steps: 1000.
+            num_chains: 4; num_samples: 500 kept draws a chain, of thinning=10 steps each;
+            warmup_steps: 1000.
             chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
 
     Returns:
-        A `FreeEnergyEstimate`. A checkpoint that is not at a minimum of the loss, or chains that have
-        not mixed, still give a number; `notes` says so in words.
+        A `FreeEnergyEstimate`. A checkpoint that is not at a minimum of the loss, or chains that
+        have not mixed, still give a number; `notes` says so in words.
 
     Raises:
         ValueError: β, γ, ε not positive; labels out of range; NaN in weights or data.
@@ -143,7 +147,9 @@ def estimate_free_energy(
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
     found = f"at half the step λ̂ = {finer.llc:.3f} ± {finer.llc_mcse:.3f}"
     if abs(shift) > max(3 * error, 0.02 * abs(estimate.llc)):
-        found += f", off by {shift:+.3f}: the step is too large, use step_size={finer.step_size:.3g}"
+        found += (
+            f", off by {shift:+.3f}: the step is too large, use step_size={finer.step_size:.3g}"
+        )
     return FreeEnergyEstimate(**{**vars(estimate), "notes": (*estimate.notes, found)})
 
 
@@ -239,4 +245,3 @@ def _mixing_notes(r_hat: float, ess: float, relaxation: float, attrs: Any) -> li
             f"{relaxation:.0f} to relax"
         )
     return notes
-

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.full_data import full_data_log_likelihood
 from ppl_fe.inference.kernels import BAOAB, Kernel
-from ppl_fe.inference.sampling import RunLength, run
+from ppl_fe.inference.run import RunLength, run
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.data import LoaderData, TensorData, as_data, check_labels
@@ -66,18 +67,16 @@ def sample_local_posteriors(
     `ladder` (R,) gives the chains of every anchor R inverse temperatures, `num_chains` each.
     """
     source = as_data(data)
-    from_loader = isinstance(source, LoaderData)
-    if from_loader:
-        batch_size = source.batch_size
+    loader = source if isinstance(source, LoaderData) else None
+    if loader is not None:
+        batch_size = loader.batch_size
     notes = []
     n = source.num_data
     if batch_size is not None and batch_size > n:
         notes.append(
             f"batch_size={batch_size} exceeds the data's {n} examples: every step uses all of them"
         )
-    program = local_posterior(
-        network, likelihood, localization, inverse_temperature, batch_size, n
-    )
+    program = local_posterior(network, likelihood, localization, inverse_temperature, batch_size, n)
     length = RunLength(num_samples, warmup_steps, thinning)
     args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
     _check_categories(program, network, *args)
@@ -89,7 +88,7 @@ def sample_local_posteriors(
         program,
         args,
         chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta},
-        data_per_chain=from_loader,
+        data_per_chain=loader is not None,
         vectorized=chain_method == "vectorized",
     )
     draws = run(
@@ -101,7 +100,7 @@ def sample_local_posteriors(
         save_to=save_to,
         progress_bar=progress_bar,
         compile=compile,
-        source=source if from_loader else None,
+        source=loader,
         center=own_anchor,
         least_curvature=localization,
         num_groups=num_groups,
@@ -141,7 +140,7 @@ def data_loss(
         density = Density(
             whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized
         )
-        total -= density.full_data_log_likelihood(anchors)
+        total -= full_data_log_likelihood(density, anchors)
     return total / source.num_data
 
 

@@ -169,13 +169,13 @@ def probability_of_lowest(
         [0.5, 0.5, 0.0]
     """
     generator = np.random.default_rng(seed)
-    means, errors = np.asarray(means, float), np.asarray(errors, float)
-    draws = means + errors * generator.standard_normal((NUM_SIMULATIONS, len(means)))
+    noise = generator.standard_normal((NUM_SIMULATIONS, len(means)))
+    draws = np.asarray(means) + np.asarray(errors) * noise
     return np.bincount(draws.argmin(1), minlength=len(means)) / NUM_SIMULATIONS
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]], seed: int) -> pd.DataFrame:
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=_ordered(rows))
+    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=_ordered(rows))
     table.index.name = "checkpoint"
     known = table["wbic"].notna() & table["wbic_mcse"].notna()
     if known.any():
@@ -183,7 +183,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int) -> pd.DataFrame:
         table.loc[known, "p_best"] = probability_of_lowest(
             chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
         )
-    table = table.sort_values("wbic", na_position="last", kind="stable")
+    table = table.sort_values(by="wbic", na_position="last", kind="stable")
     table.attrs["read_first"] = READ_FIRST
     return table
 

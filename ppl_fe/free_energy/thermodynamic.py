@@ -30,7 +30,8 @@ class ThermodynamicEstimate:
         mcse: Monte-Carlo standard error, over the rungs' own.
         ladder_error: how far the result is from that of every second rung: an upper bound, about
             sixteen times too large, of the ladder's own discretisation error.
-        ladder: one row a rung: inverse_temperature, energy E[nL_n], energy_mcse, variance, r_hat, ess.
+        ladder: one row a rung: inverse_temperature, energy E[nL_n], energy_mcse, variance, r_hat,
+            ess.
         draws: the chains, rung after rung.
     """
 
@@ -121,7 +122,10 @@ def _prior_energies(
     noise = torch.randn(shape, generator=generator, dtype=network.dtype).to(network.device)
     positions = network.anchor + noise / sqrt(localization)
     likelihood = options.get("likelihood", "categorical")
-    losses = [held_out_loss(network, part, data, likelihood=likelihood) for part in positions.split(50)]
+    losses = [
+        held_out_loss(network, part, data, likelihood=likelihood)
+        for part in torch.split(positions, 50)
+    ]
     return n * torch.cat(losses).numpy()[None]
 
 
@@ -150,5 +154,7 @@ def _integrate(ladder: pd.DataFrame) -> tuple[float, float]:
     on_variance = np.append(0, twelfths) - np.append(twelfths, 0)
     variance_error = variance * np.sqrt(2 / ladder["ess"].to_numpy())
     value = on_energy @ energy + on_variance @ variance
-    squares = (on_energy * ladder["energy_mcse"].to_numpy()) ** 2 + (on_variance * variance_error) ** 2
+    squares = (on_energy * ladder["energy_mcse"].to_numpy()) ** 2 + (
+        on_variance * variance_error
+    ) ** 2
     return float(value), float(np.sqrt(squares.sum()))

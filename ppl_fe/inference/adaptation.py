@@ -21,6 +21,7 @@ UPPER_QUANTILE = 0.99
 # Before the chains have shown their slowest direction, assume a condition number of this.
 ASSUMED_CONDITION = 100.0
 LARGEST_CONDITION = 1e8
+MOST_WATCHED = 1000  # coordinates whose variance is followed to find the slowest direction
 
 
 class Adaptation:
@@ -70,6 +71,8 @@ class Adaptation:
         self.stiffest = start.new_ones(len(start), 1)
         self.noise = torch.zeros_like(self.stiffest)
         self.slowest = torch.ones_like(self.stiffest)
+        generator = torch.Generator().manual_seed(start.shape[1])
+        self._watched = torch.randperm(start.shape[1], generator=generator)[:MOST_WATCHED]
 
     def before_step(self) -> None:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
@@ -80,8 +83,8 @@ class Adaptation:
             step = self.num_steps
             if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
                 self.measure()
-            if self.num_steps % max(1, self._every // 10) == 0:
-                self._snapshots.append(self.chains.state.position)
+            if self.known_least is None and step % max(1, self._every // 10) == 0:
+                self._snapshots.append(self.chains.state.position[:, self._watched])
         self.num_steps += 1
 
     def measure(self) -> None:
@@ -100,6 +103,7 @@ class Adaptation:
             torch.zeros_like(self.noise) if descending else self.noise,
             self.chains.settings["temperature"],
             DESCENT_TOLERANCE if descending else self.kernel.tolerance,
+            None if "step_size" in self.automatic else self.chains.settings["step_size"],
         )
         for name in self.automatic:
             if not torch.isfinite(tuned[name]).any():
@@ -148,7 +152,7 @@ class Adaptation:
             product = (backward - forward) / (2 * length)
             curvature = (direction * product).sum(-1, keepdim=True).abs()
             # A flat start (a degenerate minimum) has no stiffest direction yet.
-            flat = ~(curvature > torch.finfo(curvature.dtype).tiny)
+            flat = curvature <= torch.finfo(curvature.dtype).tiny
             direction = torch.where(flat, direction, product)
             curvature = torch.where(flat, torch.ones_like(curvature), curvature)
         self._direction = direction
@@ -162,14 +166,16 @@ class Adaptation:
             (self.chains.fresh_gradient() * self._direction / norm).sum(-1)
             for _ in range(NUM_NOISE_DRAWS)
         ]
-        return torch.stack(draws).var(0)[:, None]
+        variance: Tensor = torch.stack(draws).var(0)
+        return variance[:, None]
 
     def _slowest(self) -> Tensor:
         if self.known_least is not None:
             return torch.full_like(self.stiffest, self.known_least)
         recent = self._snapshots[len(self._snapshots) // 2 :]
         if len(recent) < 10:
-            return self.stiffest / ASSUMED_CONDITION
+            assumed: Tensor = self.stiffest / ASSUMED_CONDITION
+            return assumed
         draws = torch.stack(recent)  # (K, C, D); the chains of a group share one estimate
         # A chain that blew up is left out of the result, and must not mistune the others.
         draws = draws.where(draws.isfinite().all(-1).all(0)[:, None], torch.nan)
@@ -178,7 +184,8 @@ class Adaptation:
         widest = centred.square().nanmean(dim=(0, 2)).amax(-1)
         slowest = (1 / widest).repeat_interleave(grouped.shape[2])[:, None]
         slowest = torch.minimum(slowest, self.stiffest)
-        return torch.maximum(slowest, self.stiffest / LARGEST_CONDITION)
+        floored: Tensor = torch.maximum(slowest, self.stiffest / LARGEST_CONDITION)
+        return floored
 
     def _upper(self, values: Tensor) -> Tensor:
         """(rounds, C, 1) -> (C, 1), the upper quantile over rounds and a group's finite chains."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +29,7 @@ WORTH_COMPILING_SECONDS = 20.0
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
 
-def trace(function: TensorFunction, example: Sequence[Tensor]) -> TensorFunction:
+def trace(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
     """The function's graph of ATen operations for inputs of these shapes."""
     with torch.no_grad():
         graph = make_fx(function)(*example)
@@ -36,7 +37,7 @@ def trace(function: TensorFunction, example: Sequence[Tensor]) -> TensorFunction
     return graph
 
 
-def compile_graph(graph: TensorFunction, example: Sequence[Tensor]) -> TensorFunction:
+def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:
     """Compile a traced graph; without a C++ compiler, or if Inductor fails, the graph itself.
 
     The failure is told once as a warning: the draws are the same, only slower.
@@ -60,13 +61,14 @@ def compile_graph(graph: TensorFunction, example: Sequence[Tensor]) -> TensorFun
 
 def _notice(reason: str) -> None:
     warnings.warn(
-        f"running uncompiled: {reason}. Draws are unaffected; pass compile='traced' to silence this.",
+        f"running uncompiled: {reason}. Draws are unaffected; "
+        "pass compile='traced' to silence this.",
         RuntimeWarning,
         stacklevel=4,
     )
 
 
-def predicted_seconds(graph: TensorFunction, example: Sequence[Tensor], num_calls: int) -> float:
+def predicted_seconds(graph: GraphModule, example: Sequence[Tensor], num_calls: int) -> float:
     """Seconds the traced graph would need: 4 µs an operation and 20 GFLOP/s.
 
     Counted, not timed, so that the same program always runs the same way: a compiled step rounds
@@ -75,8 +77,7 @@ def predicted_seconds(graph: TensorFunction, example: Sequence[Tensor], num_call
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         graph(*example)
-    nodes = len(getattr(graph, "graph").nodes)
-    return num_calls * (4e-6 * nodes + counter.get_total_flops() / 2e10)
+    return num_calls * (4e-6 * len(graph.graph.nodes) + counter.get_total_flops() / 2e10)
 
 
 def build(

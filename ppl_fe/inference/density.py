@@ -2,22 +2,26 @@
 
 The density is a pure function of one position vector, the index sets of the program's
 subsampled plates, and the tensors the program was called with, so that it can be
-differentiated, batched over chains and traced. This module and `kernels.py` are the only
-ones that know Pyro's internals.
+differentiated, batched over chains and traced. Pyro's internals are in `program.py`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.program import ProgramRun, Site, Subsample, prototype, run_program
+from ppl_fe.inference.program import (
+    ProgramRun,
+    Site,
+    Subsample,
+    prototype,
+    refuse_non_finite,
+    run_program,
+)
 
 Indices = tuple[Tensor, ...]
 
@@ -95,7 +99,7 @@ class Density:
         self._leaves = leaves
         self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
-        _refuse_non_finite(self.tensors)
+        refuse_non_finite(self.tensors)
         first_chain = tuple(value[0] for value in self.chain_kwargs.values())
         run = prototype(lambda: self._call(self.tensors, first_chain))
         self.sites: tuple[Site, ...] = run.sites
@@ -126,45 +130,25 @@ class Density:
         run = self._run(position, indices, chain_values, tensors)
         return Terms(run.log_density, run.log_likelihood)
 
-    def full_data(
-        self, position: Tensor, chain_values: tuple[Tensor, ...], tensors: tuple[Tensor, ...]
-    ) -> Terms:
-        """Evaluate one chain on all the data, exactly, whatever the plates' subsample sizes."""
-        if not self.subsamples:
-            return self(position, None, chain_values, tensors)
-        weights, chunks = self._full_data_chunks()
-        each = torch.func.vmap(lambda subset: self(position, subset, chain_values, tensors))(chunks)
-        return Terms(weights @ each.log_density, weights @ each.log_likelihood)
+    def over_chains(
+        self, function: Callable[..., Any], *arguments: Any, in_dims: tuple[int | None, ...]
+    ) -> Any:
+        """Apply a function of one chain to all: by `vmap`, or chain after chain.
 
-    def full_data_log_likelihood(self, positions: Tensor) -> Tensor:
-        """(C, D) positions -> (C,) log-likelihoods of all the data, chunk after chunk, in float64."""
-        if not self.subsamples:
-            weights, chunks = torch.ones(1), [()]
-        else:
-            weights, stacked = self._full_data_chunks()
-            chunks = list(zip(*stacked, strict=True))
-        total = torch.zeros(len(positions), dtype=torch.float64, device=self.device)
-        for weight, subset in zip(weights.tolist(), chunks, strict=True):
-            part = self.log_likelihood(positions, subset, self.tensors)
-            total += weight * part.double()
-        return total
-
-    def log_likelihood(
-        self, positions: Tensor, indices: Indices, tensors: tuple[Tensor, ...]
-    ) -> Tensor:
-        """(C, D) positions, one index set (B,) and data for all -> (C,), without gradients."""
-
-        def value(point: Tensor, own: tuple[Tensor, ...]) -> Tensor:
-            return self(point, indices, own, tensors).log_likelihood
-
-        with torch.no_grad():
-            if self._vectorized:
-                return torch.func.vmap(value, randomness="error")(positions, self.chain_values)
-            every = [
-                value(point, tuple(v[c] for v in self.chain_values))
-                for c, point in enumerate(positions)
+        Arguments are trees of tensors; those whose entry of `in_dims` is 0 have a leading
+        chain dimension, and so have the results.
+        """
+        if self._vectorized:
+            return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
+        chained = [a for a, dim in zip(arguments, in_dims, strict=True) if dim == 0]
+        results = []
+        for chain in range(len(pytree.tree_leaves(chained)[0])):
+            own = [
+                pytree.tree_map(lambda value: value[chain], argument) if dim == 0 else argument  # noqa: B023
+                for argument, dim in zip(arguments, in_dims, strict=True)
             ]
-            return torch.stack(every)
+            results.append(function(*own))
+        return pytree.tree_map(lambda *values: torch.stack(values), *results)
 
     def batched_gradient(
         self,
@@ -188,23 +172,15 @@ class Density:
             value = terms(point, subset, own, data)
             return value.log_density, value
 
-        one_chain = torch.func.grad(objective, has_aux=True)
-        data_dim = 0 if self._data_per_chain else None
-        if self._vectorized:
-            batched = torch.func.vmap(one_chain, in_dims=(0, 0, 0, data_dim), randomness="error")
-            gradient, found = batched(position, indices, chain_values, tensors)
-            return gradient, found
-        results = [
-            one_chain(
-                position[c],
-                tuple(ix[c] for ix in indices),
-                tuple(value[c] for value in chain_values),
-                tuple(x[c] for x in tensors) if self._data_per_chain else tensors,
-            )
-            for c in range(len(position))
-        ]
-        gradients, every = zip(*results, strict=True)
-        return torch.stack(gradients), Terms(*map(torch.stack, zip(*every, strict=True)))
+        gradient, found = self.over_chains(
+            torch.func.grad(objective, has_aux=True),
+            position,
+            indices,
+            chain_values,
+            tensors,
+            in_dims=(0, 0, 0, 0 if self._data_per_chain else None),
+        )
+        return gradient, found
 
     def constrain(self, positions: Tensor) -> dict[str, Tensor]:
         """Positions (C, S, D) -> each latent (and deterministic) site's values (C, S, *shape)."""
@@ -218,18 +194,13 @@ class Density:
             return self._run(point, None, own, None).values
 
         with torch.no_grad():
-            if self._vectorized:
-                found = torch.func.vmap(values, randomness="error")(flat, own)
-            else:
-                runs = [values(flat[k], tuple(v[k] for v in own)) for k in range(len(flat))]
-                found = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-        return {
-            name: value.unflatten(0, (num_chains, num_draws)) for name, value in found.items()
-        }
+            found = self.over_chains(values, flat, own, in_dims=(0, 0))
+        lead = (num_chains, num_draws)
+        return {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}
 
     def split(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
-        parts = position.split([site.size for site in self.sites], -1)
+        parts = torch.split(position, [site.size for site in self.sites], -1)
         return {
             site.name: part.reshape((*position.shape[:-1], *site.shape))
             for site, part in zip(self.sites, parts, strict=True)
@@ -255,22 +226,6 @@ class Density:
             parts.append(value.reshape(len(value), site.size))
         return torch.cat(parts, -1).to(self.device)
 
-    def _full_data_chunks(self) -> tuple[Tensor, Indices]:
-        """Weights (K,) and index sets (K, B) whose weighted sum of log-densities is exact.
-
-        With whole chunks of B and a remainder of r, the remainder is padded by copies of datum 0,
-        and a chunk of nothing but datum 0 is taken off again: weights B/N, ..., B/N, −(B−r)/N.
-        They sum to one, so the prior comes out once. Several plates: all combinations.
-        """
-        per_plate = [_chunks(plate, self.device) for plate in self.subsamples]
-        combinations = list(itertools.product(*per_plate))
-        weights = [prod(weight for weight, _ in chunks) for chunks in combinations]
-        columns = zip(*((ix for _, ix in chunks) for chunks in combinations), strict=True)
-        return (
-            torch.tensor(weights, dtype=self.dtype, device=self.device),
-            tuple(torch.stack(column) for column in columns),
-        )
-
     def _run(
         self,
         position: Tensor,
@@ -284,9 +239,7 @@ class Density:
             )
         if chain_values is None:
             chain_values = tuple(value[0] for value in self.chain_values)
-        named = {
-            plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)
-        }
+        named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
         given = self.tensors if tensors is None else tensors
         return run_program(lambda: self._call(given, chain_values), self.split(position), named)
 
@@ -297,26 +250,3 @@ class Density:
         args, kwargs = pytree.tree_unflatten(leaves, self._structure)
         own = dict(zip(self.chain_kwargs, chain_values, strict=True))
         return self.model(*args, **kwargs, **own)
-
-
-def _chunks(plate: Subsample, device: torch.device) -> list[tuple[float, Tensor]]:
-    size, batch = plate.size, plate.subsample_size
-    whole, rest = divmod(size, batch)
-    order = torch.arange(size, device=device)
-    chunks = [(batch / size, order[k * batch : (k + 1) * batch]) for k in range(whole)]
-    if rest:
-        zeros = torch.zeros(batch - rest, dtype=torch.long, device=device)
-        chunks.append((batch / size, torch.cat([order[whole * batch :], zeros])))
-        first = torch.zeros(batch, dtype=torch.long, device=device)
-        chunks.append((-(batch - rest) / size, first))
-    return chunks
-
-
-def _refuse_non_finite(tensors: Sequence[Tensor]) -> None:
-    for position, tensor in enumerate(tensors):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            count = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(
-                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
-                f"{count} NaN or infinite values; remove or impute them first"
-            )

@@ -68,7 +68,9 @@ class Recorder:
                 )
             self._store = zarr.open_group(self.save_to, mode="w-")
 
-    def add(self, position: Tensor, statistics: Statistics, loss: Tensor, step_size: Tensor) -> None:
+    def add(
+        self, position: Tensor, statistics: Statistics, loss: Tensor, step_size: Tensor
+    ) -> None:
         """Keep one draw of every chain: position (C, D), statistics and step size (C,)."""
         self._positions[:, len(self._statistics)] = position
         self._statistics.append(
@@ -144,9 +146,7 @@ class Recorder:
         return tree
 
     def _dataset(self, arrays: Arrays, chains: list[int], attrs: dict[str, Any]) -> xr.Dataset:
-        data = {
-            name: (_dimensions(name, values.ndim), values) for name, values in arrays.items()
-        }
+        data = {name: (_dimensions(name, values.ndim), values) for name, values in arrays.items()}
         draws = np.arange(next(iter(arrays.values())).shape[1])
         coords: dict[str, Any] = {"chain": chains, "draw": draws}
         for name, subset in self._subsets.items():

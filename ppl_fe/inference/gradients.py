@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ppl_fe.inference.density import Density, Indices
+from ppl_fe.inference.full_data import full_data_terms
 
 Tensors = tuple[Tensor, ...]
 
@@ -48,7 +49,7 @@ def full_data(density: Density) -> Estimator:
         position: Tensor, indices: Indices, chain_values: Tensors, tensors: Tensors
     ) -> Evaluation:
         gradient, terms = density.batched_gradient(
-            lambda point, _, own, data: density.full_data(point, own, data),
+            lambda point, _, own, data: full_data_terms(density, point, own, data),
             position,
             indices,
             chain_values,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import isfinite
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import pyro
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.dynamics import Dynamics, baoab, sgld
 from ppl_fe.inference.gradients import ESTIMATORS, Estimator
@@ -45,7 +43,7 @@ class Kernel(MCMCKernel):
         ValueError: a step size, temperature or hyperparameter that is not positive.
     """
 
-    dynamics: ClassVar[Dynamics]
+    dynamics: Dynamics
 
     def __init__(
         self,
@@ -107,7 +105,11 @@ class Kernel(MCMCKernel):
 
     def describe(self) -> dict[str, Any]:
         """The kernel's own settings, for the attributes of the draws."""
-        step = self.step_size if isinstance(self.step_size, float | int | str) else repr(self.step_size)
+        step = (
+            self.step_size
+            if isinstance(self.step_size, float | int | str)
+            else repr(self.step_size)
+        )
         return {
             "sampler": type(self).__name__,
             "step_size": step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ class Prototype:
     transforms: dict[str, Any]
 
 
-class _Substitute(Messenger):  # type: ignore[misc]
+class _Substitute(Messenger):
     """Give every latent site the image of its unconstrained value, every plate its indices."""
 
     def __init__(
@@ -171,6 +171,17 @@ def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> 
     return trace
 
 
+def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
+    """Refuse NaN and infinity among a program's tensors, and say where."""
+    for position, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
+                f"{count} NaN or infinite values; remove or impute them first"
+            )
+
+
 def _refuse_discrete(name: str, fn: Any) -> None:
     if getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete:
         raise ValueError(
@@ -190,8 +201,10 @@ def _likely_dtype(fn: Any) -> Tensor:
 
 
 def _is_likelihood(site: Any) -> bool:
-    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit | Delta) and (
-        not _is_deterministic(site)
+    return (
+        bool(site["is_observed"])
+        and not isinstance(site["fn"], Unit | Delta)
+        and (not _is_deterministic(site))
     )
 
 

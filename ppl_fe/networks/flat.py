@@ -130,7 +130,7 @@ class FlatNetwork:
             )
         # One split rather than a slice each: its gradient is one concatenation, not a sum of
         # zero-padded copies.
-        parts = vector.split(self._sizes)
+        parts = torch.split(vector, self._sizes)
         return {
             name: part.view(shape)
             for name, part, shape in zip(self.names, parts, self.shapes, strict=True)

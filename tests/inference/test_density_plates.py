@@ -14,6 +14,7 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.full_data import full_data_terms
 
 Y = torch.tensor([0.5, -1.0, 2.0, 0.1, -0.4, 1.3, 0.9])
 GRID = torch.arange(15.0).reshape(5, 3).sin()
@@ -61,7 +62,7 @@ def test_each_chain_sees_its_own_minibatch(vectorized: bool) -> None:
 def test_full_data_is_exact_for_every_batch_size(size: int | None, explicit: bool) -> None:
     density = Density(subsampling, (Y, explicit, size))
     position = torch.tensor([-0.8])
-    terms = density.full_data(position, (), density.tensors)
+    terms = full_data_terms(density, position, (), density.tensors)
     likelihood = log_normal_pdf(Y, -0.8, 2.0).sum()
     torch.testing.assert_close(terms.log_likelihood, likelihood)
     torch.testing.assert_close(terms.log_density, likelihood + log_normal_pdf(position[0]))
@@ -87,7 +88,7 @@ def test_nested_plates_multiply_their_scales() -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(2, 2), (5, 2), (3, 1), (2, 3)])
 def test_full_data_with_two_subsampled_plates(rows: int, columns: int) -> None:
     density = Density(crossed, (GRID, rows, columns))
-    terms = density.full_data(torch.tensor([0.7]), (), density.tensors)
+    terms = full_data_terms(density, torch.tensor([0.7]), (), density.tensors)
     expected = log_normal_pdf(GRID, 0.7).sum()
     torch.testing.assert_close(terms.log_likelihood, expected)
     torch.testing.assert_close(terms.log_density, expected + log_normal_pdf(torch.tensor(0.7)))
@@ -107,7 +108,7 @@ def test_two_plates_side_by_side() -> None:
     expected = 7 / 2 * log_normal_pdf(Y[subsets[0]], 0.2).sum()
     expected += 5 / 3 * log_normal_pdf(GRID[subsets[1], 0], 0.2).sum()
     torch.testing.assert_close(found, expected)
-    whole = density.full_data(torch.tensor([0.2]), (), density.tensors).log_likelihood
+    whole = full_data_terms(density, torch.tensor([0.2]), (), density.tensors).log_likelihood
     everything = log_normal_pdf(torch.cat([Y, GRID[:, 0]]), 0.2).sum()
     torch.testing.assert_close(whole, everything)
     assert density.num_data == 7

@@ -15,6 +15,7 @@ from ppl_fe.models.localized import LocalPosterior
 from torch import Tensor
 
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.full_data import full_data_terms
 
 N = 11
 GENERATOR = torch.Generator().manual_seed(2)
@@ -65,7 +66,7 @@ def test_density_of_a_minibatch() -> None:
     torch.testing.assert_close(terms.log_likelihood, likelihood)
     expected = 0.5 * likelihood + log_localiser(W, Plane().anchor, 2.0)
     torch.testing.assert_close(terms.log_density, expected)
-    whole = density.full_data(W, (), density.tensors)
+    whole = full_data_terms(density, W, (), density.tensors)
     torch.testing.assert_close(whole.log_likelihood, log_likelihood(W))
 
 

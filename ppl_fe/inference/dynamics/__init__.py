@@ -17,7 +17,7 @@ the project's: w + (step_size / 2) * gradient + sqrt(step_size * temperature) * 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -35,10 +35,9 @@ class State(Protocol):
 class Dynamics(Protocol):
     """What a sampler's file provides."""
 
-    hyperparameters: Mapping[str, float]
-    """The sampler's own settings beyond step size and temperature, with their defaults."""
-
-    State: type[NamedTuple]
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """The sampler's own settings beyond step size and temperature, with their defaults."""
 
     def init(self, position: Tensor, noise: Tensor, settings: Settings) -> Any:
         """A state at the given positions."""
@@ -47,11 +46,18 @@ class Dynamics(Protocol):
         """One step."""
 
     def tune(
-        self, stiffest: Tensor, slowest: Tensor, noise: Tensor, temperature: Tensor, tolerance: float
+        self,
+        stiffest: Tensor,
+        slowest: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        tolerance: float,
+        step_size: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Settings for curvatures from `slowest` to `stiffest` and gradient noise s² along the latter.
+        """Settings for curvatures from `slowest` to `stiffest`, gradient noise s² along the latter.
 
-        All arguments and results are (C, 1).
+        All arguments and results are (C, 1). A `step_size` given by hand stays, and the rest is
+        chosen for it.
         """
 
     def excess_temperature(self, curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:

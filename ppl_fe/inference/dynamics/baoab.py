@@ -10,8 +10,8 @@ With h = √ε and c = exp(−f h), f the friction, one gradient a step:
 (two half kicks of neighbouring steps are joined, which leaves the law of w as it is). The target is
 p(w)^{1/T}. Where −log p is quadratic and the gradient exact, the variance of w is *exactly* right
 at every stable step (εa < 4): there is no discretisation bias to trade against speed. As f → ∞ a
-step equals an SGLD step of the same ε with the noise averaged over two neighbours. Relaxation takes about
-1/√(εa_min) steps at f = 2√a_min where SGLD takes 2/(εa_min): the square root.
+step equals an SGLD step of the same ε with the noise averaged over two neighbours. Relaxation
+takes about 1/√(εa_min) steps at f = 2√a_min where SGLD takes 2/(εa_min): the square root.
 
 The price is sensitivity to gradient noise: a variance s² of ĝ raises the temperature to exactly
 
@@ -33,10 +33,11 @@ from ppl_fe.inference.dynamics import Settings
 
 hyperparameters = {"friction": 1.0}
 
-# εa along the stiffest direction. The harmonic bias is zero up to 4; this leaves room for curvature that
-# grows along the chain, and keeps the O(ε) bias of anharmonic directions near a per cent
+# εa along the stiffest direction. The harmonic bias is zero up to 4; this leaves room for curvature
+# that grows along the chain, and keeps the O(ε) bias of anharmonic directions near a per cent
 # (tests/statistical/test_normal_crossing.py).
 STIFFNESS = 0.25
+MOST_DAMPED = 0.999  # tanh(f√ε/2) beyond which more friction changes nothing
 
 
 class State(NamedTuple):
@@ -61,15 +62,23 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
 
 
 def tune(
-    stiffest: Tensor, slowest: Tensor, noise: Tensor, temperature: Tensor, tolerance: float
+    stiffest: Tensor,
+    slowest: Tensor,
+    noise: Tensor,
+    temperature: Tensor,
+    tolerance: float,
+    step_size: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """ε = STIFFNESS/a, less if the noise asks for it; friction critical, or as the noise asks.
 
-    The noise bound on ε leaves coth(f√ε/2) ≥ 2 within the tolerance, so a friction that meets it exists.
+    The noise bound on ε leaves coth(f√ε/2) ≥ 2 within the tolerance, so that some friction meets
+    it. A step given by hand may be too long for that: then the friction is as good as infinite.
     """
     room = 4 * temperature * tolerance * (1 - STIFFNESS / 4)
-    step_size = torch.minimum(STIFFNESS / stiffest, room / (2 * noise))  # no noise: infinity
-    for_noise = 2 / step_size.sqrt() * torch.atanh(step_size * noise / room)
+    if step_size is None:
+        step_size = torch.minimum(STIFFNESS / stiffest, room / (2 * noise))  # no noise: infinity
+    share = (step_size * noise / room).clamp_max(MOST_DAMPED)
+    for_noise = 2 / step_size.sqrt() * torch.atanh(share)
     return {"step_size": step_size, "friction": torch.maximum(2 * slowest.sqrt(), for_noise)}
 
 

@@ -2,8 +2,9 @@
 
     w' = w + (ε/2) ĝ(w) + √(εT) ξ,        ξ ~ N(0, I)
 
-with ĝ an unbiased estimate of ∇ log p. As ε → 0 the stationary law is p(w)^{1/T}. At finite ε, along
-a direction in which −log p is quadratic with curvature a and ĝ has variance s², the variance is
+with ĝ an unbiased estimate of ∇ log p. As ε → 0 the stationary law is p(w)^{1/T}. At finite ε,
+along a direction in which −log p is quadratic with curvature a and ĝ has variance s², the
+variance is
 
     (T + εs²/4) / (a (1 − εa/4)),         stable iff εa < 4,
 
@@ -42,10 +43,17 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
 
 
 def tune(
-    stiffest: Tensor, slowest: Tensor, noise: Tensor, temperature: Tensor, tolerance: float
+    stiffest: Tensor,
+    slowest: Tensor,
+    noise: Tensor,
+    temperature: Tensor,
+    tolerance: float,
+    step_size: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The largest ε with T_eff ≤ (1 + tolerance) T along the stiffest direction."""
-    step_size = 4 * temperature * tolerance / (noise + temperature * (1 + tolerance) * stiffest)
+    if step_size is None:
+        relative = noise / temperature + (1 + tolerance) * stiffest
+        step_size = 4 * tolerance / relative
     return {"step_size": step_size}
 
 

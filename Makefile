@@ -1,0 +1,37 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check clean
+
+demo: $(READY)
+	$(BIN)/ppl-fe demo --output demo-output
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+# mypy follows the mapped folder models/ on an installed copy only, hence the wheel beside.
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build && mkdir -p build
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/installed .
+	cd build && MYPYPATH=installed ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p ppl_fe
+	MYPYPATH=build/installed $(BIN)/mypy --cache-dir .mypy_cache/tests tests
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	# torch first and alone: a resolver that sees no torch yet may fetch the CUDA build.
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt "setuptools>=77" -e ".[test]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist demo-output .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
