@@ -12,14 +12,15 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.full_data import full_data_log_likelihood
-from ppl_fe.inference.kernels import BAOAB, Kernel
+from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.run import RunLength, run
+from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
-from ppl_fe.networks.data import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.networks.flat import FlatNetwork
 
 
@@ -135,7 +136,7 @@ def data_loss(
     batches: Iterable[tuple[Any, Tensor]] = (
         [(source.inputs, source.targets)] if isinstance(source, TensorData) else source.one_pass()
     )
-    total = torch.zeros(len(anchors), dtype=torch.float64)
+    total = torch.zeros(len(anchors), dtype=torch.float64, device=anchors.device)
     for inputs, targets in batches:
         density = Density(
             whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized

@@ -12,17 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.data.sources import TensorData, as_data
 from ppl_fe.free_energy.baselines import baselines
 from ppl_fe.free_energy.estimators import FreeEnergyEstimate, summarize_group
 from ppl_fe.free_energy.local_chains import held_out_loss, sample_local_posteriors
 from ppl_fe.networks.checkpoints import read_checkpoint
-from ppl_fe.networks.data import TensorData, as_data
 from ppl_fe.networks.flat import FlatNetwork
 
 COLUMNS = ["wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "p_best"]
 # Side by side up to here: more chains a step save no time on a CPU and cost memory.
 MOST_CHAINS, MOST_COORDINATES = 128, 5 * 10**7
 NUM_SIMULATIONS = 20_000
+LOT_SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
 
 READ_FIRST = (
     "Lower WBIC is claimed to mean better transfer. The argument needs checkpoints at a minimum "
@@ -107,7 +108,7 @@ def rank_checkpoints(
             anchors,
             data,
             num_chains=num_chains,
-            seed=seed + lot,
+            seed=seed + lot * LOT_SEEDS_APART,
             save_to=None if save_to is None else Path(save_to) / f"{lot}.zarr",
             **options,
         )

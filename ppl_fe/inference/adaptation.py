@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.dynamics import Preconditioned
 
 if TYPE_CHECKING:
     from ppl_fe.inference.kernels import Kernel
@@ -30,9 +31,10 @@ class Adaptation:
     At twenty times spread over the warm-up the largest curvature of −log p is measured at each
     chain's position by power iteration on Hessian-vector products (differences of the same
     traced gradient), together with the variance of the minibatch gradient along it. The settings
-    follow from an upper quantile over chains and the later half of the rounds so far: the
-    curvature at the start misleads, and along the chain it varies. Afterwards nothing adapts, so
-    the sampling phase is a Markov chain.
+    follow from an upper quantile over chains and the last third of the rounds so far: the
+    curvature at the start misleads, and along the chain it varies. A preconditioned sampler is
+    measured in the coordinates w/√G of its present metric. Afterwards nothing adapts, so the
+    sampling phase is a Markov chain.
 
     Args:
         kernel: gives schedule, tolerance and what is automatic.
@@ -78,6 +80,10 @@ class Adaptation:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
         if self.schedule is not None:
             self.chains.settings["step_size"].fill_(self.schedule(self.num_steps))
+        dynamics = self.kernel.dynamics
+        if self.num_steps == self.warmup_steps and isinstance(dynamics, Preconditioned):
+            for name, value in dynamics.after_warmup.items():
+                self.chains.settings[name].fill_(value)
         if self.automatic and self.num_steps <= self.warmup_steps:
             # Powers of two as well: a start far out is stiff, and its step should not last.
             step = self.num_steps
@@ -92,7 +98,7 @@ class Adaptation:
         curvature = self._largest_curvature()
         noise = torch.zeros_like(curvature) if self.exact_gradient else self._noise_variance()
         self._history.append((curvature, noise))
-        recent = self._history[len(self._history) // 2 :]
+        recent = self._history[2 * len(self._history) // 3 :]
         self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
         self.noise = self._upper(torch.stack([n for _, n in recent]))
         self.slowest = self._slowest()
@@ -141,15 +147,17 @@ class Adaptation:
             )
             iterations = FIRST_ITERATIONS
         direction, curvature = self._direction, torch.ones_like(self.stiffest)
+        scale = self._scale()
         for _ in range(iterations):
             direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
             indices = self.chains.stream.indices()
             # A tenth of a posterior standard deviation along v: short enough for a derivative,
             # long enough to average over the kinks of a piecewise linear network.
             length = 0.1 * curvature.rsqrt()
-            forward = self.chains.evaluate(position + length * direction, indices).gradient
-            backward = self.chains.evaluate(position - length * direction, indices).gradient
-            product = (backward - forward) / (2 * length)
+            ahead = length * scale * direction
+            forward = self.chains.evaluate(position + ahead, indices).gradient
+            backward = self.chains.evaluate(position - ahead, indices).gradient
+            product = scale * (backward - forward) / (2 * length)
             curvature = (direction * product).sum(-1, keepdim=True).abs()
             # A flat start (a degenerate minimum) has no stiffest direction yet.
             flat = curvature <= torch.finfo(curvature.dtype).tiny
@@ -162,17 +170,23 @@ class Adaptation:
         """(C, 1): variance over minibatches of the gradient along the stiffest direction."""
         assert self._direction is not None
         norm = torch.linalg.vector_norm(self._direction, dim=-1, keepdim=True)
-        draws = [
-            (self.chains.fresh_gradient() * self._direction / norm).sum(-1)
-            for _ in range(NUM_NOISE_DRAWS)
-        ]
+        along = self._scale() * self._direction / norm
+        draws = [(self.chains.fresh_gradient() * along).sum(-1) for _ in range(NUM_NOISE_DRAWS)]
         variance: Tensor = torch.stack(draws).var(0)
         return variance[:, None]
 
+    def _scale(self) -> Tensor:
+        """√G (C, D), in whose coordinates w/√G the sampler has no metric; (C, 1) ones without."""
+        dynamics = self.kernel.dynamics
+        if isinstance(dynamics, Preconditioned):
+            return dynamics.metric(self.chains.state, self.chains.settings).sqrt()
+        return torch.ones_like(self.stiffest)
+
     def _slowest(self) -> Tensor:
+        scale = self._scale()
         if self.known_least is not None:
-            return torch.full_like(self.stiffest, self.known_least)
-        recent = self._snapshots[len(self._snapshots) // 2 :]
+            return self.known_least * scale.amin(-1, keepdim=True).square()
+        recent = self._snapshots[2 * len(self._snapshots) // 3 :]
         if len(recent) < 10:
             assumed: Tensor = self.stiffest / ASSUMED_CONDITION
             return assumed
@@ -181,6 +195,9 @@ class Adaptation:
         draws = draws.where(draws.isfinite().all(-1).all(0)[:, None], torch.nan)
         grouped = draws.reshape(len(recent), self.num_groups, -1, draws.shape[-1])
         centred = grouped - grouped.nanmean(dim=(0, 2), keepdim=True)
+        if scale.shape[-1] > 1:
+            scale = scale[:, self._watched]
+        centred = centred / scale.reshape(self.num_groups, -1, scale.shape[-1])
         widest = centred.square().nanmean(dim=(0, 2)).amax(-1)
         slowest = (1 / widest).repeat_interleave(grouped.shape[2])[:, None]
         slowest = torch.minimum(slowest, self.stiffest)

@@ -8,6 +8,7 @@ differentiated, batched over chains and traced. Pyro's internals are in `program
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -61,8 +62,7 @@ class Density:
         num_parameters: D, the length of a position.
         sites: the latent sites in program order.
         subsamples: the plates that subsample, each with its size N and subsample size B.
-        num_data: the size of the largest plate around an observed site, 1 without plates; the
-            n by which a log-likelihood is divided to give a loss.
+        num_data: n of the loss: the size of the largest plate around an observed site, or 1.
 
     Raises:
         ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
@@ -108,15 +108,14 @@ class Density:
         self.subsamples: tuple[Subsample, ...] = () if data_per_chain else run.subsamples
         self.num_data: int = run.num_data
         self.num_parameters = sum(site.size for site in self.sites)
-        self.dtype, self.device = run.dtype, run.device
-        self.is_static = run.is_static
+        self.dtype, self.device, self.is_static = run.dtype, run.device, run.is_static
         # Constrained -> unconstrained at the trial run, as Pyro's kernels carry them; exact
         # unless a support depends on another site.
         self.transforms = run.transforms
 
     @property
     def chain_values(self) -> tuple[Tensor, ...]:
-        """The values of `chain_kwargs`, in order; each has a leading chain dimension."""
+        """The values of `chain_kwargs` in order, each (C, ...)."""
         return tuple(self.chain_kwargs.values())
 
     def __call__(
@@ -126,7 +125,7 @@ class Density:
         chain_values: tuple[Tensor, ...] | None = None,
         tensors: tuple[Tensor, ...] | None = None,
     ) -> Terms:
-        """Evaluate one chain: position (D,), indices one (B,) a subsampled plate -> two scalars."""
+        """One chain: position (D,), one index set (B,) a subsampled plate -> two scalars."""
         run = self._run(position, indices, chain_values, tensors)
         return Terms(run.log_density, run.log_likelihood)
 
@@ -144,7 +143,7 @@ class Density:
         results = []
         for chain in range(len(pytree.tree_leaves(chained)[0])):
             own = [
-                pytree.tree_map(lambda value: value[chain], argument) if dim == 0 else argument  # noqa: B023
+                pytree.tree_map(itemgetter(chain), argument) if dim == 0 else argument
                 for argument, dim in zip(arguments, in_dims, strict=True)
             ]
             results.append(function(*own))
@@ -208,11 +207,10 @@ class Density:
 
     def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
-        names = {site.name for site in self.sites}
-        if set(unconstrained) != names:
+        names = sorted(site.name for site in self.sites)
+        if sorted(unconstrained) != names:
             raise ValueError(
-                f"initial_params must name the latent sites {sorted(names)}, "
-                f"got {sorted(unconstrained)}"
+                f"initial_params must name the latent sites {names}, got {sorted(unconstrained)}"
             )
         parts = []
         for site in self.sites:
@@ -240,8 +238,8 @@ class Density:
         if chain_values is None:
             chain_values = tuple(value[0] for value in self.chain_values)
         named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
-        given = self.tensors if tensors is None else tensors
-        return run_program(lambda: self._call(given, chain_values), self.split(position), named)
+        data = self.tensors if tensors is None else tensors
+        return run_program(lambda: self._call(data, chain_values), self.split(position), named)
 
     def _call(self, tensors: Sequence[Tensor], chain_values: Sequence[Tensor]) -> Any:
         leaves = list(self._leaves)

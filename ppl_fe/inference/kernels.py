@@ -1,4 +1,4 @@
-"""The samplers as Pyro kernels: density × gradient estimator × dynamics × step size."""
+"""A sampler as a Pyro kernel: density × gradient estimator × dynamics × step size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.density import Density
-from ppl_fe.inference.dynamics import Dynamics, baoab, sgld
+from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.gradients import ESTIMATORS, Estimator
 from ppl_fe.inference.initial import uniform_positions
 from ppl_fe.inference.schedules import Constant
@@ -34,13 +34,15 @@ class Kernel(MCMCKernel):
         step_size: ε of the project's convention, w + (ε/2)∇log p + √(εT)ξ; a number, "auto"
             (chosen during warm-up from the curvature met and the gradient noise), or a schedule
             k -> ε_k.
-        temperature: T; the target is p^{1/T}.
+        temperature: T ≥ 0; the target is p^{1/T}. T = 0 descends the gradient without noise, and
+            wants every setting as a number.
         gradient: "minibatch" as the program's plates say, or "full_data".
         tolerance: with step_size="auto", the largest excess of the effective temperature over T
             predicted along the stiffest direction; 0.05 is a bias of 5 % in that variance.
 
     Raises:
-        ValueError: a step size, temperature or hyperparameter that is not positive.
+        ValueError: a step size, tolerance or hyperparameter that is not positive, a negative
+            temperature, or "auto" at temperature 0.
     """
 
     dynamics: Dynamics
@@ -62,15 +64,26 @@ class Kernel(MCMCKernel):
             raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}")
         for name, value in [
             ("step_size", step_size),
-            ("temperature", temperature),
             ("tolerance", tolerance),
             *hyperparameters.items(),
         ]:
             _require_positive(name, value)
+        if temperature != 0:
+            _require_positive("temperature", temperature)
         self.model = model
         self.step_size, self.temperature, self.tolerance = step_size, temperature, tolerance
         self.gradient = gradient
         self.hyperparameters = {**self.dynamics.hyperparameters, **hyperparameters}
+        automatic = [
+            name
+            for name, value in {"step_size": step_size, **hyperparameters}.items()
+            if value == "auto"
+        ]
+        if temperature == 0 and automatic:
+            raise ValueError(
+                f"temperature=0 leaves nothing to weigh an automatic {' or '.join(automatic)} "
+                "against; give a number"
+            )
         self.clear()
 
     def clear(self) -> None:
@@ -184,55 +197,6 @@ class Kernel(MCMCKernel):
         """The step size the run ended with."""
         assert self._chains is not None
         return {"step_size": self._chains.settings["step_size"].item()}
-
-
-class SGLD(Kernel):
-    """Stochastic gradient Langevin dynamics: w' = w + (ε/2)ĝ + √(εT)ξ (Welling & Teh 2011).
-
-    Along a direction of curvature a with gradient-noise variance s² the stationary variance is
-    (T + εs²/4) / (a(1 − εa/4)); stable iff εa < 4; the target p^{1/T} is reached as ε → 0.
-    Arguments as in `Kernel`.
-
-    Example:
-        >>> import pyro, torch, pyro.distributions as dist
-        >>> from pyro.infer import MCMC
-        >>> def model(y):
-        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
-        ...     with pyro.plate("data", len(y)):
-        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
-        >>> pyro.set_rng_seed(0)
-        >>> mcmc = MCMC(SGLD(model, step_size=0.05), 2000, 200, disable_progbar=True)
-        >>> mcmc.run(torch.ones(9))               # posterior N(0.9, 0.1)
-        >>> abs(mcmc.get_samples()["mean"].mean().item() - 0.9) < 0.1
-        True
-    """
-
-    dynamics = sgld
-
-
-class BAOAB(Kernel):
-    """Underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013).
-
-    On quadratics with exact gradients the variance of w is exact at every stable step, and slow
-    directions relax in about the square root of the steps that SGLD needs. The step size is ε = h²,
-    so that stability reads εa < 4 as for SGLD. Arguments as in `Kernel`, and
-
-    Args:
-        friction: f > 0, or "auto": critical for the slowest direction met in warm-up, and as
-            much more as the gradient noise asks for to keep its excess temperature within
-            `tolerance`.
-    """
-
-    dynamics = baoab
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        friction: float | Literal["auto"] = "auto",
-        **arguments: Any,
-    ) -> None:
-        super().__init__(model, friction=friction, **arguments)
 
 
 def _require_positive(name: str, value: Any) -> None:

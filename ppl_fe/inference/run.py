@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_fe.data import LoaderData
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.compile import CompileMode
@@ -22,7 +23,7 @@ from ppl_fe.inference.draws import Recorder
 from ppl_fe.inference.initial import overdispersed_positions
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.progress import Watch
-from ppl_fe.inference.streams import BatchSource, stacked_batches
+from ppl_fe.inference.streams import stacked_batches
 from ppl_fe.version import __version__
 
 CHECK_EVERY = 50  # steps between looks for chains that are no longer finite, in warm-up
@@ -57,7 +58,7 @@ def run(
     save_to: str | Path | None = None,
     progress_bar: bool = True,
     compile: CompileMode = "auto",
-    source: BatchSource | None = None,
+    source: LoaderData | None = None,
     center: Tensor | None = None,
     least_curvature: float | None = None,
     num_groups: int = 1,

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import xarray as xr
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from ppl_fe.data import LoaderData
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.initial import uniform_positions
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.run import RunLength, run
-from ppl_fe.inference.streams import BatchSource
 
 
 def sample(
@@ -39,9 +40,9 @@ def sample(
 
     Args:
         kernel: `fe.SGLD(model, ...)` or another of the family.
-        *args, **kwargs: the program's arguments. A single `BatchSource` (from
-            `fe.networks.as_data(loader)`) stands for data larger than memory: the program is
-            called with its minibatches.
+        *args, **kwargs: the program's arguments. A single `DataLoader` stands
+            for data larger than memory: the program is called with its minibatches (inputs,
+            targets), reshuffled for each chain.
         num_samples: S, kept draws a chain.
         warmup_steps: steps before the first kept draw, in which "auto" settings are tuned.
         num_chains: C.
@@ -82,10 +83,10 @@ def sample(
     """
     length = RunLength(num_samples, warmup_steps, thinning)
     _check_chains(num_chains, chain_method)
-    source: BatchSource | None = None
-    if len(args) == 1 and hasattr(args[0], "replicas"):
-        source = args[0]
-        args = tuple(source.first())
+    source: LoaderData | None = None
+    if len(args) == 1 and isinstance(args[0], DataLoader | LoaderData):
+        source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
+        args = source.first()
     density = Density(
         kernel.model,
         args,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.data import LoaderData
 from ppl_fe.inference.density import Density, Indices
 
 # Random numbers are drawn for about this many coordinates at once: enough that the cost of a call
@@ -93,19 +94,7 @@ class RandomStream:
         return self._noise_generator.get_state(), self._index_generator.get_state()
 
 
-class BatchSource(Protocol):
-    """Data larger than memory: minibatches, one endless iterator a chain."""
-
-    def first(self) -> Sequence[Any]:
-        """A batch to try the program on."""
-
-    def replicas(self, num_chains: int, seed: int) -> Sequence[Iterator[Sequence[Any]]]:
-        """One endless iterator of batches a chain, each shuffled on its own."""
-
-
-def stacked_batches(
-    source: BatchSource, num_chains: int, seed: int
-) -> Iterator[tuple[Tensor, ...]]:
+def stacked_batches(source: LoaderData, num_chains: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
     """Batches of all chains side by side: every tensor (C, B, ...)."""
     for batches in zip(*source.replicas(num_chains, seed), strict=False):
         leaves = [pytree.tree_leaves(batch) for batch in batches]

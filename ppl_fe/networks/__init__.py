@@ -1,17 +1,9 @@
-"""From files and data sets to tensors: networks as functions of a vector, checkpoints, data."""
+"""From files to tensors: networks as functions of one vector, checkpoints as vectors."""
+
+from __future__ import annotations
 
 from ppl_fe.networks.checkpoints import load_checkpoint, read_checkpoint
-from ppl_fe.networks.data import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError
 
-__all__ = [
-    "CheckpointError",
-    "FlatNetwork",
-    "LoaderData",
-    "TensorData",
-    "as_data",
-    "check_labels",
-    "load_checkpoint",
-    "read_checkpoint",
-]
+__all__ = ["CheckpointError", "FlatNetwork", "load_checkpoint", "read_checkpoint"]

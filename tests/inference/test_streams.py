@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from ppl_fe.data.sources import LoaderData
 from ppl_fe.inference.density import Density, Indices
 from ppl_fe.inference.streams import RandomStream, stacked_batches
-from ppl_fe.networks.data import LoaderData
 
 
 def model(y: Tensor, first: int | None, second: int | None) -> None:

@@ -17,7 +17,7 @@ the project's: w + (step_size / 2) * gradient + sqrt(step_size * temperature) * 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -65,3 +65,15 @@ class Dynamics(Protocol):
 
     def relaxation_steps(self, slowest: Tensor, settings: Settings) -> Tensor:
         """Steps in which a direction of curvature `slowest` forgets its start by a factor e."""
+
+
+@runtime_checkable
+class Preconditioned(Dynamics, Protocol):
+    """Dynamics with a diagonal metric G, learnt in warm-up and constant afterwards."""
+
+    @property
+    def after_warmup(self) -> Mapping[str, float]:
+        """Settings that take another value when warm-up ends, and thereby freeze the metric."""
+
+    def metric(self, state: Any, settings: Settings) -> Tensor:
+        """(C, D): G of the next step; `tune` and the rest get curvature and noise in w/√G."""

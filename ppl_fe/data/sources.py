@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ppl_fe.networks.batches import LoaderData
-from ppl_fe.networks.rows import Inputs, as_tensor, check_labels, check_rows, convert, split
+from ppl_fe.data.loaders import LoaderData
+from ppl_fe.data.rows import Inputs, as_tensor, check_labels, check_rows, convert, split
 
 __all__ = ["LoaderData", "TensorData", "as_data", "check_labels"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
-from ppl_fe.networks import as_data
+from ppl_fe.data import as_data
 
 N, B = 40, 10
 GENERATOR = torch.Generator().manual_seed(11)
@@ -90,7 +90,7 @@ def test_a_loader_run_is_reproducible() -> None:
         kernel = fe.SGLD(on_batches, step_size=0.004)
         tree = fe.sample(
             kernel,
-            as_data(loader()),
+            loader(),
             num_samples=30,
             warmup_steps=0,
             num_chains=2,

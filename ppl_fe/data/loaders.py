@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from ppl_fe.networks.rows import Inputs, check_rows, convert, split
+from ppl_fe.data.rows import Inputs, check_rows, convert, split
 
 
 class LoaderData:

@@ -17,7 +17,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from ppl_fe.networks.data import LoaderData, TensorData, as_data, check_labels
+from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 
 X, Y = torch.arange(20.0).view(10, 2), torch.arange(10)
 

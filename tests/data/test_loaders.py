@@ -21,7 +21,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ppl_fe.networks.data import LoaderData, as_data
+from ppl_fe.data.sources import LoaderData, as_data
 
 X, Y = torch.arange(20.0).view(10, 2), torch.arange(10)
 

@@ -1,0 +1,11 @@
+"""From data sets in any usual form to checked tensors or minibatches.
+
+Apart from networks, because the engine takes a DataLoader for any Pyro program.
+"""
+
+from __future__ import annotations
+
+from ppl_fe.data.loaders import LoaderData
+from ppl_fe.data.sources import TensorData, as_data, check_labels
+
+__all__ = ["LoaderData", "TensorData", "as_data", "check_labels"]

@@ -1,0 +1,95 @@
+"""Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
+
+With the friction α ∈ (0, 1] the share of the velocity that a step takes away,
+
+    v ← (1 − α) v + (ε/2) ĝ(w) + √(αεT) ξ,        ξ ~ N(0, I)
+    w ← w + v
+
+These are the paper's equations (15) with learning rate η = ε/2, momentum 1 − α, no estimate of
+the gradient noise subtracted (its B̂ = 0) and a temperature. At full friction, α = 1, a step *is* an
+SGLD step of the same ε, draw for draw; at T = 0 it is gradient descent with momentum. The target is
+p(w)^{1/T} as ε → 0 at any fixed α. At finite ε, along a direction in which −log p is quadratic with
+curvature a and ĝ has variance s², the variance is
+
+    (T + εs²/(4α)) / (a (1 − εa/(4(2 − α)))),     stable iff εa < 4(2 − α).
+
+So little friction halves the bias of discretisation and multiplies that of gradient noise by 1/α.
+
+Paper: Stochastic gradient Hamiltonian Monte Carlo, ICML 2014.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.dynamics import Settings
+
+hyperparameters = {"friction": 0.1}
+
+
+class State(NamedTuple):
+    """position (C, D), velocity (C, D): the displacement of the last step."""
+
+    position: Tensor
+    velocity: Tensor
+
+
+def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
+    """Velocities start in their stationary law at small steps, N(0, εT/(2 − α))."""
+    kinetic = settings["step_size"] * settings["temperature"] / (2 - settings["friction"])
+    return State(position, kinetic.sqrt() * noise)
+
+
+def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
+    """Velocity first, then position with the new velocity."""
+    step_size, friction = settings["step_size"], settings["friction"]
+    thermal = (friction * step_size * settings["temperature"]).sqrt() * noise
+    velocity = (1 - friction) * state.velocity + 0.5 * step_size * gradient + thermal
+    return State(state.position + velocity, velocity)
+
+
+def tune(
+    stiffest: Tensor,
+    slowest: Tensor,
+    noise: Tensor,
+    temperature: Tensor,
+    tolerance: float,
+    step_size: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Critical friction α = √(2εa_min), and the largest ε with T_eff ≤ (1 + tolerance) T.
+
+    The slowest direction then relaxes in about 1/α steps. Both at once solve a quadratic in α (with
+    2 − α taken as 2); ε keeps the tolerance exactly. For a step given by hand the friction is
+    critical, and as much more as keeps the noise's share εs²/(4αT) within the tolerance.
+    """
+    relative = noise / temperature
+    if step_size is not None:
+        critical = (2 * step_size * slowest).sqrt()
+        for_noise = step_size * relative / (4 * tolerance)
+        return {"step_size": step_size, "friction": torch.maximum(critical, for_noise).clamp_max(1)}
+    stiff = (1 + tolerance) * stiffest
+    root = (relative.square() + 16 * tolerance * stiff * slowest).sqrt()
+    friction = (16 * tolerance * slowest / (relative + root)).clamp_max(1)
+    step_size = 4 * tolerance / (relative / friction + stiff / (2 - friction))
+    return {"step_size": step_size, "friction": friction}
+
+
+def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+    """(1 + εs²/(4αT)) / (1 − εa/(4(2 − α))) − 1; infinite where the step is unstable."""
+    step_size, friction = settings["step_size"], settings["friction"]
+    left = 1 - step_size * curvature / (4 * (2 - friction))
+    excess = (1 + step_size * noise / (4 * friction * settings["temperature"])) / left - 1
+    return excess.where(left > 0, float("inf"))
+
+
+def relaxation_steps(slowest: Tensor, settings: Settings) -> Tensor:
+    """1/(1 − |z|) for the larger root of z² − (2 − α − εa/2) z + 1 − α; SGLD's 2/(εa) at α = 1."""
+    friction, pull = settings["friction"], settings["step_size"] * slowest / 2
+    below_critical = friction / (1 + (1 - friction).sqrt())
+    discriminant = (friction + pull).square() - 4 * pull
+    # Written without the difference 1 − |z|, which float32 cannot hold in slow directions.
+    above_critical = 2 * pull / (friction + pull + discriminant.clamp_min(0).sqrt())
+    return 1 / torch.where(discriminant < 0, below_critical, above_critical)

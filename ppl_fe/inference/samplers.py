@@ -1,0 +1,185 @@
+"""The sampler family: one kernel for each file in `dynamics/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ppl_fe.inference.dynamics import baoab, psgld, sghmc, sgld, sgnht
+from ppl_fe.inference.kernels import Kernel
+
+
+class SGLD(Kernel):
+    """Stochastic gradient Langevin dynamics: w' = w + (ε/2)ĝ + √(εT)ξ (Welling & Teh 2011).
+
+    Along a direction of curvature a with gradient-noise variance s² the stationary variance is
+    (T + εs²/4) / (a(1 − εa/4)); stable iff εa < 4; the target p^{1/T} is reached as ε → 0.
+    Arguments as in `Kernel`.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> from pyro.infer import MCMC
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        >>> pyro.set_rng_seed(0)
+        >>> mcmc = MCMC(SGLD(model, step_size=0.05), 2000, 200, disable_progbar=True)
+        >>> mcmc.run(torch.ones(9))               # posterior N(0.9, 0.1)
+        >>> abs(mcmc.get_samples()["mean"].mean().item() - 0.9) < 0.1
+        True
+    """
+
+    dynamics = sgld
+
+
+class PSGLD(Kernel):
+    """SGLD in a diagonal metric: w' = w + (ε/2)Gĝ + √(εTG)ξ (Li et al. 2016).
+
+    G = 1/(√(v/mean v) + δ), with v ← ρv + (1 − ρ)ĝ² as in RMSprop and Adam. v is learnt in warm-up
+    and frozen afterwards: the draws are exactly SGLD's in the coordinates w/√G, with target p^{1/T}
+    as ε → 0 and no correction term missing. Without warm-up it is SGLD. Every chain learns its own
+    G. An automatic step size is chosen in the metric, and so are the curvatures reported.
+    Arguments as in `Kernel`, and
+
+    Args:
+        decay: ρ in (0, 1), 0.99 by default as in the paper: v remembers 1/(1 − ρ) steps.
+        damping: δ > 0, 0.01 by default: no coordinate moves more than 1/δ times as fast as one of
+            root-mean-square gradient, even if its own gradient has been zero throughout warm-up.
+
+    Raises:
+        ValueError: a decay of 1 or more, and as in `Kernel`.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(0.0, torch.tensor([0.1, 1.0])).to_event(1))
+        >>> draws = fe.sample(fe.PSGLD(model), thinning=10, progress_bar=False)
+        >>> sd = draws.posterior["w"].values.std((0, 1))
+        >>> bool(abs(sd[0] / 0.1 - 1) < 0.3 and abs(sd[1] - 1) < 0.3)
+        True
+    """
+
+    dynamics = psgld
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        decay: float = 0.99,
+        damping: float = 0.01,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model, decay=decay, damping=damping, **arguments)
+        if decay >= 1:
+            raise ValueError(f"decay must be below 1, or no gradient is ever seen; got {decay}")
+
+
+class SGHMC(Kernel):
+    """Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
+
+    v' = (1 − α)v + (ε/2)ĝ + √(αεT)ξ, w' = w + v', with target p^{1/T} as ε → 0. Full friction,
+    α = 1, is SGLD of the same ε, draw for draw. Slow directions relax in about the square root of
+    SGLD's steps at α = √(2εa_min). Gradient noise counts 1/α times as much as for SGLD. Arguments
+    as in `Kernel`, and
+
+    Args:
+        friction: α in (0, 1], the share of the velocity lost in a step, or "auto": critical for the
+            slowest direction met in warm-up, and more where gradient noise asks for it. A step
+            size by hand may go with an automatic friction, not the other way round.
+
+    Raises:
+        ValueError: a friction above 1, a friction by hand with step_size="auto", and as in
+            `Kernel`.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(1.0, 2.0))
+        >>> draws = fe.sample(fe.SGHMC(model), num_samples=2000, thinning=2, progress_bar=False)
+        >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
+        True
+    """
+
+    dynamics = sghmc
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        friction: float | Literal["auto"] = "auto",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model, friction=friction, **arguments)
+        if friction == "auto":
+            return
+        if friction > 1:
+            raise ValueError(f"friction must be at most 1, which is SGLD; got {friction}")
+        if self.step_size == "auto":
+            raise ValueError(
+                "step_size='auto' chooses the friction along with the step; "
+                f"leave friction={friction} out, or give step_size as a number"
+            )
+
+
+class SGNHT(Kernel):
+    """Stochastic gradient Nosé–Hoover thermostat (Ding et al. 2014), as a symmetric splitting.
+
+    BAOAB with a friction z, one a chain, that follows z' = κ(|p|²/D − T) and so absorbs gradient
+    noise of unknown size, as far as it is the same in every direction. The target is p^{1/T} as
+    ε → 0, with z around `friction` plus what the noise adds. The reported excess temperature is an
+    upper bound: that of one noisy direction among many. Arguments as in `Kernel`, and
+
+    Args:
+        friction: f > 0, the mean of z without gradient noise, or "auto" as for BAOAB.
+        coupling: κ > 0, how fast the thermostat answers, 1 in the paper; or "auto": f²/(2T), which
+            does not depend on the units of w.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(1.0, 2.0).expand([4]).to_event(1))
+        >>> draws = fe.sample(fe.SGNHT(model), num_samples=2000, thinning=2, progress_bar=False)
+        >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
+        True
+    """
+
+    dynamics = sgnht
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        friction: float | Literal["auto"] = "auto",
+        coupling: float | Literal["auto"] = "auto",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model, friction=friction, coupling=coupling, **arguments)
+
+
+class BAOAB(Kernel):
+    """Underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013).
+
+    On quadratics with exact gradients the variance of w is exact at every stable step, and slow
+    directions relax in about the square root of the steps that SGLD needs. The step size is ε = h²,
+    so that stability reads εa < 4 as for SGLD. Arguments as in `Kernel`, and
+
+    Args:
+        friction: f > 0, or "auto": critical for the slowest direction met in warm-up, and as
+            much more as the gradient noise asks for to keep its excess temperature within
+            `tolerance`.
+    """
+
+    dynamics = baoab
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        friction: float | Literal["auto"] = "auto",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model, friction=friction, **arguments)
