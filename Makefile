@@ -9,11 +9,15 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
 
+# One process a core, one thread a process: threads that wait for each other on a busy machine are
+# many times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(PYTEST) --durations=10
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # mypy follows the mapped folder models/ on an installed copy only, hence the wheel beside.
 check: $(READY)

@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from ppl_fe import models
 from ppl_fe.inference.compile import CompileMode
-from ppl_fe.inference.kernels import SGLD
+from ppl_fe.inference.samplers import SGLD
 from ppl_fe.inference.sampling import sample
 from ppl_fe.networks.flat import FlatNetwork
 

@@ -95,14 +95,19 @@ def ratio(timings: dict[Cell, Timing], slower: Cell, faster: Cell, aim: float | 
     return [f"{names[0] + ' : ' + names[1]:48}{times:8.2f}{verdict}"]
 
 
+def usable_cores() -> int | None:
+    """Those this process may run on, where the system tells (`taskset` counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def report(chains: Sequence[int], repeats: int) -> str:
     before = os.getloadavg()[0]
     network = measure(NETWORK_ROWS, chains, repeats)
     regression = measure(REGRESSION_ROWS, [4], repeats)
     lines = [
         f"µs a step for all chains: median (minimum) of {repeats} interleaved rounds",
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__} with "
-        f"{torch.get_num_threads()} threads, load before and after: {before:.1f}, "
+        f"{platform.machine()}, {usable_cores()} core(s), torch {torch.__version__} with "
+        f"{torch.get_num_threads()} thread(s), load before and after: {before:.1f}, "
         f"{os.getloadavg()[0]:.1f}",
         "",
         "1. Localised tempered posterior, network 64-64-10, batch 256 of 10,000, SGLD",

@@ -73,6 +73,7 @@ def _add_rank(commands: Any) -> None:
     )
     rank.add_argument("--held-out", metavar="MODULE:FACTORY", help="() -> (inputs, targets)")
     rank.add_argument("--baselines", action="store_true", help="add the cheap criteria")
+    rank.add_argument("--head", help="module whose input are the features; default the last linear")
     rank.add_argument("--likelihood", help="categorical, normal or next_token")
     rank.add_argument("--localization", type=float, help="gamma")
     rank.add_argument("--inverse-temperature", type=float, help="beta; default 1/log n")

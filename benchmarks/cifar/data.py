@@ -116,7 +116,7 @@ def _chosen(
     pixels, _ = load(path, rows.ravel())
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255
     labels = torch.arange(len(classes))[:, None].expand(-1, rows.shape[1])
-    return images.unflatten(0, rows.shape), labels
+    return images.view(*rows.shape, 3, 32, 32), labels
 
 
 def _standardised(

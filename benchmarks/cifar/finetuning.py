@@ -99,9 +99,10 @@ def fine_tune(
     module = network.module
     generator = torch.Generator().manual_seed(seed)
     num_episodes, num_shown = episodes.shown_labels.shape
-    fan_in = int(module.get_submodule(HEAD).in_features)  # type: ignore[arg-type]
-    bound = 1 / math.sqrt(fan_in)
-    shapes = {f"{HEAD}.weight": (episodes.num_classes, fan_in), f"{HEAD}.bias": (episodes.num_classes,)}
+    head = module.get_submodule(HEAD)
+    assert isinstance(head, nn.Linear)  # both architectures name theirs so
+    classes, bound = episodes.num_classes, 1 / math.sqrt(head.in_features)
+    shapes = {f"{HEAD}.weight": (classes, head.in_features), f"{HEAD}.bias": (classes,)}
     fresh = {
         name: (bound * (2 * torch.rand(num_episodes, *shape, generator=generator) - 1)).to(vectors)
         for name, shape in shapes.items()

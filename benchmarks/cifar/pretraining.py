@@ -47,7 +47,7 @@ def full_loss(network: FlatNetwork, vectors: Tensor, data: Data) -> Tensor:
 
     total = torch.zeros(len(vectors), device=vectors.device)
     with torch.no_grad():
-        for x, y in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+        for x, y in zip(torch.split(inputs, CHUNK), torch.split(targets, CHUNK), strict=True):
             total += vmap(loss, in_dims=(0, None, None))(vectors, x, y)
     return total / len(inputs)
 
@@ -133,7 +133,7 @@ def _first_crossing(network: FlatNetwork, path: Tensor, data: Data, target: floa
     first = int(below.nonzero()[0, 0])
     before, after = path[first : first + 1], path[first + 1 : first + 2]
     above, reached = 0.0, 1.0
-    for _ in range(10):
+    for _ in range(20):
         middle = (above + reached) / 2
         if full_loss(network, before + middle * (after - before), data).item() > target:
             above = middle

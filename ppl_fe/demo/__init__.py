@@ -40,6 +40,18 @@ def run_demo(output: str | Path, *, seed: int = 0, progress_bar: bool = True) ->
         FileExistsError: `output` exists and holds something else.
     """
     started = time.perf_counter()
+    # One thread: these matrices are small, and on a machine that does other work too, two threads
+    # that wait for each other take ten times as long as one.
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        report = _run(Path(output), seed, progress_bar, started)
+    finally:
+        torch.set_num_threads(num_threads)
+    return report
+
+
+def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
     say = print if progress_bar else _quiet
     with write_report(output) as folder:
         digits = embedded_digits(seed=seed)
@@ -77,7 +89,7 @@ def run_demo(output: str | Path, *, seed: int = 0, progress_bar: bool = True) ->
             table[f"{task}_error"] = outcome.paired_error.numpy()
             found[task] = correlations(table, CRITERIA, task, seed=seed)
             verdicts[task] = verdict(found[task], outcome=f"accuracy on {task}")
-        report = Report(table, found, verdicts, time.perf_counter() - started, Path(output))
+        report = Report(table, found, verdicts, time.perf_counter() - started, output)
         report.save(folder)
     return report
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 from math import sqrt
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from ppl_fe.free_energy.local_chains import LocalChains, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
 from ppl_fe.networks.flat import FlatNetwork
 
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0  # Vehtari et al. 2021
@@ -82,7 +82,11 @@ class FreeEnergyEstimate:
 
 
 def estimate_free_energy(
-    network: FlatNetwork, data: Any, *, check_half_step: bool = False, **options: Any
+    network: FlatNetwork,
+    data: Any,
+    *,
+    check_half_step: bool = False,
+    **options: Unpack[ChainOptions],
 ) -> FreeEnergyEstimate:
     """WBIC and local learning coefficient of a network's anchor w*, from data alone.
 
@@ -98,8 +102,8 @@ def estimate_free_energy(
     Args:
         network: a `FlatNetwork`; its anchor is w*.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader; n is its length.
-        check_half_step: run again at half the step and note it if λ̂ moves by more than 2 % and 3
-            standard errors.
+        check_half_step: run again at half the step; a note gives the λ̂ found there, and says so
+            if it moved by more than 2 % and 3 standard errors.
         **options: of `sample_local_posteriors`:
             likelihood: "categorical" (default), "normal", "next_token" or a function.
             localization: γ = 1.0, the radius 1/√γ of the neighbourhood; the usual choice.
@@ -137,12 +141,8 @@ def estimate_free_energy(
     estimate = summarize_group(chains, 0)
     if not check_half_step:
         return estimate
-    halved = sample_local_posteriors(
-        network,
-        network.anchor[None],
-        data,
-        **{**options, "step_size": estimate.step_size / 2, "save_to": None},
-    )
+    half: ChainOptions = {**options, "step_size": estimate.step_size / 2, "save_to": None}
+    halved = sample_local_posteriors(network, network.anchor[None], data, **half)
     finer = summarize_group(halved, 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
     found = f"at half the step λ̂ = {finer.llc:.3f} ± {finer.llc_mcse:.3f}"

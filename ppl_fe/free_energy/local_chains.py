@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 import xarray as xr
@@ -22,6 +22,29 @@ from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.flat import FlatNetwork
+
+DEFAULT_LOCALIZATION, DEFAULT_BATCH, DEFAULT_CHAINS = 1.0, 256, 4
+
+
+class ChainOptions(TypedDict, total=False):
+    """Keyword arguments of `sample_local_posteriors`, shared by all estimators."""
+
+    likelihood: str | Likelihood
+    localization: float
+    inverse_temperature: float | None
+    batch_size: int | None
+    kernel: type[Kernel]
+    step_size: float | Literal["auto"]
+    tolerance: float
+    num_chains: int
+    num_samples: int
+    warmup_steps: int
+    thinning: int
+    chain_method: Literal["vectorized", "sequential"]
+    seed: int
+    save_to: str | Path | None
+    progress_bar: bool
+    compile: CompileMode
 
 
 @dataclass(frozen=True)
@@ -45,14 +68,14 @@ def sample_local_posteriors(
     data: Any,
     *,
     likelihood: str | Likelihood = "categorical",
-    localization: float = 1.0,
+    localization: float = DEFAULT_LOCALIZATION,
     inverse_temperature: float | None = None,
     ladder: Tensor | None = None,
-    batch_size: int | None = 256,
+    batch_size: int | None = DEFAULT_BATCH,
     kernel: type[Kernel] = BAOAB,
     step_size: float | Literal["auto"] = "auto",
     tolerance: float = 0.02,
-    num_chains: int = 4,
+    num_chains: int = DEFAULT_CHAINS,
     num_samples: int = 500,
     warmup_steps: int = 1000,
     thinning: int = 10,
@@ -67,6 +90,7 @@ def sample_local_posteriors(
 
     `ladder` (R,) gives the chains of every anchor R inverse temperatures, `num_chains` each.
     """
+    check_chains(num_chains, chain_method)
     source = as_data(data)
     loader = source if isinstance(source, LoaderData) else None
     if loader is not None:
@@ -81,14 +105,17 @@ def sample_local_posteriors(
     length = RunLength(num_samples, warmup_steps, thinning)
     args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
     _check_categories(program, network, *args)
-    rungs = torch.tensor([program.resolved_inverse_temperature(n)]) if ladder is None else ladder
+    if ladder is None:
+        rungs = torch.tensor([program.resolved_inverse_temperature(n)], dtype=torch.float64)
+    else:
+        rungs = ladder
     num_groups = len(anchors) * len(rungs)
     own_anchor = anchors.repeat_interleave(len(rungs) * num_chains, 0)
-    own_beta = rungs.repeat_interleave(num_chains).repeat(len(anchors)).to(anchors)
+    own_beta = rungs.repeat_interleave(num_chains).repeat(len(anchors))
     density = Density(
         program,
         args,
-        chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta},
+        chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta.to(anchors)},
         data_per_chain=loader is not None,
         vectorized=chain_method == "vectorized",
     )
@@ -145,6 +172,14 @@ def data_loss(
     return total / source.num_data
 
 
+def check_chains(num_chains: int, chain_method: str) -> None:
+    """Refuse a number of chains below one and an unknown way to run them."""
+    if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
+        raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
+    if chain_method not in ("vectorized", "sequential"):
+        raise ValueError(f"chain_method must be 'vectorized' or 'sequential', got {chain_method!r}")
+
+
 def _check_categories(
     program: LocalPosterior, network: FlatNetwork, inputs: Any, targets: Tensor
 ) -> None:
@@ -162,8 +197,7 @@ def held_out_loss(
     data: Any,
     *,
     likelihood: str | Likelihood = "categorical",
-    batch_size: int | None = 256,
-    **_: Any,
+    batch_size: int | None = DEFAULT_BATCH,
 ) -> Tensor:
     """(G, D) weights -> (G,) mean negative log-likelihood on other data than the chains saw."""
     program = local_posterior(network, likelihood, 1.0, 1.0, batch_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from ppl_fe.data.sources import TensorData, as_data
 from ppl_fe.free_energy.baselines import baselines
 from ppl_fe.free_energy.estimators import FreeEnergyEstimate, summarize_group
-from ppl_fe.free_energy.local_chains import held_out_loss, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    DEFAULT_BATCH,
+    DEFAULT_CHAINS,
+    ChainOptions,
+    check_chains,
+    held_out_loss,
+    sample_local_posteriors,
+)
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -41,10 +48,7 @@ def rank_checkpoints(
     held_out: Any = None,
     baseline_columns: bool = False,
     head: str | None = None,
-    num_chains: int = 4,
-    seed: int = 0,
-    save_to: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[ChainOptions],
 ) -> pd.DataFrame:
     """Rank pretrained checkpoints by free energy, from pretraining data alone.
 
@@ -61,11 +65,9 @@ def rank_checkpoints(
         baseline_columns: add geometric_complexity and neural_collapse; the training loss is the
             column anchor_loss.
         head: the module whose input counts as the features; default the last linear layer.
-        num_chains: C a checkpoint.
-        seed: of everything random.
-        save_to: a new folder for the draws, one zarr store for each lot of checkpoints that ran
-            side by side (`0.zarr`, `1.zarr`, ...); chains in the table's order of input.
-        **options: as in `estimate_free_energy`.
+        **options: as in `estimate_free_energy`; `num_chains` a checkpoint. `save_to` is a new
+            folder with one zarr store for each lot of checkpoints that ran side by side
+            (`0.zarr`, `1.zarr`, ...), chains in the order of `checkpoints`.
 
     Returns:
         One row a checkpoint, best first: wbic, wbic_mcse, llc, llc_mcse, anchor_loss, r_hat, ess,
@@ -90,6 +92,8 @@ def rank_checkpoints(
     """
     if not checkpoints:
         raise ValueError("checkpoints is empty: give at least one name -> file or state dict")
+    num_chains, seed = options.get("num_chains", DEFAULT_CHAINS), options.get("seed", 0)
+    check_chains(num_chains, options.get("chain_method", "vectorized"))
     template = FlatNetwork(module)
     rows: dict[str, dict[str, Any]] = {name: {"note": "", "error": ""} for name in checkpoints}
     networks: dict[str, FlatNetwork] = {}
@@ -98,23 +102,33 @@ def rank_checkpoints(
             networks[name] = template.with_state(read_checkpoint(source))
         except (ValueError, OSError) as error:
             rows[name]["error"] = str(error)
+    save_to = options.get("save_to")
     if save_to is not None and Path(save_to).exists():
         raise FileExistsError(f"save_to: {save_to} already exists; give a new folder")
+    if baseline_columns:  # before the chains: what they cannot take should cost no hours
+        tensors = as_data(data)
+        if not isinstance(tensors, TensorData) or not isinstance(tensors.inputs, Tensor):
+            raise ValueError("baseline_columns needs the data as a tuple of two tensors")
+        for name, network in networks.items():
+            rows[name] |= baselines(network, (tensors.inputs, tensors.targets), head=head)
     for lot, names in enumerate(_side_by_side(networks, num_chains)):
         shared = networks[names[0]]
         anchors = torch.stack([networks[name].anchor for name in names])
-        chains = sample_local_posteriors(
-            shared,
-            anchors,
-            data,
-            num_chains=num_chains,
-            seed=seed + lot * LOT_SEEDS_APART,
-            save_to=None if save_to is None else Path(save_to) / f"{lot}.zarr",
+        own: ChainOptions = {
             **options,
-        )
+            "seed": seed + lot * LOT_SEEDS_APART,
+            "save_to": None if save_to is None else Path(save_to) / f"{lot}.zarr",
+        }
+        chains = sample_local_posteriors(shared, anchors, data, **own)
         losses = None
         if held_out is not None:
-            losses = held_out_loss(shared, anchors, held_out, **options)
+            losses = held_out_loss(
+                shared,
+                anchors,
+                held_out,
+                likelihood=options.get("likelihood", "categorical"),
+                batch_size=options.get("batch_size", DEFAULT_BATCH),
+            )
         for group, name in enumerate(names):
             try:
                 estimate = summarize_group(chains, group)
@@ -126,12 +140,6 @@ def rank_checkpoints(
                 loss = float(losses[group])
                 rows[name]["validation_loss"] = loss
                 rows[name]["held_out"] = estimate.n * loss + estimate.llc * log(estimate.n)
-    if baseline_columns:
-        tensors = as_data(data)
-        if not isinstance(tensors, TensorData) or not isinstance(tensors.inputs, Tensor):
-            raise ValueError("baseline_columns needs the data as a tuple of two tensors")
-        for name, network in networks.items():
-            rows[name] |= baselines(network, (tensors.inputs, tensors.targets), head=head)
     return _table(rows, seed)
 
 

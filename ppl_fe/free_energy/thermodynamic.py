@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ppl_fe.free_energy.estimators import loss_summary
-from ppl_fe.free_energy.local_chains import held_out_loss, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    DEFAULT_LOCALIZATION,
+    ChainOptions,
+    held_out_loss,
+    sample_local_posteriors,
+)
 from ppl_fe.models.localized import require_positive
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -53,11 +58,8 @@ def integrate_free_energy(
     network: FlatNetwork,
     data: Any,
     *,
-    inverse_temperature: float = 1.0,
     num_rungs: int = 24,
-    num_chains: int = 2,
-    localization: float = 1.0,
-    **options: Any,
+    **options: Unpack[ChainOptions],
 ) -> ThermodynamicEstimate:
     """The local free energy of a network's anchor by thermodynamic integration.
 
@@ -68,32 +70,38 @@ def integrate_free_energy(
     dE/db = −Var_b[nL_n]: ∫ ≈ Δ(E_k + E_{k+1})/2 + Δ²(V_{k+1} − V_k)/12 (Friel, Hurn & Wyse 2014).
 
     Args:
-        network, data, localization, **options: as in `estimate_free_energy`. All data are used in
-            every step, since a minibatch would inflate the variances.
-        inverse_temperature: β of the result; 1 for the free energy itself.
+        network, data: as in `estimate_free_energy`. All data are used in every step, since a
+            minibatch would inflate the variances.
         num_rungs: K, rungs above the prior's; the prior's own is drawn exactly.
-        num_chains: C a rung.
+        **options: as in `estimate_free_energy`, but inverse_temperature (β of the result) is 1 by
+            default, the free energy itself; num_chains is 2 a rung, num_samples 4000.
 
     Raises:
         ValueError: an odd number of rungs or fewer than four; as `estimate_free_energy`.
     """
-    require_positive("inverse_temperature", inverse_temperature)
+    given = options.pop("inverse_temperature", None)
+    beta = 1.0 if given is None else given
+    require_positive("inverse_temperature", beta)
     if num_rungs < 4 or num_rungs % 2:
         raise ValueError(f"num_rungs must be even and at least 4, got {num_rungs}")
     for name in ("batch_size", "thinning"):
         if name in options:
             raise TypeError(f"{name}: the variances need all the data in every step, each kept")
-    rungs = inverse_temperature * (torch.arange(1, num_rungs + 1) / num_rungs) ** LADDER_POWER
+    localization = options.get("localization", DEFAULT_LOCALIZATION)
+    own: ChainOptions = {
+        "num_chains": 2,
+        "num_samples": 4000,
+        **options,
+        "batch_size": None,
+        "thinning": 1,
+    }
+    rungs = beta * (torch.arange(1, num_rungs + 1) / num_rungs) ** LADDER_POWER
     chains = sample_local_posteriors(
         network,
         network.anchor[None],
         data,
-        localization=localization,
         ladder=rungs,
-        batch_size=None,
-        num_chains=num_chains,
-        thinning=1,
-        **{"num_samples": 4000, **options},
+        **own,
     )
     n, stats = chains.num_data, chains.draws.sample_stats
     if len(stats.chain) < len(chains.inverse_temperature):
@@ -101,7 +109,7 @@ def integrate_free_energy(
             f"chains became non-finite: {chains.draws.attrs['failed_chains']}; "
             "give a smaller step_size"
         )
-    energies = n * stats.loss.values.astype(np.float64).reshape(num_rungs, num_chains, -1)
+    energies = n * stats.loss.values.astype(np.float64).reshape(num_rungs, own["num_chains"], -1)
     ladder = pd.DataFrame(
         [
             _rung(0.0, _prior_energies(network, data, localization, n, options)),
@@ -114,10 +122,10 @@ def integrate_free_energy(
 
 
 def _prior_energies(
-    network: FlatNetwork, data: Any, localization: float, n: int, options: dict[str, Any]
+    network: FlatNetwork, data: Any, localization: float, n: int, options: ChainOptions
 ) -> NDArray[Any]:
     """(1, S) values of nL_n at exact draws from the localiser N(w*, I/γ)."""
-    generator = torch.Generator().manual_seed(int(options.get("seed", 0)) + 1)
+    generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
     shape = (NUM_PRIOR_DRAWS, network.num_parameters)
     noise = torch.randn(shape, generator=generator, dtype=network.dtype).to(network.device)
     positions = network.anchor + noise / sqrt(localization)

@@ -24,6 +24,7 @@ from ppl_fe.inference.density import Density
 LARGEST_KEPT = 10**7
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20
+STATISTICS = ("lp", "loss", "gradient_norm", "step_size")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,7 +57,10 @@ class Recorder:
             for site in density.sites
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
         }
-        self._statistics: list[Arrays] = []
+        self._statistics = torch.empty(
+            (self._block, len(STATISTICS), num_chains), dtype=density.dtype, device=density.device
+        )
+        self._filled = 0
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
         self._store: zarr.Group | None = None
         self.save_to = None if save_to is None else Path(save_to)
@@ -72,24 +76,20 @@ class Recorder:
         self, position: Tensor, statistics: Statistics, loss: Tensor, step_size: Tensor
     ) -> None:
         """Keep one draw of every chain: position (C, D), statistics and step size (C,)."""
-        self._positions[:, len(self._statistics)] = position
-        self._statistics.append(
-            {
-                "lp": _numpy(statistics.log_density),
-                "loss": _numpy(loss),
-                "gradient_norm": _numpy(statistics.gradient_norm),
-                "step_size": _numpy(step_size).copy(),  # a schedule changes it in place
-            }
-        )
+        at = self._filled
+        self._positions[:, at] = position
+        row = (statistics.log_density, loss, statistics.gradient_norm, step_size)  # STATISTICS
+        torch.stack(row, out=self._statistics[at])
+        self._filled += 1
         self.num_draws += 1
-        if len(self._statistics) == self._block:
+        if self._filled == self._block:
             self.flush()
 
     def flush(self) -> None:
         """Move the block of draws out of the buffer."""
-        if not self._statistics:
+        if not self._filled:
             return
-        values = self.density.constrain(self._positions[:, : len(self._statistics)])
+        values = self.density.constrain(self._positions[:, : self._filled])
         posterior: Arrays = {}
         for name, value in values.items():
             if name in self._subsets:
@@ -97,20 +97,20 @@ class Recorder:
             else:
                 posterior[name] = np.array(_numpy(value))  # a copy: the buffer is used again
         stats = {
-            name: np.stack([row[name] for row in self._statistics], axis=1)
-            for name in self._statistics[0]
+            name: np.array(_numpy(self._statistics[: self._filled, row].T))
+            for row, name in enumerate(STATISTICS)
         }
         for group, arrays in (("posterior", posterior), ("sample_stats", stats)):
             self._kept[group].append(arrays)
             if self._store is not None:
                 _append(self._store.require_group(group), arrays)
-        self._statistics.clear()
+        self._filled = 0
 
     def losses(self) -> NDArray[Any]:
         """(C, S) mean minibatch losses of the draws kept so far."""
         blocks = [block["loss"] for block in self._kept["sample_stats"]]
-        recent = [row["loss"][:, None] for row in self._statistics]
-        return np.concatenate([*blocks, *recent], axis=1)
+        recent = _numpy(self._statistics[: self._filled, STATISTICS.index("loss")].T)
+        return np.concatenate([*blocks, recent], axis=1)
 
     def finish(self, failed: Mapping[int, str], attributes: Mapping[str, Any]) -> xr.DataTree:
         """All draws as a DataTree, without the chains that failed; closes the store."""

@@ -103,7 +103,7 @@ def run(
     bar = tqdm(
         total=length.num_steps, disable=not progress_bar, desc=description, unit="step", leave=False
     )
-    watch = Watch(bar, chains, recorder)
+    watch = Watch(bar, chains, recorder, num_groups)
     started = time.perf_counter()
     try:
         with bar:
@@ -120,7 +120,9 @@ def run(
                     position = chains.state.position
                     statistics = chains.advance()
                     watch.after_step("sampling")
-                _note_failures(failed, statistics.log_density, f"draw {draw}", chains)
+                # NaN stays, so a look now and then misses no chain; each look costs a wait.
+                if draw % CHECK_EVERY == 0:
+                    _note_failures(failed, statistics.log_density, f"draw {draw}", chains)
                 loss = chains.take_mean_loss(length.thinning)
                 step_size = chains.settings["step_size"][:, 0]
                 recorder.add(position, statistics, loss, step_size)
@@ -133,6 +135,7 @@ def run(
             RuntimeWarning,
             stacklevel=3,
         )
+    _note_failures(failed, statistics.log_density, f"draw {recorder.num_draws - 1}", chains)
     if failed:
         warnings.warn(
             "left out: " + "; ".join(f"chain {c}, {why}" for c, why in failed.items()),

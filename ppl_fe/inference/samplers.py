@@ -79,13 +79,13 @@ class PSGLD(Kernel):
 class SGHMC(Kernel):
     """Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
 
-    v' = (1 − α)v + (ε/2)ĝ + √(αεT)ξ, w' = w + v', with target p^{1/T} as ε → 0. Full friction,
+    p' = (1 − α)p + (√ε/2)ĝ + √(αT)ξ, w' = w + √ε p', with target p^{1/T} as ε → 0. Full friction,
     α = 1, is SGLD of the same ε, draw for draw. Slow directions relax in about the square root of
     SGLD's steps at α = √(2εa_min). Gradient noise counts 1/α times as much as for SGLD. Arguments
     as in `Kernel`, and
 
     Args:
-        friction: α in (0, 1], the share of the velocity lost in a step, or "auto": critical for the
+        friction: α in (0, 1], the share of the momentum lost in a step, or "auto": critical for the
             slowest direction met in warm-up, and more where gradient noise asks for it. A step
             size by hand may go with an automatic friction, not the other way round.
 

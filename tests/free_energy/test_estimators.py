@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,13 @@ from ppl_fe.free_energy.estimators import loss_summary
 
 N = 60
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(91))
-FAST = {"likelihood": "normal", "compile": "traced", "progress_bar": False, "batch_size": None}
-SHORT = {**FAST, "num_samples": 20, "thinning": 1, "warmup_steps": 20}
+FAST: dict[str, Any] = {
+    "likelihood": "normal",
+    "compile": "traced",
+    "progress_bar": False,
+    "batch_size": None,
+}
+SHORT: dict[str, Any] = {**FAST, "num_samples": 20, "thinning": 1, "warmup_steps": 20}
 
 
 def line(*weights: float) -> fe.FlatNetwork:
@@ -122,7 +128,12 @@ class Cliff(nn.Module):
 
 
 def test_failed_chains_are_left_out_and_told() -> None:
-    options = {"kernel": fe.SGLD, "step_size": 0.1, "num_chains": 32, "num_samples": 50}
+    options: dict[str, Any] = {
+        "kernel": fe.SGLD,
+        "step_size": 0.1,
+        "num_chains": 32,
+        "num_samples": 50,
+    }
     tiny = torch.full((N, 1), 1e-3), torch.zeros(N)
     with pytest.warns(RuntimeWarning, match="left out: chain"):
         found = fe.estimate_free_energy(fe.FlatNetwork(Cliff()), tiny, **{**SHORT, **options})
@@ -138,12 +149,20 @@ def test_no_chain_left_is_an_error() -> None:
 
 
 def test_half_the_step_exposes_a_step_that_is_too_large() -> None:
-    options = {**FAST, "kernel": fe.SGLD, "num_samples": 1000, "check_half_step": True}
+    options = {
+        **FAST,
+        "kernel": fe.SGLD,
+        "num_chains": 8,
+        "num_samples": 300,
+        "thinning": 4,
+        "warmup_steps": 400,
+        "check_half_step": True,
+    }
     # Curvatures near N/log N + 1 ≈ 16: εa/4 ≈ 1/2 doubles the variance.
     rough = fe.estimate_free_energy(ZERO, DATA, **options, step_size=0.12)
     assert said(rough, "at half the step")
     assert "the step is too large, use step_size=0.06" in rough.notes[-1]
-    fine = fe.estimate_free_energy(ZERO, DATA, **options, step_size=0.002)
+    fine = fe.estimate_free_energy(ZERO, DATA, **options, step_size=0.004)
     assert said(fine, "at half the step")
     assert "too large" not in fine.notes[-1]
 

@@ -18,7 +18,12 @@ from ppl_fe.free_energy.thermodynamic import _integrate
 N = 30
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(111))
 Y = torch.randn(N, generator=torch.Generator().manual_seed(112))
-FAST = {"likelihood": "normal", "compile": "traced", "progress_bar": False, "num_samples": 400}
+FAST: dict[str, Any] = {
+    "likelihood": "normal",
+    "compile": "traced",
+    "progress_bar": False,
+    "num_samples": 400,
+}
 
 
 def network() -> fe.FlatNetwork:
@@ -58,7 +63,7 @@ def test_an_error_of_each_rung_counts_once() -> None:
     weights = []
     for k in range(len(ladder)):
         moved = ladder.copy()
-        moved.loc[k, "energy"] += 0.1
+        moved["energy"] += 0.1 * (moved.index == k)
         weights.append(_integrate(moved)[0] - value)
     assert mcse == pytest.approx(float(np.linalg.norm(weights)), rel=1e-3)
 
@@ -73,13 +78,11 @@ def test_the_result_and_its_ladder() -> None:
     assert ladder["inverse_temperature"].tolist() == pytest.approx(
         [0.5 * (k / 12) ** 5 for k in range(13)], rel=1e-6
     )
-    for row in ladder.iloc[[0, 8, 12]].itertuples():
-        if row.inverse_temperature == 0:
-            expected = linear_gaussian_posterior(inputs, targets, np.zeros(2), gamma=4.0, beta=1e-9)
-        else:
-            beta = float(row.inverse_temperature)
-            expected = linear_gaussian_posterior(inputs, targets, np.zeros(2), gamma=4.0, beta=beta)
-        assert abs(row.energy - expected.wbic) < 4 * row.energy_mcse
+    for k in (0, 8, 12):
+        beta, energy, error = ladder.iloc[k, :3].tolist()
+        # The first rung is the localiser itself, β = 0, which the closed form nears as a limit.
+        at = linear_gaussian_posterior(inputs, targets, np.zeros(2), gamma=4.0, beta=beta or 1e-9)
+        assert abs(energy - at.wbic) < 4 * error
     assert found.draws.sample_stats.sizes["chain"] == 24
     text = str(found)
     assert f"{found.free_energy:.3f} ± {found.mcse:.3f} nats" in text

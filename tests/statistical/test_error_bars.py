@@ -46,7 +46,7 @@ def test_intervals_cover_and_scores_have_unit_size() -> None:
         beta = 1 / math.log(n)
         assert (beta * table["wbic_mcse"]).tolist() == pytest.approx(table["llc_mcse"].tolist())
         scores += [
-            z_score(float(row.llc), exact, float(row.llc_mcse)) for row in table.itertuples()
+            z_score(value, exact, error) for value, error in table[["llc", "llc_mcse"]].to_numpy()
         ]
     assert len(set(scores)) == NUM_SEEDS * NUM_REPLICATES
     size = math.sqrt(np.mean(np.square(scores)))

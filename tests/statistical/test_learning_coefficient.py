@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from exact import baoab_stationary_variance, llc, z_score
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import ppl_fe as fe
@@ -20,9 +22,9 @@ CURVATURES = np.linalg.eigvalsh((X.T @ X).double().numpy() / N)
 
 
 def estimate(
-    network: fe.FlatNetwork, data: tuple[Tensor, Tensor], **options: object
+    network: fe.FlatNetwork, data: tuple[Tensor, Tensor], **options: Any
 ) -> fe.FreeEnergyEstimate:
-    fixed = {"likelihood": "normal", "compile": "traced", "progress_bar": False}
+    fixed: dict[str, Any] = {"likelihood": "normal", "compile": "traced", "progress_bar": False}
     return fe.estimate_free_energy(network, data, **fixed, **options)
 
 
@@ -72,6 +74,8 @@ def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
 class Location(nn.Module):
     """y_i ~ N(scale · w, I): the minibatch noise of the gradient is the same at every w."""
 
+    scale: Tensor
+
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("scale", scale)
@@ -89,12 +93,13 @@ H = SCALE.double().numpy() ** 2
 NUM_BETA = NUM / math.log(NUM)
 
 
-def gradient_noise(size: int) -> np.ndarray:
+def gradient_noise(size: int) -> NDArray[np.float64]:
     """Variance of the log-posterior's gradient over batches drawn with replacement."""
-    return NUM_BETA**2 / size * H * Y.double().var(0, correction=0).numpy()
+    spread: NDArray[np.float64] = Y.double().var(0, correction=0).numpy()
+    return NUM_BETA**2 / size * H * spread
 
 
-def location_estimate(size: int, **options: object) -> fe.FreeEnergyEstimate:
+def location_estimate(size: int, **options: Any) -> fe.FreeEnergyEstimate:
     data = torch.zeros(NUM, 4), Y
     network = fe.FlatNetwork(Location(SCALE))
     return estimate(network, data, batch_size=size, num_chains=16, **options)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from exact import checkpoints_with_gaps, linear_gaussian_posterior
+from numpy.typing import NDArray
 from torch import nn
 
 import ppl_fe as fe
@@ -18,10 +20,10 @@ X = _RNG.standard_normal((N, D)) * np.linspace(0.3, 1.5, D)
 Y = X @ _RNG.standard_normal(D) + _RNG.standard_normal(N)
 DATA = torch.tensor(X, dtype=torch.float32), torch.tensor(Y, dtype=torch.float32)
 ANCHORS = checkpoints_with_gaps(X, Y, gamma=GAMMA)
-QUIET = {"likelihood": "normal", "compile": "traced", "progress_bar": False}
+QUIET: dict[str, Any] = {"likelihood": "normal", "compile": "traced", "progress_bar": False}
 
 
-def network(anchor: np.ndarray) -> fe.FlatNetwork:
+def network(anchor: NDArray[np.float64]) -> fe.FlatNetwork:
     weight = torch.tensor(anchor[None], dtype=torch.float32)
     return fe.FlatNetwork(nn.Linear(D, 1, bias=False)).with_state({"weight": weight})
 

@@ -1,12 +1,13 @@
 """Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
 
-With the friction α ∈ (0, 1] the share of the velocity that a step takes away,
+With the friction α ∈ (0, 1] the share of the momentum that a step takes away,
 
-    v ← (1 − α) v + (ε/2) ĝ(w) + √(αεT) ξ,        ξ ~ N(0, I)
-    w ← w + v
+    p ← (1 − α) p + (√ε/2) ĝ(w) + √(αT) ξ,        ξ ~ N(0, I)
+    w ← w + √ε p
 
-These are the paper's equations (15) with learning rate η = ε/2, momentum 1 − α, no estimate of
-the gradient noise subtracted (its B̂ = 0) and a temperature. At full friction, α = 1, a step *is* an
+These are the paper's equations (15) for the velocity v = √ε p with learning rate η = ε/2, momentum
+1 − α, no estimate of the gradient noise subtracted (its B̂ = 0) and a temperature; p keeps its scale
+when ε changes, v does not. At full friction, α = 1, a step *is* an
 SGLD step of the same ε, draw for draw; at T = 0 it is gradient descent with momentum. The target is
 p(w)^{1/T} as ε → 0 at any fixed α. At finite ε, along a direction in which −log p is quadratic with
 curvature a and ĝ has variance s², the variance is
@@ -31,24 +32,24 @@ hyperparameters = {"friction": 0.1}
 
 
 class State(NamedTuple):
-    """position (C, D), velocity (C, D): the displacement of the last step."""
+    """position (C, D), momentum (C, D): the displacement of the last step over √ε."""
 
     position: Tensor
-    velocity: Tensor
+    momentum: Tensor
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Velocities start in their stationary law at small steps, N(0, εT/(2 − α))."""
-    kinetic = settings["step_size"] * settings["temperature"] / (2 - settings["friction"])
+    """Momenta start in their stationary law at small steps, N(0, T/(2 − α))."""
+    kinetic = settings["temperature"] / (2 - settings["friction"])
     return State(position, kinetic.sqrt() * noise)
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Velocity first, then position with the new velocity."""
-    step_size, friction = settings["step_size"], settings["friction"]
-    thermal = (friction * step_size * settings["temperature"]).sqrt() * noise
-    velocity = (1 - friction) * state.velocity + 0.5 * step_size * gradient + thermal
-    return State(state.position + velocity, velocity)
+    """Momentum first, then position with the new momentum."""
+    h, friction = settings["step_size"].sqrt(), settings["friction"]
+    thermal = (friction * settings["temperature"]).sqrt() * noise
+    momentum = (1 - friction) * state.momentum + 0.5 * h * gradient + thermal
+    return State(state.position + h * momentum, momentum)
 
 
 def tune(
@@ -59,10 +60,11 @@ def tune(
     tolerance: float,
     step_size: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Critical friction α = √(2εa_min), and the largest ε with T_eff ≤ (1 + tolerance) T.
+    """Friction critical for an exact gradient, then the largest ε with T_eff ≤ (1 + tolerance) T.
 
-    The slowest direction then relaxes in about 1/α steps. Both at once solve a quadratic in α (with
-    2 − α taken as 2); ε keeps the tolerance exactly. For a step given by hand the friction is
+    Critical is α = √(2εa_min), where the slowest direction relaxes in about 1/α steps. Gradient
+    noise makes ε smaller still, and α more than critical for it: going after it would gain a factor
+    of four at most, and a tiny friction forgives no error in a_min. For a step given by hand, α is
     critical, and as much more as keeps the noise's share εs²/(4αT) within the tolerance.
     """
     relative = noise / temperature
@@ -71,8 +73,7 @@ def tune(
         for_noise = step_size * relative / (4 * tolerance)
         return {"step_size": step_size, "friction": torch.maximum(critical, for_noise).clamp_max(1)}
     stiff = (1 + tolerance) * stiffest
-    root = (relative.square() + 16 * tolerance * stiff * slowest).sqrt()
-    friction = (16 * tolerance * slowest / (relative + root)).clamp_max(1)
+    friction = (4 * (tolerance * slowest / stiff).sqrt()).clamp_max(1)  # ε = 8 tolerance/stiff
     step_size = 4 * tolerance / (relative / friction + stiff / (2 - friction))
     return {"step_size": step_size, "friction": friction}
 

@@ -1,0 +1,254 @@
+"""A table of checkpoints: no row is lost, and each number belongs to its own checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import ppl_fe as fe
+from ppl_fe.free_energy import ranking
+from ppl_fe.free_energy.ranking import probability_of_lowest
+
+N = 80
+X = torch.randn(N, 3, generator=torch.Generator().manual_seed(121))
+LABELS = torch.arange(N) % 2
+SHORT: dict[str, Any] = {
+    "num_samples": 30,
+    "thinning": 1,
+    "warmup_steps": 30,
+    "compile": "traced",
+    "progress_bar": False,
+}
+
+
+def linear_state(size: float) -> dict[str, Tensor]:
+    return {"weight": torch.full((1, 3), size)}
+
+
+def rank_lines(states: Mapping[str, Any], **options: Any) -> pd.DataFrame:
+    return fe.rank_checkpoints(
+        states,
+        nn.Linear(3, 1, bias=False),
+        (X, torch.zeros(N)),
+        **{**SHORT, "likelihood": "normal", "batch_size": None, **options},
+    )
+
+
+def test_best_first_and_what_to_read_first() -> None:
+    states = {f"w={size}": linear_state(size) for size in (2.0, 0.0, 4.0)}
+    table = rank_lines(states, localization=50.0)
+    assert list(table.index) == ["w=0.0", "w=2.0", "w=4.0"]
+    assert table.index.name == "checkpoint"
+    assert list(table.columns) == [*ranking.COLUMNS, "note", "error"]
+    assert table["wbic"].is_monotonic_increasing
+    assert table["p_best"].sum() == pytest.approx(1.0)
+    assert "off its minimum" in table.loc["w=4.0", "note"]
+    assert (table["error"] == "").all()
+    assert "density ratio" in table.attrs["read_first"]
+    assert table["anchor_loss"]["w=0.0"] == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_bad_checkpoint_keeps_its_row(tmp_path: Path) -> None:
+    save_file(linear_state(0.0), tmp_path / "good.safetensors")
+    whole = (tmp_path / "good.safetensors").read_bytes()
+    (tmp_path / "truncated.safetensors").write_bytes(whole[:-5])
+    (tmp_path / "malicious.pt").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=2))
+    torch.save(linear_state(1.0), tmp_path / "other.pt")
+    states: dict[str, Any] = {
+        "missing": tmp_path / "nowhere.pt",
+        "truncated": tmp_path / "truncated.safetensors",
+        "good": tmp_path / "good.safetensors",
+        "malicious": tmp_path / "malicious.pt",
+        "misshaped": {"weight": torch.zeros(1, 4)},
+        "other names": {"bias": torch.zeros(1)},
+        "nan": linear_state(math.nan),
+        "other": str(tmp_path / "other.pt"),
+    }
+    table = rank_lines(states, localization=50.0)
+    assert set(table.index) == set(states)
+    assert list(table.index[:2]) == ["good", "other"]
+    assert table["p_best"][:2].sum() == pytest.approx(1.0)
+    lost = table.iloc[2:]
+    assert lost[["wbic", "p_best"]].isna().all(axis=None)
+    for name, said in {
+        "missing": "no checkpoint at",
+        "truncated": "damaged or truncated",
+        "malicious": "would run code",
+        "misshaped": "(1, 4)",
+        "other names": "missing",
+        "nan": "NaN|non-finite",
+    }.items():
+        assert any(part in lost["error"][name] for part in said.split("|")), name
+    assert (table["error"][:2] == "").all()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_but_bad_checkpoints() -> None:
+    table = rank_lines({"a": linear_state(math.nan), "b": {}})
+    assert list(table["error"] != "") == [True, True]
+
+
+class Cliff(nn.Module):
+    """NaN beyond w = 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.w + 0 * (5.0 - self.w).sqrt()
+
+
+def test_a_checkpoint_whose_chains_all_fail_keeps_its_row() -> None:
+    states = {name: {"w": torch.tensor([at])} for name, at in {"far": 4.99, "near": 0.0}.items()}
+    with pytest.warns(RuntimeWarning, match="left out"):
+        table = fe.rank_checkpoints(
+            states,
+            Cliff(),
+            (torch.full((N, 1), 1e-3), torch.zeros(N)),
+            likelihood="normal",
+            kernel=fe.SGLD,
+            step_size=0.5,
+            **{**SHORT, "warmup_steps": 100},
+        )
+    assert list(table.index) == ["near", "far"]
+    assert "all 4 chains became non-finite" in table["error"]["far"]
+    assert table["error"]["near"] == ""
+    assert table["p_best"]["near"] == 1.0
+
+
+def test_held_out_and_baseline_columns() -> None:
+    torch.manual_seed(122)
+    modules = {
+        name: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)) for name in ("a", "b")
+    }
+    other = torch.randn(33, 3), torch.arange(33) % 2
+    table = fe.rank_checkpoints(
+        {name: module.state_dict() for name, module in modules.items()},
+        modules["a"],
+        (X, LABELS),
+        held_out=other,
+        baseline_columns=True,
+        **SHORT,
+    )
+    further = ["geometric_complexity", "neural_collapse", "validation_loss", "held_out"]
+    assert list(table.columns) == [*ranking.COLUMNS, *further, "note", "error"]
+    for name, module in modules.items():
+        row = table.loc[name]
+        loss = nn.functional.cross_entropy(module(other[0]), other[1]).item()
+        assert row["validation_loss"] == pytest.approx(loss, rel=1e-5)
+        # n of the training data, since λ̂ is theirs.
+        assert row["held_out"] == pytest.approx(N * loss + row["llc"] * math.log(N), rel=1e-5)
+        # The features of this checkpoint: tanh(Wx + b), whose Jacobian is diag(1 − f²) W.
+        slope = 1 - module[:2](X).square()
+        weight = module[0].weight
+        complexity = (slope.square() @ weight.square().sum(1)).mean().item()
+        assert row["geometric_complexity"] == pytest.approx(complexity, rel=1e-4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, LABELS), batch_size=40)
+    with pytest.raises(ValueError, match="baseline_columns"):
+        fe.rank_checkpoints(
+            {"a": modules["a"].state_dict()}, modules["a"], loader, baseline_columns=True, **SHORT
+        )
+
+
+def test_baselines_that_cannot_be_had_are_refused_before_the_chains_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking, "sample_local_posteriors", None)
+    with pytest.raises(ValueError, match="no linear submodule"):
+        rank_lines({"a": linear_state(0.0)}, baseline_columns=True)
+
+
+def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
+    torch.manual_seed(123)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    states = {}
+    for k in range(3):
+        state = {name: value.clone() for name, value in module.state_dict().items()}
+        state["1.running_mean"] = torch.full((4,), 0.5 * k)
+        state["1.running_var"] = torch.full((4,), 1.0 + k)
+        states[f"shift {k}"] = state
+    table = fe.rank_checkpoints(
+        states, module, (X, LABELS), held_out=(X[:20], LABELS[:20]), **SHORT
+    )
+    for name, state in states.items():
+        module.load_state_dict(state)
+        with torch.no_grad():
+            logits = module.eval()(X)
+        loss = nn.functional.cross_entropy(logits, LABELS).item()
+        held_out = nn.functional.cross_entropy(logits[:20], LABELS[:20]).item()
+        assert table["anchor_loss"][name] == pytest.approx(loss, rel=1e-5)
+        assert table["validation_loss"][name] == pytest.approx(held_out, rel=1e-5)
+    assert table["anchor_loss"].nunique() == 3
+
+
+def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    states = {f"w={size}": linear_state(size) for size in (0.0, 0.5, 1.0, 1.5, 2.0)}
+    options: dict[str, Any] = {
+        "localization": 20.0,
+        "num_samples": 200,
+        "thinning": 5,
+        "warmup_steps": 200,
+    }
+    together = rank_lines(states, save_to=tmp_path / "one", **options)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["0.zarr"]
+    monkeypatch.setattr(ranking, "MOST_CHAINS", 8)
+    apart = rank_lines(states, save_to=tmp_path / "three", **options)
+    assert list(apart.index) == list(together.index)
+    for name in states:
+        for column in ("wbic", "llc"):
+            error = math.hypot(apart[f"{column}_mcse"][name], together[f"{column}_mcse"][name])
+            assert abs(apart[column][name] - together[column][name]) < 4 * error
+    stores = sorted(path.name for path in (tmp_path / "three").iterdir())
+    assert stores == ["0.zarr", "1.zarr", "2.zarr"]
+    losses = []
+    for store, chains in zip(stores, (8, 8, 4), strict=True):
+        with xr.open_datatree(tmp_path / "three" / store, engine="zarr") as draws:
+            assert dict(draws.posterior.sizes) == {"chain": chains, "draw": 200, "w_dim_0": 3}
+            losses.append(draws.sample_stats.loss.values)
+    # Chains in the order of input: the first four are of the first checkpoint.
+    assert N * losses[0][:4].mean() == pytest.approx(apart["wbic"]["w=0.0"], rel=1e-5)
+    with pytest.raises(FileExistsError, match="save_to"):
+        rank_lines(states, save_to=tmp_path / "three")
+
+
+def test_lots_do_not_repeat_the_chains_of_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MOST_CHAINS", 4)
+    tables = [rank_lines({"a": linear_state(0.0), "b": linear_state(0.0)}, seed=s) for s in (0, 1)]
+    assert pd.concat(tables)["wbic"].nunique() == 4
+
+
+def test_probability_of_lowest() -> None:
+    # Two independent normals, one standard error of the difference apart: Φ(1).
+    found = probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0])
+    assert found.sum() == pytest.approx(1.0)
+    assert abs(found[0] - 0.8413) < 4 * math.sqrt(0.8413 * 0.1587 / ranking.NUM_SIMULATIONS)
+    assert np.array_equal(found, probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0]))
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="checkpoints is empty"):
+        rank_lines({})
+    for name, value in {"num_chains": 0, "localization": -1.0}.items():
+        with pytest.raises(ValueError, match=name):
+            rank_lines({"a": linear_state(0.0)}, **{name: value})

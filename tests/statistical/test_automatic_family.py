@@ -1,0 +1,70 @@
+"""step_size="auto" for the rest of the family: the variance is within what the run predicts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from exact import mcse_of_mean
+from torch import Tensor
+
+import ppl_fe as fe
+
+N, B = 60, 6
+SD = torch.tensor([1.0, 5.0])
+Y = SD * torch.randn(N, 2, generator=torch.Generator().manual_seed(32))
+PRECISION = N / SD.double().numpy() ** 2
+CURVATURE = 1 + PRECISION
+CENTRE = Y.double().mean(0).numpy() * PRECISION / CURVATURE
+TOLERANCE = 0.2
+
+
+def model(y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    with pyro.plate("data", N, subsample_size=B):
+        pyro.sample("y", dist.Normal(w, SD).to_event(1), obs=pyro.subsample(y, event_dim=1))
+
+
+def run(kernel: fe.Kernel, num_samples: int = 800) -> xr.DataTree:
+    return fe.sample(
+        kernel,
+        Y,
+        num_samples=num_samples,
+        warmup_steps=1500,
+        thinning=10,
+        num_chains=8,
+        compile="traced",
+        progress_bar=False,
+    )
+
+
+@pytest.mark.parametrize("kernel", [fe.PSGLD, fe.SGHMC, fe.SGNHT])
+def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> None:
+    tree = run(kernel(model, tolerance=TOLERANCE))
+    assert max(tree.attrs["tuned_excess_temperature"]) <= TOLERANCE * (1 + 1e-3)
+    squares = (tree.posterior["w"].values.astype(np.float64) - CENTRE) ** 2 * CURVATURE
+    for k in range(2):
+        error = mcse_of_mean(squares[..., k])
+        ratio = squares[..., k].mean()
+        assert 1 - 4 * error < ratio < 1 + TOLERANCE + 4 * error
+        assert error < 0.08
+
+
+def test_curvature_is_measured_in_the_metric_of_psgld() -> None:
+    tree = run(fe.PSGLD(model), num_samples=10)
+    plain = run(fe.SGLD(model), num_samples=10)
+    found = tree.attrs["tuned_stiffest_curvature"]
+    assert plain.attrs["tuned_stiffest_curvature"] == pytest.approx([CURVATURE[0]] * 8, rel=0.05)
+    # E ĝ² of a coordinate at stationarity is its curvature plus the noise of its minibatches.
+    moment = (
+        CURVATURE + N**2 / B * Y.double().var(0, correction=0).numpy() / SD.double().numpy() ** 4
+    )
+    metric = 1 / (np.sqrt(moment / moment.mean()) + 0.01)
+    assert found == pytest.approx([max(metric * CURVATURE)] * 8, rel=0.3)
+    # From the variance of a hundred warm-up draws, the hot ones of the descent among them.
+    slow = tree.attrs["tuned_slowest_curvature"][0] / min(metric * CURVATURE)
+    assert 0.45 < slow < 1.4
+    assert plain.attrs["tuned_slowest_curvature"][0] < 0.45 * min(metric * CURVATURE)
