@@ -24,9 +24,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from cifar.agreement import paired_errors
 from cifar.data import Images, random_images, read_images
 from cifar.experiment import OUTCOMES, run_configuration
-from cifar.report import describe, paired_errors
+from cifar.report import describe
 from cifar.settings import FULL, SMALL, Settings, smoke
 
 STARTED = time.time()

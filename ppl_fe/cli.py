@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
         print(f"ppl-fe {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -150,7 +151,7 @@ def _printed(table: pd.DataFrame) -> str:
     for column in ("note", "error"):
         said = table[table[column] != ""][column]
         lines += [f"{column}: {name}: {text}" for name, text in said.items()]
-    return "\n".join([*lines, table.attrs["read_first"]])
+    return "\n".join([*lines, textwrap.fill(table.attrs["read_first"], 100)])
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -1,83 +1,35 @@
-"""The printed table: Table 1's counterpart, within configurations, reliability, verdicts, cost."""
+"""The printed report: Table 1's counterpart, inside configurations, reliability, verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from ppl_fe.demo.transfer import Transfer
+from cifar.agreement import beyond, clustered_correlations, reliability
 from ppl_fe.free_energy.correlation import correlations, verdict
 
-CRITERIA = {
+BASELINES = {
+    "training_loss": "training loss (matched)",
+    "validation_loss": "validation loss",
+    "geometric_complexity": "geometric complexity",
+    "neural_collapse": "neural collapse (CDNV)",
+    "epochs": "epochs that pretraining took",
+}
+FREE_ENERGIES = {
     "wbic": "free energy (pretraining WBIC)",
     "held_out": "its held-out form, nK + llc log n",
     "wbic_local": "free energy, tighter localisation",
     "held_out_local": "held-out form, tighter localisation",
-    "training_loss": "training loss",
-    "validation_loss": "validation loss",
-    "geometric_complexity": "geometric complexity",
-    "neural_collapse": "neural collapse (CDNV)",
 }
+CRITERIA = FREE_ENERGIES | BASELINES
 # Munn & Wei 2025, Table 1, as (full fine-tuning, few-shot); ResNet-18 on CIFAR-FS.
 PUBLISHED = {
     "wbic": (-0.820, -0.890),
     "geometric_complexity": (-0.767, -0.443),
     "neural_collapse": (-0.632, -0.188),
 }
-
-
-def reliability(values: pd.Series, errors: pd.Series) -> float:
-    """Share of the variance over checkpoints that is not measurement error, in [0, 1].
-
-    No criterion can correlate with the measured values better than the root of this.
-    """
-    spread = float(values.var())
-    return max(0.0, 1 - float((errors**2).mean()) / spread) if spread > 0 else float("nan")
-
-
-def paired_errors(table: pd.DataFrame, outcome: str, folder: Path) -> pd.Series:
-    """Standard error of each checkpoint's distance from the average, from the saved accuracies.
-
-    All checkpoints meet the same episodes, so what an episode does to all of them cancels.
-    """
-    reached = table[table["training_loss"].notna()]
-    parts = [
-        torch.load(folder / f"{name}_{outcome}.pt".replace(" ", "_"))
-        for name in reached["configuration"].unique()
-    ]
-    return pd.Series(Transfer(torch.cat(parts)).paired_error.numpy(), reached.index)
-
-
-def _cell(row: pd.Series, method: str) -> str:
-    value, low, high = row[method], row[f"{method}_low"], row[f"{method}_high"]
-    return "undefined" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def correlation_table(
-    table: pd.DataFrame, outcomes: Mapping[str, str], method: str, groups: str | None = None
-) -> pd.DataFrame:
-    """Criteria × outcomes, each cell a correlation with its 95 % interval."""
-    criteria = [name for name in CRITERIA if name in table]
-    columns = {}
-    for outcome in outcomes:
-        frame = correlations(table, criteria, outcome, method=[method], groups=groups)
-        columns[outcome] = [_cell(row, method) for _, row in frame.iterrows()]
-    return pd.DataFrame(columns, index=[CRITERIA[name] for name in criteria])
-
-
-def beyond(table: pd.DataFrame, criterion: str, control: str, outcome: str) -> float:
-    """Partial Pearson correlation of criterion and outcome given the control."""
-    used = table[[criterion, control, outcome]].dropna()
-    design = np.column_stack([np.ones(len(used)), used[control]])
-    left = [
-        used[name] - design @ np.linalg.lstsq(design, used[name], rcond=None)[0]
-        for name in (criterion, outcome)
-    ]
-    return float(np.corrcoef(left)[0, 1])
 
 
 def describe(
@@ -91,7 +43,53 @@ def describe(
         outcomes: column -> what it is.
         gammas: localisation of the criterion and of its tighter form.
     """
-    lines = ["Downstream accuracies (paired error: of a checkpoint's distance from the average)"]
+    clustered = {name: clustered_correlations(table, list(CRITERIA), name) for name in outcomes}
+    within = {
+        name: correlations(table, list(CRITERIA), name, method=["pearson"], groups="configuration")
+        for name in outcomes
+    }
+    ranks = {name: correlations(table, list(CRITERIA), name) for name in outcomes}
+    lines = [
+        *_accuracies(table, outcomes),
+        *_estimates(table, gammas),
+        "Pearson correlation with accuracy over all checkpoints [95 % by resampling whole "
+        "configurations]; every criterion claims a negative one",
+        _cells(clustered, "pearson"),
+        "",
+        "Beside the paper's Table 1 (ResNet-18): full fine-tuning and few-shot",
+    ]
+    for name, published in PUBLISHED.items():
+        here = [f"{clustered[outcome]['pearson'][name]:+.2f}" for outcome in ("full", "few")]
+        lines.append(
+            f"  {CRITERIA[name]:<36}paper {published[0]:+.3f} {published[1]:+.3f}   here "
+            + " ".join(here)
+        )
+    lines += [
+        "",
+        "Spearman correlation over all checkpoints [95 % by resampling checkpoints: too narrow "
+        "where seeds of a configuration resemble each other]",
+        _cells(ranks, "spearman"),
+        "",
+        "Pearson correlation inside configurations: across seeds, about each configuration's mean",
+        _cells(within, "pearson"),
+        "",
+        "What WBIC adds to each baseline: its partial Pearson correlation given that baseline "
+        "[95 % by resampling whole configurations]",
+        _partial(table, outcomes),
+        "",
+        "When the criterion holds here (signs whose 95 % interval excludes zero; Pearson)",
+        *_signs(clustered, "over configurations"),
+        *_signs(within, "inside configurations"),
+        "",
+        "Verdicts (WBIC and its held-out form against the baselines; intervals over configurations)",
+    ]
+    for name, meaning in outcomes.items():
+        judged = clustered[name].drop(["wbic_local", "held_out_local"])
+        lines.append(f"- {name} ({meaning}): {verdict(judged, outcome=name)}")
+    return lines
+
+
+def _accuracies(table: pd.DataFrame, outcomes: Mapping[str, str]) -> list[str]:
     rows = []
     for name, meaning in outcomes.items():
         share = reliability(table[name], table[f"{name}_error"])
@@ -106,72 +104,64 @@ def describe(
                 "what": meaning,
             }
         )
-    lines += [pd.DataFrame(rows).to_string(index=False), ""]
-    lines += ["Criteria over checkpoints"]
+    heading = "Downstream accuracies (paired error: of a checkpoint's distance from the average)"
+    return [heading, pd.DataFrame(rows).to_string(index=False), ""]
+
+
+def _estimates(table: pd.DataFrame, gammas: Sequence[float]) -> list[str]:
     rows = []
     for suffix, gamma in zip(("", "_local"), gammas, strict=True):
-        share = reliability(table[f"wbic{suffix}"], table[f"wbic_mcse{suffix}"])
+        wbic, error = table[f"wbic{suffix}"], table[f"wbic_mcse{suffix}"]
+        llc, r_hat, ess = (table[f"{name}{suffix}"] for name in ("llc", "r_hat", "ess"))
         rows.append(
             {
                 "localisation": f"{gamma:g}",
-                "WBIC mean": f"{table[f'wbic{suffix}'].mean():.1f}",
-                "sd": f"{table[f'wbic{suffix}'].std():.1f}",
-                "MCSE": f"{np.sqrt((table[f'wbic_mcse{suffix}'] ** 2).mean()):.1f}",
-                "reliability": f"{share:.2f}",
-                "llc": f"{table[f'llc{suffix}'].min():.1f}..{table[f'llc{suffix}'].max():.1f}",
-                "R-hat median, max": f"{table[f'r_hat{suffix}'].median():.3f}, "
-                f"{table[f'r_hat{suffix}'].max():.3f}",
-                "ESS median, min": f"{table[f'ess{suffix}'].median():.0f}, "
-                f"{table[f'ess{suffix}'].min():.0f}",
+                "WBIC mean": f"{wbic.mean():.1f}",
+                "sd": f"{wbic.std():.1f}",
+                "MCSE": f"{np.sqrt((error**2).mean()):.1f}",
+                "reliability": f"{reliability(wbic, error):.2f}",
+                "llc": f"{llc.min():.1f} to {llc.max():.1f}",
+                "R-hat median, max": f"{r_hat.median():.3f}, {r_hat.max():.3f}",
+                "ESS median, min": f"{ess.median():.0f}, {ess.min():.0f}",
             }
         )
-    lines += [pd.DataFrame(rows).to_string(index=False), ""]
-    for method in ("pearson", "spearman"):
-        lines += [
-            f"{method.capitalize()} correlation with accuracy, all checkpoints, 95 % intervals "
-            "(bootstrap over checkpoints); the claim is negative for every criterion",
-            correlation_table(table, outcomes, method).to_string(),
-            "",
-        ]
-    lines += [
-        "Pearson correlation inside configurations (across seeds, about each one's mean)",
-        correlation_table(table, outcomes, "pearson", "configuration").to_string(),
-        "",
-        "Pearson correlation over configurations (means over seeds)",
-        correlation_table(_means(table, outcomes), outcomes, "pearson").to_string(),
-        "",
-        "WBIC beyond validation loss: partial Pearson correlation given validation loss",
-        "  ".join(f"{n}: {beyond(table, 'wbic', 'validation_loss', n):+.2f}" for n in outcomes),
-        "",
-        "The paper's Table 1 (ResNet-18, Pearson): full fine-tuning, few-shot",
-    ]
-    lines += [f"  {CRITERIA[k]:<34} {a:+.3f}  {b:+.3f}" for k, (a, b) in PUBLISHED.items()]
-    lines += ["", *when_it_holds(table, outcomes), "Verdicts"]
-    for name, meaning in outcomes.items():
-        criteria = [criterion for criterion in CRITERIA if criterion in table]
-        frame = correlations(table, criteria, name)
-        lines += [f"- {name} ({meaning}): {verdict(frame, outcome=name)}"]
+    return ["Free energies over checkpoints", pd.DataFrame(rows).to_string(index=False), ""]
+
+
+def _cell(row: pd.Series, method: str) -> str:
+    value, low, high = row[method], row[f"{method}_low"], row[f"{method}_high"]
+    return "undefined" if np.isnan(value) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _cells(frames: Mapping[str, pd.DataFrame], method: str) -> str:
+    columns = {
+        outcome: [_cell(row, method) for _, row in frame.iterrows()]
+        for outcome, frame in frames.items()
+    }
+    return pd.DataFrame(columns, index=list(CRITERIA.values())).to_string()
+
+
+def _partial(table: pd.DataFrame, outcomes: Mapping[str, str]) -> str:
+    controls = [name for name in BASELINES if name != "training_loss"]
+    columns = {
+        outcome: [_cell(beyond(table, "wbic", control, outcome), "pearson") for control in controls]
+        for outcome in outcomes
+    }
+    return pd.DataFrame(columns, index=[f"given {BASELINES[c]}" for c in controls]).to_string()
+
+
+def _signs(frames: Mapping[str, pd.DataFrame], where: str) -> list[str]:
+    """For each form of the criterion: the outcomes in which its sign is seen or reversed."""
+    lines = []
+    for criterion, meaning in FREE_ENERGIES.items():
+        found: dict[str, list[str]] = {"as claimed": [], "reversed": [], "undecided": []}
+        for outcome, frame in frames.items():
+            if frame["pearson_high"][criterion] < 0:
+                found["as claimed"].append(outcome)
+            elif frame["pearson_low"][criterion] > 0:
+                found["reversed"].append(outcome)
+            else:
+                found["undecided"].append(outcome)
+        told = "; ".join(f"{key}: {', '.join(names) or '-'}" for key, names in found.items())
+        lines.append(f"  {meaning:<36}{where:<22}{told}")
     return lines
-
-
-def when_it_holds(table: pd.DataFrame, outcomes: Mapping[str, str]) -> list[str]:
-    """For each form of the criterion: where its claimed sign is seen, reversed or undecided."""
-    lines = ["When the criterion holds here (signs whose 95 % interval excludes zero; Pearson)"]
-    for criterion in ("wbic", "held_out", "wbic_local", "held_out_local"):
-        for where, groups in (("all checkpoints", None), ("inside each", "configuration")):
-            found: dict[str, list[str]] = {"as claimed": [], "reversed": [], "undecided": []}
-            for outcome in outcomes:
-                row = correlations(
-                    table, [criterion], outcome, method=["pearson"], groups=groups
-                ).loc[criterion]
-                seen, turned = row["pearson_high"] < 0, row["pearson_low"] > 0
-                key = "as claimed" if seen else "reversed" if turned else "undecided"
-                found[key].append(outcome)
-            told = "; ".join(f"{key}: {', '.join(names) or '-'}" for key, names in found.items())
-            lines.append(f"  {CRITERIA[criterion]:<36}{where:<17}{told}")
-    return [*lines, ""]
-
-
-def _means(table: pd.DataFrame, outcomes: Mapping[str, str]) -> pd.DataFrame:
-    wanted = [*(name for name in CRITERIA if name in table), *outcomes]
-    return table.groupby("configuration")[wanted].mean()

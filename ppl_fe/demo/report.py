@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,16 +48,16 @@ class Report:
         shown = self.table[["wbic", "wbic_mcse", "llc", "llc_mcse", "r_hat", "ess", *tasks]]
         parts = ["Checkpoints, best (lowest WBIC) first", shown.round(3).to_string()]
         noted = self.table[self.table["note"] != ""]
-        parts += [f"  {name}: {note}" for name, note in noted["note"].items()]
+        parts += [textwrap.fill(f"{name}: {note}", 100) for name, note in noted["note"].items()]
         for task, frame in self.correlations.items():
             parts += [
                 f"\nCorrelation with accuracy on {task} (negative = as claimed), 95 % intervals",
                 _with_intervals(frame).to_string(),
-                self.verdicts[task],
+                textwrap.fill(self.verdicts[task], 100),
             ]
         parts += [
             "\nThe training losses were matched, so they can predict nothing and are left out.",
-            LESSON,
+            textwrap.fill(LESSON, 100),
             f"\nWrote {self.folder}/ in {self.seconds:.0f} s: table.csv, correlations.csv, "
             "verdict.txt, transfer.png, draws/",
         ]

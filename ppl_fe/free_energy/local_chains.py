@@ -17,7 +17,7 @@ from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.full_data import full_data_log_likelihood
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import RunLength, run
+from ppl_fe.inference.run import RunLength, check_chains, run
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
@@ -170,14 +170,6 @@ def data_loss(
         )
         total -= full_data_log_likelihood(density, anchors)
     return total / source.num_data
-
-
-def check_chains(num_chains: int, chain_method: str) -> None:
-    """Refuse a number of chains below one and an unknown way to run them."""
-    if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
-        raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
-    if chain_method not in ("vectorized", "sequential"):
-        raise ValueError(f"chain_method must be 'vectorized' or 'sequential', got {chain_method!r}")
 
 
 def _check_categories(

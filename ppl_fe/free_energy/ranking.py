@@ -19,10 +19,10 @@ from ppl_fe.free_energy.local_chains import (
     DEFAULT_BATCH,
     DEFAULT_CHAINS,
     ChainOptions,
-    check_chains,
     held_out_loss,
     sample_local_posteriors,
 )
+from ppl_fe.inference.run import check_chains
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -140,7 +140,7 @@ def rank_checkpoints(
                 loss = float(losses[group])
                 rows[name]["validation_loss"] = loss
                 rows[name]["held_out"] = estimate.n * loss + estimate.llc * log(estimate.n)
-    return _table(rows, seed)
+    return _table(rows, seed, as_data(data).num_data)
 
 
 def _row(estimate: FreeEnergyEstimate) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def probability_of_lowest(
     return np.bincount(draws.argmin(1), minlength=len(means)) / NUM_SIMULATIONS
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]], seed: int) -> pd.DataFrame:
+def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> pd.DataFrame:
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=_ordered(rows))
     table.index.name = "checkpoint"
     known = table["wbic"].notna() & table["wbic_mcse"].notna()
@@ -193,8 +193,22 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int) -> pd.DataFrame:
             chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
         )
     table = table.sort_values(by="wbic", na_position="last", kind="stable")
-    table.attrs["read_first"] = READ_FIRST
+    table.attrs["read_first"] = f"{_unequal_losses(table, num_data)}{READ_FIRST}"
     return table
+
+
+def _unequal_losses(table: pd.DataFrame, num_data: int) -> str:
+    """A warning where the training losses alone explain most of the differences in WBIC."""
+    known = table[["anchor_loss", "wbic"]].astype(float).dropna()
+    if len(known) < 2:
+        return ""
+    in_loss, in_wbic = num_data * np.ptp(known["anchor_loss"]), np.ptp(known["wbic"])
+    if in_loss <= 0.5 * in_wbic:
+        return ""
+    return (
+        f"The training losses are not comparable: nL(w*) alone spreads over {in_loss:.1f} nats, "
+        f"WBIC over {in_wbic:.1f}, so this ranking is mostly the training loss. "
+    )
 
 
 def _ordered(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -31,7 +31,7 @@ class Adaptation:
     At twenty times spread over the warm-up the largest curvature of −log p is measured at each
     chain's position by power iteration on Hessian-vector products (differences of the same
     traced gradient), together with the variance of the minibatch gradient along it. The settings
-    follow from an upper quantile over chains and the last third of the rounds so far: the
+    follow from an upper quantile over chains and the later half of the rounds so far: the
     curvature at the start misleads, and along the chain it varies. A preconditioned sampler is
     measured in the coordinates w/√G of its present metric. Afterwards nothing adapts, so the
     sampling phase is a Markov chain.
@@ -98,7 +98,7 @@ class Adaptation:
         curvature = self._largest_curvature()
         noise = torch.zeros_like(curvature) if self.exact_gradient else self._noise_variance()
         self._history.append((curvature, noise))
-        recent = self._history[2 * len(self._history) // 3 :]
+        recent = self._history[len(self._history) // 2 :]
         self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
         self.noise = self._upper(torch.stack([n for _, n in recent]))
         self.slowest = self._slowest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.initial import uniform_positions
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import RunLength, run
+from ppl_fe.inference.run import RunLength, check_chains, run
 
 
 def sample(
@@ -82,7 +82,7 @@ def sample(
         {'chain': 4, 'draw': 200}
     """
     length = RunLength(num_samples, warmup_steps, thinning)
-    _check_chains(num_chains, chain_method)
+    check_chains(num_chains, chain_method)
     source: LoaderData | None = None
     if len(args) == 1 and isinstance(args[0], DataLoader | LoaderData):
         source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
@@ -114,11 +114,3 @@ def sample(
         source=source,
         attributes={"chain_method": chain_method},
     )
-
-
-def _check_chains(num_chains: int, chain_method: str) -> None:
-    if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
-        raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
-    methods: Sequence[str] = ("vectorized", "sequential")
-    if chain_method not in methods:
-        raise ValueError(f"chain_method must be one of {methods}, got {chain_method!r}")

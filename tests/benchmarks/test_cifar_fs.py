@@ -125,7 +125,7 @@ def test_unreached_target_is_reported_not_dropped() -> None:
 
 
 def test_reliability_is_the_share_that_is_not_error() -> None:
-    from cifar.report import reliability
+    from cifar.agreement import reliability
 
     generator = np.random.default_rng(0)
     truth, noise = generator.normal(0, 3, 4000), generator.normal(0, 4, 4000)

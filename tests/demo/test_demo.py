@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,18 +12,19 @@ import xarray as xr
 from ppl_fe import demo
 from ppl_fe.cli import main
 from ppl_fe.demo import run_demo
-from ppl_fe.demo.pretraining import GRID, pretrain
+from ppl_fe.demo.digits import embedded_digits
+from ppl_fe.demo.pretraining import GRID, digits_network, pretrain
 from ppl_fe.demo.report import Report
 from ppl_fe.demo.transfer import transfer
+from ppl_fe.networks.flat import FlatNetwork
 
-Small = Callable[[], None]
+FAST_PRETRAIN = partial(pretrain, configurations=GRID[7:9], target_loss=0.3)
+FAST_TRANSFER = partial(transfer, num_episodes=3, num_steps=5)
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        demo, "pretrain", partial(pretrain, configurations=GRID[7:9], target_loss=0.3)
-    )
-    monkeypatch.setattr(demo, "transfer", partial(transfer, num_episodes=3, num_steps=5))
+    monkeypatch.setattr(demo, "pretrain", FAST_PRETRAIN)
+    monkeypatch.setattr(demo, "transfer", FAST_TRANSFER)
     for name, value in {"NUM_CHAINS": 2, "NUM_SAMPLES": 20, "THINNING": 1, "WARMUP": 20}.items():
         monkeypatch.setattr(demo, name, value)
 
@@ -64,21 +64,18 @@ def test_the_text_holds_both_verdicts_and_the_warning(made: Report) -> None:
     assert text == f"{made}\n"
     for task in ("pixel noise", "new classes"):
         assert f"Correlation with accuracy on {task}" in text
-        assert made.verdicts[task] in text
+        assert made.verdicts[task] in " ".join(text.split())  # wherever the lines are broken
     assert "When to trust the criterion" in text
     assert str(made.folder) in text
 
 
-def test_each_row_s_accuracy_is_its_own_checkpoint_s(
-    made: Report, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shrink(monkeypatch)
-    digits = demo.embedded_digits(seed=0)
-    trained = {c.name: c for c in demo.pretrain(digits.training, seeds=(0, 1))}
-    network = demo.FlatNetwork(demo.digits_network())
+def test_each_row_s_accuracy_is_its_own_checkpoint_s(made: Report) -> None:
+    digits = embedded_digits(seed=0)
+    trained = {c.name: c for c in FAST_PRETRAIN(digits.training, seeds=(0, 1))}
+    network = FlatNetwork(digits_network())
     for name in made.table.index:
         anchor = network.with_state(trained[name].state_dict).anchor
-        alone = demo.transfer(network, anchor[None], digits.tasks["new classes"], seed=0)
+        alone = FAST_TRANSFER(network, anchor[None], digits.tasks["new classes"], seed=0)
         assert made.table["new classes"][name] == pytest.approx(alone.mean.item(), abs=2e-3)
         assert made.table["learning_rate"][name] == trained[name].configuration.learning_rate
         assert made.table["anchor_loss"][name] == pytest.approx(0.3, abs=1e-3)

@@ -54,7 +54,7 @@ def test_best_first_and_what_to_read_first() -> None:
     assert list(table.columns) == [*ranking.COLUMNS, "note", "error"]
     assert table["wbic"].is_monotonic_increasing
     assert table["p_best"].sum() == pytest.approx(1.0)
-    assert "off its minimum" in table.loc["w=4.0", "note"]
+    assert table["note"].str.contains("off its minimum").tolist() == [False, True, True]
     assert (table["error"] == "").all()
     assert "density ratio" in table.attrs["read_first"]
     assert table["anchor_loss"]["w=0.0"] == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
@@ -96,9 +96,9 @@ def test_a_bad_checkpoint_keeps_its_row(tmp_path: Path) -> None:
         "malicious": "would run code",
         "misshaped": "(1, 4)",
         "other names": "missing",
-        "nan": "NaN|non-finite",
+        "nan": "NaN",
     }.items():
-        assert any(part in lost["error"][name] for part in said.split("|")), name
+        assert said in str(table["error"][name]), name
     assert (table["error"][:2] == "").all()
     assert not (tmp_path / "ran").exists()
 
@@ -139,9 +139,7 @@ def test_a_checkpoint_whose_chains_all_fail_keeps_its_row() -> None:
 
 def test_held_out_and_baseline_columns() -> None:
     torch.manual_seed(122)
-    modules = {
-        name: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)) for name in ("a", "b")
-    }
+    modules = {k: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)) for k in "ab"}
     other = torch.randn(33, 3), torch.arange(33) % 2
     table = fe.rank_checkpoints(
         {name: module.state_dict() for name, module in modules.items()},
@@ -160,8 +158,8 @@ def test_held_out_and_baseline_columns() -> None:
         # n of the training data, since λ̂ is theirs.
         assert row["held_out"] == pytest.approx(N * loss + row["llc"] * math.log(N), rel=1e-5)
         # The features of this checkpoint: tanh(Wx + b), whose Jacobian is diag(1 − f²) W.
-        slope = 1 - module[:2](X).square()
-        weight = module[0].weight
+        weight, bias = module.state_dict()["0.weight"], module.state_dict()["0.bias"]
+        slope = 1 - (X @ weight.T + bias).tanh().square()
         complexity = (slope.square() @ weight.square().sum(1)).mean().item()
         assert row["geometric_complexity"] == pytest.approx(complexity, rel=1e-4)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, LABELS), batch_size=40)
@@ -204,12 +202,7 @@ def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
 
 def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     states = {f"w={size}": linear_state(size) for size in (0.0, 0.5, 1.0, 1.5, 2.0)}
-    options: dict[str, Any] = {
-        "localization": 20.0,
-        "num_samples": 200,
-        "thinning": 5,
-        "warmup_steps": 200,
-    }
+    options = {"localization": 20.0, "num_samples": 200, "thinning": 5, "warmup_steps": 200}
     together = rank_lines(states, save_to=tmp_path / "one", **options)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["0.zarr"]
     monkeypatch.setattr(ranking, "MOST_CHAINS", 8)
@@ -252,3 +245,16 @@ def test_refusals() -> None:
     for name, value in {"num_chains": 0, "localization": -1.0}.items():
         with pytest.raises(ValueError, match=name):
             rank_lines({"a": linear_state(0.0)}, **{name: value})
+
+
+def test_unequal_training_losses_are_told() -> None:
+    inputs = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    states = {f"w={w}": {"weight": torch.full((1, 2), w)} for w in (0.0, 1.0)}
+    module = torch.nn.Linear(2, 1, bias=False)
+    data = (inputs, torch.zeros(100))
+    options: dict[str, Any] = {"likelihood": "normal", "num_samples": 50, "progress_bar": False}
+    far = fe.rank_checkpoints(states, module, data, localization=1000.0, **options)
+    assert "mostly the training loss" in far.attrs["read_first"]
+    same = {"a": states["w=0.0"], "b": states["w=0.0"]}
+    near = fe.rank_checkpoints(same, module, data, localization=1000.0, **options)
+    assert "mostly the training loss" not in near.attrs["read_first"]

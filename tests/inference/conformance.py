@@ -84,8 +84,7 @@ PRECISIONS = {
 
 
 class Affine(NamedTuple):
-    """x' = A x + B ξ + K e for the moving part x (M) of a state, ξ and e in R^D; e is an error of
-    the gradient."""
+    """x' = A x + B ξ + K e: x (M) the moving part of a state, e (D) an error of the gradient."""
 
     A: Array
     B: Array
@@ -151,7 +150,7 @@ class Case:
         position = x[:, : len(self.precision)]
         state = self.start(position)
         widths = [getattr(state, name).shape[-1] for name in self.fields]
-        return state._replace(**dict(zip(self.fields, x.split(widths, dim=-1), strict=True)))
+        return state._replace(**dict(zip(self.fields, torch.split(x, widths, -1), strict=True)))
 
     def affine(self) -> Affine:
         """The step as an affine map.
@@ -166,12 +165,12 @@ class Case:
             return self.join(self.step(self.split(x), noise, error))
 
         basis = torch.eye(M + 2 * D, dtype=torch.float64)
-        response = applied(*basis.split([M, D, D], dim=-1))
+        response = applied(*torch.split(basis, [M, D, D], -1))
         generator = torch.Generator().manual_seed(0)
         some = torch.randn(7, M + 2 * D, generator=generator, dtype=torch.float64)
-        if not torch.allclose(applied(*some.split([M, D, D], dim=-1)), some @ response, 1e-9):
+        if not torch.allclose(applied(*torch.split(some, [M, D, D], -1)), some @ response, 1e-9):
             raise ValueError("the step is not an affine map of its state")
-        A, B, K = (part.T.numpy() for part in response.split([M, D, D]))
+        A, B, K = (part.T.numpy() for part in torch.split(response, [M, D, D]))
         return Affine(A, B, K)
 
     def simulate(self, state: Any, num_steps: int, s2: float = 0.0, seed: int = 0) -> Any:

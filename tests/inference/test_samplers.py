@@ -46,7 +46,7 @@ def test_a_traced_step_is_an_eager_one(kernel: type[fe.Kernel]) -> None:
     assert traced.std() > 0.01
 
 
-COLD: dict[type[fe.Kernel], dict[str, float]] = {
+COLD: dict[type[fe.Kernel], dict[str, Any]] = {
     fe.SGLD: {},
     fe.PSGLD: {},
     fe.SGHMC: {"friction": 0.2},

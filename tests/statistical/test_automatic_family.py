@@ -50,7 +50,7 @@ def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> 
         error = mcse_of_mean(squares[..., k])
         ratio = squares[..., k].mean()
         assert 1 - 4 * error < ratio < 1 + TOLERANCE + 4 * error
-        assert error < 0.08
+        assert error < 0.1
 
 
 def test_curvature_is_measured_in_the_metric_of_psgld() -> None:
@@ -64,7 +64,20 @@ def test_curvature_is_measured_in_the_metric_of_psgld() -> None:
     )
     metric = 1 / (np.sqrt(moment / moment.mean()) + 0.01)
     assert found == pytest.approx([max(metric * CURVATURE)] * 8, rel=0.3)
-    # From the variance of a hundred warm-up draws, the hot ones of the descent among them.
-    slow = tree.attrs["tuned_slowest_curvature"][0] / min(metric * CURVATURE)
-    assert 0.45 < slow < 1.4
-    assert plain.attrs["tuned_slowest_curvature"][0] < 0.45 * min(metric * CURVATURE)
+
+
+def test_the_slowest_direction_is_looked_for_in_the_metric_of_psgld() -> None:
+    sd = torch.tensor([0.1, 1.0])
+
+    def gaussian() -> None:
+        pyro.sample("w", dist.Normal(torch.zeros(2), sd).to_event(1))
+
+    def slowest(kernel: fe.Kernel) -> float:
+        tree = fe.sample(kernel, num_samples=1, warmup_steps=4000, num_chains=8, progress_bar=False)
+        return float(tree.attrs["tuned_slowest_curvature"][0])
+
+    # E ĝ² is the curvature: 100 and 1, so that G is 0.71 and 6.6 and the condition falls from 100
+    # to 10.
+    expected = 1 / (1 / (100 + 1) * 2) ** 0.5
+    assert 0.6 < slowest(fe.PSGLD(gaussian)) / expected < 1.6
+    assert slowest(fe.SGLD(gaussian)) < 0.4 * expected

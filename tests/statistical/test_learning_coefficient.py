@@ -102,7 +102,7 @@ def gradient_noise(size: int) -> NDArray[np.float64]:
 def location_estimate(size: int, **options: Any) -> fe.FreeEnergyEstimate:
     data = torch.zeros(NUM, 4), Y
     network = fe.FlatNetwork(Location(SCALE))
-    return estimate(network, data, batch_size=size, num_chains=16, **options)
+    return estimate(network, data, batch_size=size, **{"num_chains": 16, **options})
 
 
 def test_sgld_with_minibatch_noise() -> None:
@@ -128,7 +128,7 @@ def test_baoab_with_minibatch_noise_at_a_given_step() -> None:
 
 
 def test_minibatch_noise_at_the_default_step_stays_within_the_tolerance() -> None:
-    found = location_estimate(60, num_samples=1000, thinning=20, warmup_steps=3000)
+    found = location_estimate(60, num_chains=48, num_samples=800, warmup_steps=3000)
     assert max(found.draws.attrs["tuned_gradient_noise"]) > 0
     exact = llc(H, NUM_BETA, 1.0)
     error = 3 * found.llc_mcse

@@ -31,6 +31,12 @@ class Crossing(nn.Module):
         return x * self.w[0] ** self.a * self.w[1] ** self.b
 
 
+NUM_CHAINS = 64
+
+
+# The walls of (3, 3) steepen as w⁴: of several hundred chains about one meets them in warm-up at
+# a step too bold, is lost, told and left out. More than one in 64 would be a fault.
+@pytest.mark.filterwarnings("default:left out. chain:RuntimeWarning")
 @pytest.mark.parametrize(("a", "b"), [(0, 1), (1, 1), (0, 2), (2, 2), (0, 3), (3, 3)])
 def test_learning_coefficient(a: int, b: int) -> None:
     # Without noise the loss depends on the inputs through their second moment alone: one row.
@@ -40,7 +46,7 @@ def test_learning_coefficient(a: int, b: int) -> None:
         likelihood="normal",
         inverse_temperature=N_BETA,
         batch_size=None,
-        num_chains=64,
+        num_chains=NUM_CHAINS,
         num_samples=400,
         warmup_steps=2000,
         compile="traced",
@@ -53,6 +59,7 @@ def test_learning_coefficient(a: int, b: int) -> None:
         f"({a}, {b})  llc {found.llc:.4f} ± {found.llc_mcse:.4f}  exact {exact:.4f} "
         f"(z {score:+.1f})  asymptotic {asymptotic:.4f} ({found.llc / asymptotic - 1:+.0%})"
     )
+    assert found.draws.sample_stats.sizes["chain"] >= NUM_CHAINS - 1
     assert abs(score) < 3
     assert found.llc_mcse < 0.03 * exact
     if a == b:  # a multiplicity of two: the asymptotic value is not what a finite n gives

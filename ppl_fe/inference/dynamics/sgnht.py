@@ -51,8 +51,9 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Momenta start in their stationary law N(0, T), the thermostat at its mean f."""
-    return State(position, settings["temperature"].sqrt() * noise, settings["friction"].clone())
+    """Momenta start in their stationary law N(0, T), the thermostat at its mean z = f."""
+    momentum = settings["temperature"].sqrt() * noise
+    return State(position, momentum, torch.ones_like(settings["friction"]))
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
