@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from ppl_fe.demo.transfer import Transfer
 from ppl_fe.free_energy.correlation import correlations
 
+Array = NDArray[Any]
 NUM_RESAMPLES = 2000
 
 
@@ -38,20 +41,26 @@ def reliability(values: pd.Series, errors: pd.Series) -> float:
 
 
 def clustered_interval(
-    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int = 0
+    columns: Array, labels: Array, statistic: Callable[[Array], float], seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap that resamples whole configurations.
 
     Seeds of one configuration resemble each other, so an interval that takes checkpoints as
     independent is too narrow for a statement about configurations.
+
+    Args:
+        columns: (k, M), what the statistic reads; M checkpoints.
+        labels: (M,), the configuration of each.
+        statistic: (k, any number of checkpoints) -> a number.
     """
-    groups = [frame for _, frame in table.groupby("configuration", sort=False)]
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     generator = np.random.default_rng(seed)
     values = []
-    for _ in range(NUM_RESAMPLES):
-        chosen = generator.integers(len(groups), size=len(groups))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            values.append(statistic(pd.concat([groups[k] for k in chosen])))
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may repeat one point
+        for _ in range(NUM_RESAMPLES):
+            chosen = generator.integers(len(members), size=len(members))
+            rows = np.concatenate([members[k] for k in chosen])
+            values.append(statistic(columns[:, rows]))
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
@@ -62,25 +71,28 @@ def clustered_correlations(
     """As `correlations` (Pearson), its intervals over whole configurations."""
     frame = correlations(table, criteria, outcome, method=["pearson"])
     for name in frame.index[frame["pearson"].notna()]:
-        low, high = clustered_interval(
-            table[[name, outcome, "configuration"]], lambda rows: _pearson(rows, name, outcome)
-        )
+        columns, labels = _columns(table, [name, outcome])
+        low, high = clustered_interval(columns, labels, _pearson)
         frame.loc[name, ["pearson_low", "pearson_high"]] = low, high
     return frame
 
 
 def beyond(table: pd.DataFrame, criterion: str, control: str, outcome: str) -> pd.Series:
     """Partial Pearson correlation of criterion and outcome given the control, clustered."""
-    used = table[["configuration", criterion, control, outcome]].dropna()
+    columns, labels = _columns(table, [criterion, outcome, control])
 
-    def partial(rows: pd.DataFrame) -> float:
-        c, o = _pearson(rows, criterion, control), _pearson(rows, control, outcome)
-        left = (1 - c * c) * (1 - o * o)
-        return float((_pearson(rows, criterion, outcome) - c * o) / np.sqrt(left))
+    def partial(rows: Array) -> float:
+        r, c, o = np.corrcoef(rows)[[0, 0, 1], [1, 2, 2]]
+        return float((r - c * o) / np.sqrt((1 - c * c) * (1 - o * o)))
 
-    low, high = clustered_interval(used, partial)
-    return pd.Series({"pearson": partial(used), "pearson_low": low, "pearson_high": high})
+    low, high = clustered_interval(columns, labels, partial)
+    return pd.Series({"pearson": partial(columns), "pearson_low": low, "pearson_high": high})
 
 
-def _pearson(rows: pd.DataFrame, first: str, second: str) -> float:
-    return float(np.corrcoef(rows[first].to_numpy(float), rows[second].to_numpy(float))[0, 1])
+def _columns(table: pd.DataFrame, names: list[str]) -> tuple[Array, Array]:
+    used = table.dropna(subset=names)
+    return used[names].to_numpy(float).T, pd.factorize(used["configuration"])[0]
+
+
+def _pearson(rows: Array) -> float:
+    return float(np.corrcoef(rows)[0, 1])

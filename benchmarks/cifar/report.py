@@ -81,7 +81,7 @@ def describe(
         *_signs(clustered, "over configurations"),
         *_signs(within, "inside configurations"),
         "",
-        "Verdicts (WBIC and its held-out form against the baselines; intervals over configurations)",
+        "Verdicts (against the baselines; intervals by resampling whole configurations)",
     ]
     for name, meaning in outcomes.items():
         judged = clustered[name].drop(["wbic_local", "held_out_local"])

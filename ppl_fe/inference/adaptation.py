@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.dynamics import Preconditioned
-
-if TYPE_CHECKING:
-    from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.dynamics import Dynamics, Preconditioned
 
 NUM_ROUNDS = 20
 # While the chains still descend, gradient noise biases nothing and a bold step is only fast.
@@ -23,6 +21,21 @@ UPPER_QUANTILE = 0.99
 ASSUMED_CONDITION = 100.0
 LARGEST_CONDITION = 1e8
 MOST_WATCHED = 1000  # coordinates whose variance is followed to find the slowest direction
+
+
+class Tuning(NamedTuple):
+    """What a kernel leaves to its warm-up.
+
+    dynamics: the sampler. schedule: k -> ε_k, or None where the step size is automatic or tuned.
+    automatic: names of the settings to choose. tolerance: of the excess temperature.
+    exact_gradient: whether the kernel's gradient has no minibatch noise.
+    """
+
+    dynamics: Dynamics
+    schedule: Callable[[int], float] | None
+    automatic: tuple[str, ...]
+    tolerance: float
+    exact_gradient: bool
 
 
 class Adaptation:
@@ -37,7 +50,7 @@ class Adaptation:
     sampling phase is a Markov chain.
 
     Args:
-        kernel: gives schedule, tolerance and what is automatic.
+        tuning: what is automatic, and how exactly.
         chains: whose settings are tuned.
         warmup_steps: the length of the warm-up.
         least_curvature: a known lower bound on the curvature of the slowest direction (a localised
@@ -48,22 +61,16 @@ class Adaptation:
 
     def __init__(
         self,
-        kernel: Kernel,
+        tuning: Tuning,
         chains: Chains,
         warmup_steps: int,
         *,
         least_curvature: float | None = None,
         num_groups: int = 1,
     ) -> None:
-        self.kernel, self.chains, self.warmup_steps = kernel, chains, warmup_steps
-        self.schedule = kernel.schedule()
-        self.automatic = [
-            name
-            for name, value in {"step_size": kernel.step_size, **kernel.hyperparameters}.items()
-            if value == "auto"
-        ]
+        self.tuning, self.chains, self.warmup_steps = tuning, chains, warmup_steps
         self.known_least, self.num_groups = least_curvature, num_groups
-        self.exact_gradient = not chains.has_gradient_noise or kernel.gradient == "full_data"
+        self.exact_gradient = tuning.exact_gradient or not chains.has_gradient_noise
         self.num_steps = 0
         self._every = max(1, warmup_steps // NUM_ROUNDS)
         self._history: list[tuple[Tensor, Tensor]] = []
@@ -78,13 +85,13 @@ class Adaptation:
 
     def before_step(self) -> None:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
-        if self.schedule is not None:
-            self.chains.settings["step_size"].fill_(self.schedule(self.num_steps))
-        dynamics = self.kernel.dynamics
+        if self.tuning.schedule is not None:
+            self.chains.settings["step_size"].fill_(self.tuning.schedule(self.num_steps))
+        dynamics = self.tuning.dynamics
         if self.num_steps == self.warmup_steps and isinstance(dynamics, Preconditioned):
             for name, value in dynamics.after_warmup.items():
                 self.chains.settings[name].fill_(value)
-        if self.automatic and self.num_steps <= self.warmup_steps:
+        if self.tuning.automatic and self.num_steps <= self.warmup_steps:
             # Powers of two as well: a start far out is stiff, and its step should not last.
             step = self.num_steps
             if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
@@ -103,15 +110,15 @@ class Adaptation:
         self.noise = self._upper(torch.stack([n for _, n in recent]))
         self.slowest = self._slowest()
         descending = self.num_steps < DESCENT_SHARE * self.warmup_steps
-        tuned = self.kernel.dynamics.tune(
+        tuned = self.tuning.dynamics.tune(
             self.stiffest,
             self.slowest,
             torch.zeros_like(self.noise) if descending else self.noise,
             self.chains.settings["temperature"],
-            DESCENT_TOLERANCE if descending else self.kernel.tolerance,
-            None if "step_size" in self.automatic else self.chains.settings["step_size"],
+            DESCENT_TOLERANCE if descending else self.tuning.tolerance,
+            None if "step_size" in self.tuning.automatic else self.chains.settings["step_size"],
         )
-        for name in self.automatic:
+        for name in self.tuning.automatic:
             if not torch.isfinite(tuned[name]).any():
                 raise FloatingPointError(
                     f"no {name} could be chosen: the gradient is not finite at step "
@@ -122,9 +129,9 @@ class Adaptation:
 
     def report(self) -> dict[str, Tensor]:
         """(C,) each: settings, curvatures, predicted excess temperature and relaxation steps."""
-        dynamics, settings = self.kernel.dynamics, self.chains.settings
+        dynamics, settings = self.tuning.dynamics, self.chains.settings
         found = {name: value for name, value in settings.items() if name != "temperature"}
-        if self.automatic:
+        if self.tuning.automatic:
             found |= {
                 "stiffest_curvature": self.stiffest,
                 "slowest_curvature": self.slowest,
@@ -177,7 +184,7 @@ class Adaptation:
 
     def _scale(self) -> Tensor:
         """√G (C, D), in whose coordinates w/√G the sampler has no metric; (C, 1) ones without."""
-        dynamics = self.kernel.dynamics
+        dynamics = self.tuning.dynamics
         if isinstance(dynamics, Preconditioned):
             return dynamics.metric(self.chains.state, self.chains.settings).sqrt()
         return torch.ones_like(self.stiffest)

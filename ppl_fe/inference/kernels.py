@@ -10,7 +10,7 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from ppl_fe.inference.adaptation import Adaptation
+from ppl_fe.inference.adaptation import Adaptation, Tuning
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.dynamics import Dynamics
@@ -74,11 +74,7 @@ class Kernel(MCMCKernel):
         self.step_size, self.temperature, self.tolerance = step_size, temperature, tolerance
         self.gradient = gradient
         self.hyperparameters = {**self.dynamics.hyperparameters, **hyperparameters}
-        automatic = [
-            name
-            for name, value in {"step_size": step_size, **hyperparameters}.items()
-            if value == "auto"
-        ]
+        automatic = self.tuning().automatic
         if temperature == 0 and automatic:
             raise ValueError(
                 f"temperature=0 leaves nothing to weigh an automatic {' or '.join(automatic)} "
@@ -91,6 +87,13 @@ class Kernel(MCMCKernel):
         self._chains: Chains | None = None
         self._initial: dict[str, Tensor] | None = None
         self.transforms: dict[str, Any] = {}
+
+    def tuning(self) -> Tuning:
+        """What is left to the warm-up."""
+        named = {"step_size": self.step_size, **self.hyperparameters}
+        automatic = tuple(name for name, value in named.items() if value == "auto")
+        exact = self.gradient == "full_data"
+        return Tuning(self.dynamics, self.schedule(), automatic, self.tolerance, exact)
 
     def schedule(self) -> Callable[[int], float] | None:
         """k -> ε_k, or None where the step size is automatic."""
@@ -153,7 +156,7 @@ class Kernel(MCMCKernel):
             num_steps=2 * warmup_steps,
             compile="traced",
         )
-        self._adaptation = Adaptation(self, self._chains, warmup_steps)
+        self._adaptation = Adaptation(self.tuning(), self._chains, warmup_steps)
 
     @property
     def initial_params(self) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ def run(
         batches=None if source is None else stacked_batches(source, len(start), seed),
     )
     adaptation = Adaptation(
-        kernel,
+        kernel.tuning(),
         chains,
         length.warmup_steps,
         least_curvature=least_curvature,
@@ -166,8 +166,9 @@ def check_chains(num_chains: int, chain_method: str) -> None:
     """Refuse a number of chains below one and an unknown way to run them."""
     if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
         raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
-    if chain_method not in ("vectorized", "sequential"):
-        raise ValueError(f"chain_method must be 'vectorized' or 'sequential', got {chain_method!r}")
+    methods = ("vectorized", "sequential")
+    if chain_method not in methods:
+        raise ValueError(f"chain_method must be one of {methods}, got {chain_method!r}")
 
 
 def _note_failures(failed: dict[int, str], log_density: Tensor, when: str, chains: Chains) -> None:
