@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.dynamics import Dynamics, Preconditioned
+from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned
 
 NUM_ROUNDS = 20
 # While the chains still descend, gradient noise biases nothing and a bold step is only fast.
@@ -110,11 +110,10 @@ class Adaptation:
         self.noise = self._upper(torch.stack([n for _, n in recent]))
         self.slowest = self._slowest()
         descending = self.num_steps < DESCENT_SHARE * self.warmup_steps
+        noise = torch.zeros_like(self.noise) if descending else self.noise
+        temperature = self.chains.settings["temperature"]
         tuned = self.tuning.dynamics.tune(
-            self.stiffest,
-            self.slowest,
-            torch.zeros_like(self.noise) if descending else self.noise,
-            self.chains.settings["temperature"],
+            Measured(self.stiffest, self.slowest, noise, temperature),
             DESCENT_TOLERANCE if descending else self.tuning.tolerance,
             None if "step_size" in self.tuning.automatic else self.chains.settings["step_size"],
         )

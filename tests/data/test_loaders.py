@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
+from small_data import Items, Stream, X, Y, loader
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
-    IterableDataset,
     RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
@@ -22,28 +20,6 @@ from torch.utils.data import (
 )
 
 from ppl_fe.data.sources import LoaderData, as_data
-
-X, Y = torch.arange(20.0).view(10, 2), torch.arange(10)
-
-
-class Items(Dataset[Any]):
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.items[index]
-
-
-class Stream(IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Any]:
-        return iter([(X[0], Y[0])])
-
-
-def loader(**options: Any) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(X, Y), **{"batch_size": 4, **options})
 
 
 def loaded(data: Any, **options: Any) -> LoaderData:

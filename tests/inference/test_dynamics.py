@@ -10,7 +10,7 @@ import torch
 from exact import affine_stationary_covariance, baoab_affine, stationary_variance
 from torch import Tensor
 
-from ppl_fe.inference.dynamics import baoab, sgld
+from ppl_fe.inference.dynamics import Measured, baoab, sgld
 
 CURVATURES = [0.3, 5.0]
 STEPS = [0.01, 0.6]
@@ -134,7 +134,7 @@ def test_tuned_settings_keep_the_tolerance(
         for slowest in (stiffest, 1e-4 * stiffest):
             arguments = (column(stiffest), column(slowest), column(noise), column(temperature))
             for dynamics in (sgld, baoab):
-                tuned = dynamics.tune(*arguments, tolerance)
+                tuned = dynamics.tune(Measured(*arguments), tolerance)
                 given = {**tuned, "temperature": column(temperature)}
                 excess = dynamics.excess_temperature(column(stiffest), column(noise), given).item()
                 assert excess <= tolerance * (1 + 1e-9)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.dynamics import Preconditioned, baoab, psgld, sghmc, sgld, sgnht
+from ppl_fe.inference.dynamics import Measured, Preconditioned, baoab, psgld, sghmc, sgld, sgnht
 
 SD = torch.tensor([0.2, 1.0, 3.0])
 
@@ -123,7 +123,7 @@ def test_tuned_settings_keep_the_tolerance(
 ) -> None:
     a = 40.0
     arguments = (column(a), column(a / condition), column(relative_noise * a), column(temperature))
-    tuned = dynamics.tune(*arguments, tolerance)
+    tuned = dynamics.tune(Measured(*arguments), tolerance)
     given = {**tuned, "temperature": column(temperature)}
     excess = dynamics.excess_temperature(column(a), column(relative_noise * a), given).item()
     assert excess <= tolerance * (1 + 1e-9)
@@ -139,7 +139,7 @@ def test_tuned_settings_keep_the_tolerance(
 def test_sghmc_friction_for_a_step_given_by_hand(relative_noise: float) -> None:
     a, step_size = 4.0, 0.02
     arguments = (column(a), column(0.01), column(relative_noise * 2.0), column(2.0))
-    tuned = sghmc.tune(*arguments, 0.05, column(step_size))
+    tuned = sghmc.tune(Measured(*arguments), 0.05, column(step_size))
     assert tuned["step_size"] == step_size
     friction = tuned["friction"].item()
     assert friction <= 1

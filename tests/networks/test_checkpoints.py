@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_checkpoints import expected, module, prefixed, state
 from torch import Tensor, nn
 
 from ppl_fe.networks.checkpoints import load_checkpoint, read_checkpoint
@@ -18,27 +19,6 @@ from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError
 
 LEGACY = {"_use_new_zipfile_serialization": False}
-
-
-def module() -> nn.Module:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
-
-
-def state() -> dict[str, Tensor]:
-    """The state of the module after its parameters moved; its buffers are those of module()."""
-    result = {name: value.clone() for name, value in module().state_dict().items()}
-    for name, parameter in module().named_parameters():
-        result[name] = parameter.detach() + 1.0
-    return result
-
-
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in tensors.items()}
-
-
-def expected() -> Tensor:
-    return torch.cat([state()[name].reshape(-1) for name, _ in module().named_parameters()])
 
 
 def shards(folder: Path, save: Callable[[dict[str, Tensor], Path], None], stem: str) -> Path:

@@ -17,7 +17,7 @@ the project's: w + (step_size / 2) * gradient + sqrt(step_size * temperature) * 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -30,6 +30,19 @@ class State(Protocol):
     @property
     def position(self) -> Tensor:
         """(C, D) positions on unconstrained space."""
+
+
+class Measured(NamedTuple):
+    """What warm-up has found, (C, 1) each.
+
+    Curvatures of −log p along the stiffest and the slowest direction, the gradient-noise variance
+    s² along the stiffest, and the temperature T asked for.
+    """
+
+    stiffest: Tensor
+    slowest: Tensor
+    noise: Tensor
+    temperature: Tensor
 
 
 class Dynamics(Protocol):
@@ -46,18 +59,11 @@ class Dynamics(Protocol):
         """One step."""
 
     def tune(
-        self,
-        stiffest: Tensor,
-        slowest: Tensor,
-        noise: Tensor,
-        temperature: Tensor,
-        tolerance: float,
-        step_size: Tensor | None = None,
+        self, found: Measured, tolerance: float, step_size: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Settings for curvatures from `slowest` to `stiffest`, gradient noise s² along the latter.
+        """Settings (C, 1) for what was found, at most `tolerance` too hot where it is stiffest.
 
-        All arguments and results are (C, 1). A `step_size` given by hand stays, and the rest is
-        chosen for it.
+        A `step_size` given by hand stays, and the rest is chosen for it.
         """
 
     def excess_temperature(self, curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.dynamics import Settings
+from ppl_fe.inference.dynamics import Measured, Settings
 
 hyperparameters = {"friction": 1.0}
 
@@ -61,19 +61,13 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
     return State(state.position + 0.5 * h * (kicked + refreshed), refreshed)
 
 
-def tune(
-    stiffest: Tensor,
-    slowest: Tensor,
-    noise: Tensor,
-    temperature: Tensor,
-    tolerance: float,
-    step_size: Tensor | None = None,
-) -> dict[str, Tensor]:
+def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """ε = STIFFNESS/a, less if the noise asks for it; friction critical, or as the noise asks.
 
     The noise bound on ε leaves coth(f√ε/2) ≥ 2 within the tolerance, so that some friction meets
     it. A step given by hand may be too long for that: then the friction is as good as infinite.
     """
+    stiffest, slowest, noise, temperature = found
     room = 4 * temperature * tolerance * (1 - STIFFNESS / 4)
     if step_size is None:
         step_size = torch.minimum(STIFFNESS / stiffest, room / (2 * noise))  # no noise: infinity

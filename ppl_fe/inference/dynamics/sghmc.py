@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.dynamics import Settings
+from ppl_fe.inference.dynamics import Measured, Settings
 
 hyperparameters = {"friction": 0.1}
 
@@ -52,14 +52,7 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
     return State(state.position + h * momentum, momentum)
 
 
-def tune(
-    stiffest: Tensor,
-    slowest: Tensor,
-    noise: Tensor,
-    temperature: Tensor,
-    tolerance: float,
-    step_size: Tensor | None = None,
-) -> dict[str, Tensor]:
+def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """Friction critical for an exact gradient, then the largest ε with T_eff ≤ (1 + tolerance) T.
 
     Critical is α = √(2εa_min), where the slowest direction relaxes in about 1/α steps. Gradient
@@ -67,6 +60,7 @@ def tune(
     of four at most, and a tiny friction forgives no error in a_min. For a step given by hand, α is
     critical, and as much more as keeps the noise's share εs²/(4αT) within the tolerance.
     """
+    stiffest, slowest, noise, temperature = found
     relative = noise / temperature
     if step_size is not None:
         critical = (2 * step_size * slowest).sqrt()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ppl_fe.inference.dynamics import Settings
+from ppl_fe.inference.dynamics import Measured, Settings
 
 hyperparameters: dict[str, float] = {}
 
@@ -42,17 +42,10 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
     return State(state.position + drift + (step_size * temperature).sqrt() * noise)
 
 
-def tune(
-    stiffest: Tensor,
-    slowest: Tensor,
-    noise: Tensor,
-    temperature: Tensor,
-    tolerance: float,
-    step_size: Tensor | None = None,
-) -> dict[str, Tensor]:
+def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """The largest ε with T_eff ≤ (1 + tolerance) T along the stiffest direction."""
     if step_size is None:
-        relative = noise / temperature + (1 + tolerance) * stiffest
+        relative = found.noise / found.temperature + (1 + tolerance) * found.stiffest
         step_size = 4 * tolerance / relative
     return {"step_size": step_size}
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.dynamics import Settings, baoab
+from ppl_fe.inference.dynamics import Measured, Settings, baoab
 
 hyperparameters = {"friction": 1.0, "coupling": 1.0}
 
@@ -78,20 +78,13 @@ def _mean_square(momentum: Tensor) -> Tensor:
     return momentum.square().mean(-1, keepdim=True)
 
 
-def tune(
-    stiffest: Tensor,
-    slowest: Tensor,
-    noise: Tensor,
-    temperature: Tensor,
-    tolerance: float,
-    step_size: Tensor | None = None,
-) -> dict[str, Tensor]:
+def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """Step and friction of BAOAB; κ such that the thermostat swings as fast as friction acts.
 
     Its frequency is √(2κT). κ = f²/(2T) makes the law of z/f independent of every unit; the
     frequency stays below that of the stiffest direction at BAOAB's own step.
     """
-    tuned = baoab.tune(stiffest, slowest, noise, temperature, tolerance, step_size)
+    tuned = baoab.tune(found, tolerance, step_size)
     fastest = baoab.STIFFNESS / tuned["step_size"]
     frequency = torch.minimum(tuned["friction"].square(), fastest)
-    return {**tuned, "coupling": frequency / (2 * temperature)}
+    return {**tuned, "coupling": frequency / (2 * found.temperature)}
