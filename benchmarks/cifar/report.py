@@ -52,6 +52,7 @@ def describe(
     lines = [
         *_accuracies(table, outcomes),
         *_estimates(table, gammas),
+        *_configurations(table, outcomes),
         "Pearson correlation with accuracy over all checkpoints [95 % by resampling whole "
         "configurations]; every criterion claims a negative one",
         _cells(clustered, "pearson"),
@@ -126,6 +127,16 @@ def _estimates(table: pd.DataFrame, gammas: Sequence[float]) -> list[str]:
             }
         )
     return ["Free energies over checkpoints", pd.DataFrame(rows).to_string(index=False), ""]
+
+
+def _configurations(table: pd.DataFrame, outcomes: Mapping[str, str]) -> list[str]:
+    """Means over seeds, in the order of WBIC, so that a bend in a relation can be seen."""
+    names = [name for name in CRITERIA if name != "training_loss"]
+    means = table.groupby("configuration")[[*names, *outcomes]].mean().sort_values("wbic")
+    means["seeds"] = table.groupby("configuration").size()
+    decimals = dict.fromkeys((*FREE_ENERGIES, "epochs"), 1) | {"seeds": 0}
+    shown = {name: means[name].map(f"{{:.{decimals.get(name, 3)}f}}".format) for name in means}
+    return ["Means over the seeds of each configuration", pd.DataFrame(shown).to_string(), ""]
 
 
 def _cell(row: pd.Series, method: str) -> str:

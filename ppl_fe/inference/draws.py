@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from ppl_fe.inference.density import Density
 LARGEST_KEPT = 10**7
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20
+FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
 STATISTICS = ("lp", "loss", "gradient_norm", "step_size")
 
 Arrays = dict[str, NDArray[Any]]
@@ -64,13 +66,12 @@ class Recorder:
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
         self._store: zarr.Group | None = None
         self.save_to = None if save_to is None else Path(save_to)
-        if self.save_to is not None:
-            if self.save_to.exists():
-                raise FileExistsError(
-                    f"save_to: {self.save_to} already holds another run; "
-                    "give a new path or remove it first"
-                )
-            self._store = zarr.open_group(self.save_to, mode="w-")
+        if self.save_to is not None and self.save_to.exists():
+            raise FileExistsError(
+                f"save_to: {self.save_to} already holds another run; "
+                "give a new path or remove it first"
+            )
+        self._last_flush = time.monotonic()
 
     def add(
         self, position: Tensor, statistics: Statistics, loss: Tensor, step_size: Tensor
@@ -82,13 +83,18 @@ class Recorder:
         torch.stack(row, out=self._statistics[at])
         self._filled += 1
         self.num_draws += 1
-        if self._filled == self._block:
+        late = self.save_to is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
+        if self._filled == self._block or late:
             self.flush()
 
     def flush(self) -> None:
         """Move the block of draws out of the buffer."""
         if not self._filled:
             return
+        self._last_flush = time.monotonic()
+        if self.save_to is not None and self._store is None:
+            # Only now, so that a run that fails before its first draw leaves no folder behind.
+            self._store = zarr.open_group(self.save_to, mode="w-")
         values = self.density.constrain(self._positions[:, : self._filled])
         posterior: Arrays = {}
         for name, value in values.items():

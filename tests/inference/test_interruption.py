@@ -161,3 +161,11 @@ def test_a_program_without_any_finite_start() -> None:
 
     with pytest.raises(ValueError, match=r"no start with a finite log-density.*initial_params"):
         draws(fe.SGLD(model, step_size=0.1))
+
+
+def test_a_run_that_fails_before_its_first_draw_leaves_no_folder(tmp_path: Path) -> None:
+    target = tmp_path / "run.zarr"
+    kernel = fe.SGLD(gaussian, step_size=1e12)
+    with pytest.raises(FloatingPointError):
+        fe.sample(kernel, save_to=target, warmup_steps=200, progress_bar=False)
+    assert not target.exists()
