@@ -26,7 +26,7 @@ check: $(READY)
 	rm -rf build && mkdir -p build
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/installed .
 	cd build && MYPYPATH=installed ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p ppl_fe
-	MYPYPATH=build/installed $(BIN)/mypy --cache-dir .mypy_cache/tests tests
+	MYPYPATH=build/installed:benchmarks $(BIN)/mypy --cache-dir .mypy_cache/tests tests
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

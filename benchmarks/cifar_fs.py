@@ -5,9 +5,10 @@
 Checkpoints of one-factor sweeps of learning rate, batch size and momentum, several seeds each, all
 at one training loss; WBIC from mixed chains beside its held-out form and the baselines; downstream
 accuracy on four tasks that move away from the pretraining distribution step by step. Munn & Wei
-(2025, arXiv:2410.05612) report r = -0.82 and -0.89 on the last two. The default takes two cores
-about 40 minutes; --full is the paper's network and sweep, for a GPU; --smoke runs either in
-seconds on random images.
+(2025, arXiv:2410.05612) report r = -0.82 and -0.89 on the last two. The default took
+59 minutes on two busy cores; --full is the paper's network and sweep, for a GPU and a day or more,
+and has been run at the size of --smoke only, which takes either through in a minute on random
+images.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cifar_fs"))
     parser.add_argument("--full", action="store_true", help="ResNet-18, all data: for a GPU")
-    parser.add_argument("--smoke", action="store_true", help="seconds, on random images")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on random images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="write the report here too")
     parser.add_argument("--work", type=Path, help="folder for rows and weights as they come")

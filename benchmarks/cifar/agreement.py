@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,59 +40,54 @@ def reliability(values: pd.Series, errors: pd.Series) -> float:
     return max(0.0, 1 - float((errors**2).mean()) / spread) if spread > 0 else float("nan")
 
 
-def clustered_interval(
-    columns: Array, labels: Array, statistic: Callable[[Array], float], seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap that resamples whole configurations.
-
-    Seeds of one configuration resemble each other, so an interval that takes checkpoints as
-    independent is too narrow for a statement about configurations.
-
-    Args:
-        columns: (k, M), what the statistic reads; M checkpoints.
-        labels: (M,), the configuration of each.
-        statistic: (k, any number of checkpoints) -> a number.
-    """
-    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    generator = np.random.default_rng(seed)
-    values = []
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may repeat one point
-        for _ in range(NUM_RESAMPLES):
-            chosen = generator.integers(len(members), size=len(members))
-            rows = np.concatenate([members[k] for k in chosen])
-            values.append(statistic(columns[:, rows]))
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def clustered_correlations(
     table: pd.DataFrame, criteria: Sequence[str], outcome: str
 ) -> pd.DataFrame:
-    """As `correlations` (Pearson), its intervals over whole configurations."""
+    """As `correlations` (Pearson), its intervals from resampling whole configurations.
+
+    Seeds of one configuration resemble each other, so an interval that takes checkpoints as
+    independent is too narrow for a statement about configurations.
+    """
     frame = correlations(table, criteria, outcome, method=["pearson"])
     for name in frame.index[frame["pearson"].notna()]:
-        columns, labels = _columns(table, [name, outcome])
-        low, high = clustered_interval(columns, labels, _pearson)
-        frame.loc[name, ["pearson_low", "pearson_high"]] = low, high
+        (x, y), weights = _columns(table, [name, outcome])
+        ends = np.nanquantile(_pearson(x, y, weights)[1:], [0.025, 0.975])
+        frame.loc[name, ["pearson_low", "pearson_high"]] = ends
     return frame
 
 
 def beyond(table: pd.DataFrame, criterion: str, control: str, outcome: str) -> pd.Series:
-    """Partial Pearson correlation of criterion and outcome given the control, clustered."""
-    columns, labels = _columns(table, [criterion, outcome, control])
-
-    def partial(rows: Array) -> float:
-        r, c, o = np.corrcoef(rows)[[0, 0, 1], [1, 2, 2]]
-        return float((r - c * o) / np.sqrt((1 - c * c) * (1 - o * o)))
-
-    low, high = clustered_interval(columns, labels, partial)
-    return pd.Series({"pearson": partial(columns), "pearson_low": low, "pearson_high": high})
+    """Partial Pearson correlation of criterion and outcome given the control, as above."""
+    (x, y, z), weights = _columns(table, [criterion, outcome, control])
+    xy, xz, yz = (_pearson(*pair, weights) for pair in ((x, y), (x, z), (y, z)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        partial = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    low, high = np.nanquantile(partial[1:], [0.025, 0.975])
+    return pd.Series({"pearson": partial[0], "pearson_low": low, "pearson_high": high})
 
 
 def _columns(table: pd.DataFrame, names: list[str]) -> tuple[Array, Array]:
+    """The columns (k, M) and how often each of M checkpoints counts in each resample (1 + R, M).
+
+    The first row counts each checkpoint once: the data themselves.
+    """
     used = table.dropna(subset=names)
-    return used[names].to_numpy(float).T, pd.factorize(used["configuration"])[0]
+    labels, configurations = pd.factorize(used["configuration"])
+    number = len(configurations)
+    drawn = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), NUM_RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(used))), drawn[:, labels]])
+    return used[names].to_numpy(float).T, weights
 
 
-def _pearson(rows: Array) -> float:
-    return float(np.corrcoef(rows)[0, 1])
+def _pearson(x: Array, y: Array, weights: Array) -> Array:
+    """Correlation under each row of weights (R, M): (R,). NaN where one column is constant."""
+    share = weights / weights.sum(1, keepdims=True)
+    x, y = x - x.mean(), y - y.mean()
+
+    def covariance(a: Array, b: Array) -> Array:
+        product: Array = share @ (a * b) - (share @ a) * (share @ b)
+        return product
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation: Array = covariance(x, y) / np.sqrt(covariance(x, x) * covariance(y, y))
+    return correlation

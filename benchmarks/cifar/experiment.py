@@ -87,6 +87,7 @@ def run_configuration(
             "training_loss": trained.losses.tolist(),
             "epochs": trained.epochs.tolist(),
             "epoch_seconds": seconds / epochs.sum().item(),
+            "weight_norm": torch.linalg.vector_norm(trained.vectors, dim=1).tolist(),
             "validation_loss": full_loss(network, trained.vectors, images.held_out).tolist(),
         },
         index=pd.Index(names, name="checkpoint"),

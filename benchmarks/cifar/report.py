@@ -16,6 +16,7 @@ BASELINES = {
     "geometric_complexity": "geometric complexity",
     "neural_collapse": "neural collapse (CDNV)",
     "epochs": "epochs that pretraining took",
+    "weight_norm": "norm of the weights",
 }
 FREE_ENERGIES = {
     "wbic": "free energy (pretraining WBIC)",
@@ -74,6 +75,7 @@ def describe(
         "Pearson correlation inside configurations: across seeds, about each configuration's mean",
         _cells(within, "pearson"),
         "",
+        *_halves(table, outcomes),
         "What WBIC adds to each baseline: its partial Pearson correlation given that baseline "
         "[95 % by resampling whole configurations]",
         _partial(table, outcomes),
@@ -135,7 +137,10 @@ def _configurations(table: pd.DataFrame, outcomes: Mapping[str, str]) -> list[st
     means = table.groupby("configuration")[[*names, *outcomes]].mean().sort_values("wbic")
     means["seeds"] = table.groupby("configuration").size()
     decimals = dict.fromkeys((*FREE_ENERGIES, "epochs"), 1) | {"seeds": 0}
-    shown = {name: means[name].map(f"{{:.{decimals.get(name, 3)}f}}".format) for name in means}
+    shown = {
+        name: means[name].map(f"{{:.{decimals.get(name, 3)}f}}".format)
+        for name in map(str, means.columns)
+    }
     return ["Means over the seeds of each configuration", pd.DataFrame(shown).to_string(), ""]
 
 
@@ -150,6 +155,26 @@ def _cells(frames: Mapping[str, pd.DataFrame], method: str) -> str:
         for outcome, frame in frames.items()
     }
     return pd.DataFrame(columns, index=list(CRITERIA.values())).to_string()
+
+
+def _halves(table: pd.DataFrame, outcomes: Mapping[str, str]) -> list[str]:
+    """A relation that bends has one sign among configurations of low WBIC, another among high."""
+    means = table.groupby("configuration")["wbic"].mean()
+    low = table["configuration"].isin(means.index[means <= means.median()])
+    columns = {
+        outcome: [
+            _cell(row, "pearson")
+            for part in (table[low], table[~low])
+            for _, row in clustered_correlations(part, ["wbic"], outcome).iterrows()
+        ]
+        for outcome in outcomes
+    }
+    rows = ["half of the configurations with lower WBIC", "half with higher WBIC"]
+    return [
+        "Pearson correlation of WBIC, by halves [95 % by resampling whole configurations]",
+        pd.DataFrame(columns, index=rows).to_string(),
+        "",
+    ]
 
 
 def _partial(table: pd.DataFrame, outcomes: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ def test_splits_share_no_image() -> None:
     parts = (images.training, images.held_out, images.fresh)
     assert [len(part[0]) for part in parts] == [12, 15, 18]
     every = torch.cat([part[0].flatten(1) for part in parts])
-    assert len(every.unique(dim=0)) == 12 + 15 + 18
+    assert len({tuple(image) for image in every.tolist()}) == 12 + 15 + 18
     mean = images.training[0].mean((0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-5, rtol=0)
 
@@ -107,7 +107,6 @@ def test_unreached_target_is_reported_not_dropped() -> None:
 
     inputs = torch.cat([torch.zeros(8, 4), torch.ones(8, 4)])
     targets = torch.arange(16) // 8
-    settings = {"target_loss": 0.1, "max_epochs": 100, "seed": 0}
     fast, late = (
         pretrain(
             build,
@@ -115,7 +114,9 @@ def test_unreached_target_is_reported_not_dropped() -> None:
             (inputs, targets),
             Configuration(rate, 4, 0.0),
             2,
-            **settings,
+            target_loss=0.1,
+            max_epochs=100,
+            seed=0,
         )
         for rate in (0.5, 1e-6)
     )
@@ -132,3 +133,28 @@ def test_reliability_is_the_share_that_is_not_error() -> None:
     share = reliability(pd.Series(truth + noise), pd.Series(np.full(4000, 4.0)))
     # 9/25; the spread of a variance over 4000 values is 2.2 %.
     assert abs(share - 0.36) < 4 * 0.64 * 0.0224
+
+
+def test_clustered_intervals_are_wide_where_seeds_agree() -> None:
+    from cifar.agreement import beyond, clustered_correlations
+
+    from ppl_fe.free_energy.correlation import correlations
+
+    # Twenty copies of five configurations: as checkpoints 100 points, in truth five.
+    generator = np.random.default_rng(0)
+    x, z = generator.normal(size=(2, 5))
+    y = x + generator.normal(size=5)
+    rows = np.repeat(np.stack([x, y, z]), 20, axis=1) + 1e-6 * generator.normal(size=(3, 100))
+    table = pd.DataFrame(rows.T, columns=["criterion", "accuracy", "control"])
+    table["configuration"] = np.repeat(list("abcde"), 20)
+    clustered = clustered_correlations(table, ["criterion"], "accuracy").loc["criterion"]
+    plain = correlations(table, ["criterion"], "accuracy", method=["pearson"]).loc["criterion"]
+    assert clustered["pearson"] == plain["pearson"]
+    widths = [row["pearson_high"] - row["pearson_low"] for row in (clustered, plain)]
+    assert widths[0] > 2 * widths[1]
+    # The partial correlation is that of the residuals.
+    design = np.column_stack([np.ones(100), rows[2]])
+    left = rows[:2].T - design @ np.linalg.lstsq(design, rows[:2].T, rcond=None)[0]
+    expected = np.corrcoef(left.T)[0, 1]
+    found = beyond(table, "criterion", "control", "accuracy")["pearson"]
+    assert abs(found - expected) < 1e-9
