@@ -14,11 +14,11 @@ FLOORS = [
     {"version", "models", "data"},
     {"inference", "networks"},
     {"diagnostics"},
-    {"free_energy"},
+    {"free_energy", "finetuning"},
     {"demo"},
     {"cli"},
 ]
-PYRO_ROOMS = {"ppl_fe/inference/program.py", "ppl_fe/inference/kernels.py"}
+PYRO_ROOMS = {"ppl_fe/inference/program.py", "ppl_fe/inference/pyro_kernel.py"}
 LONGEST_FILE = 250
 
 

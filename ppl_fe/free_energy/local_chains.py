@@ -15,9 +15,10 @@ from torch.utils import _pytree as pytree
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
-from ppl_fe.inference.full_data import full_data_log_likelihood
+from ppl_fe.inference.full_data import full_data_sums
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import RunLength, check_chains, run
+from ppl_fe.inference.loop import RunLength
+from ppl_fe.inference.run import check_chains, run
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
@@ -40,7 +41,7 @@ class ChainOptions(TypedDict, total=False):
     num_samples: int
     warmup_steps: int
     thinning: int
-    chain_method: Literal["vectorized", "sequential"]
+    chain_method: Literal["vectorized", "sequential", "parallel"]
     seed: int
     save_to: str | Path | None
     progress_bar: bool
@@ -79,7 +80,7 @@ def sample_local_posteriors(
     num_samples: int = 500,
     warmup_steps: int = 1000,
     thinning: int = 10,
-    chain_method: Literal["vectorized", "sequential"] = "vectorized",
+    chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized",
     seed: int = 0,
     save_to: str | Path | None = None,
     progress_bar: bool = True,
@@ -117,13 +118,13 @@ def sample_local_posteriors(
         args,
         chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta.to(anchors)},
         data_per_chain=loader is not None,
-        vectorized=chain_method == "vectorized",
+        vectorized=chain_method != "sequential",
     )
     draws = run(
         kernel(program, step_size=step_size, tolerance=tolerance),
         density,
-        own_anchor,
         length,
+        num_chains=len(own_anchor),
         seed=seed,
         save_to=save_to,
         progress_bar=progress_bar,
@@ -132,18 +133,19 @@ def sample_local_posteriors(
         center=own_anchor,
         least_curvature=localization,
         num_groups=num_groups,
+        chain_method=chain_method,
+        blocks=network.slices,
         description=description,
         attributes={
             "localization": localization,
             "inverse_temperature": own_beta if ladder is not None else float(rungs[0]),
             "num_groups": num_groups,
             "batch_size": min(batch_size or n, n),
-            "chain_method": chain_method,
         },
     )
     return LocalChains(
         draws,
-        data_loss(program, anchors, source, vectorized=chain_method == "vectorized"),
+        data_loss(program, anchors, source, vectorized=chain_method != "sequential"),
         n,
         own_beta,
         num_groups,
@@ -168,7 +170,7 @@ def data_loss(
         density = Density(
             whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized
         )
-        total -= full_data_log_likelihood(density, anchors)
+        total -= full_data_sums(density, anchors).log_likelihood
     return total / source.num_data
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.curvature import Stiffest, metric_scale, noise_variance, stiffest
 from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned
+from ppl_fe.inference.schedules import Cyclical
 
 NUM_ROUNDS = 20
 # While the chains still descend, gradient noise biases nothing and a bold step is only fast.
 DESCENT_SHARE, DESCENT_TOLERANCE = 0.3, 0.5
-FIRST_ITERATIONS, LATER_ITERATIONS = 20, 4
-NUM_NOISE_DRAWS = 8
 UPPER_QUANTILE = 0.99
 # Before the chains have shown their slowest direction, assume a condition number of this.
 ASSUMED_CONDITION = 100.0
@@ -71,10 +71,11 @@ class Adaptation:
         self.tuning, self.chains, self.warmup_steps = tuning, chains, warmup_steps
         self.known_least, self.num_groups = least_curvature, num_groups
         self.exact_gradient = tuning.exact_gradient or not chains.has_gradient_noise
-        self.num_steps = 0
+        self.num_steps, self.exploring = 0, False
+        self._temperature = float(chains.settings["temperature"][0])
         self._every = max(1, warmup_steps // NUM_ROUNDS)
         self._history: list[tuple[Tensor, Tensor]] = []
-        self._direction: Tensor | None = None
+        self.direction: Stiffest | None = None
         self._snapshots: list[Tensor] = []
         start = chains.state.position
         self.stiffest = start.new_ones(len(start), 1)
@@ -85,8 +86,12 @@ class Adaptation:
 
     def before_step(self) -> None:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
-        if self.tuning.schedule is not None:
-            self.chains.settings["step_size"].fill_(self.tuning.schedule(self.num_steps))
+        schedule = self.tuning.schedule
+        if schedule is not None:
+            self.chains.settings["step_size"].fill_(schedule(self.num_steps))
+        if isinstance(schedule, Cyclical):
+            self.exploring = schedule.explores(self.num_steps)
+            self.chains.settings["temperature"].fill_(0.0 if self.exploring else self._temperature)
         dynamics = self.tuning.dynamics
         if self.num_steps == self.warmup_steps and isinstance(dynamics, Preconditioned):
             for name, value in dynamics.after_warmup.items():
@@ -102,9 +107,12 @@ class Adaptation:
 
     def measure(self) -> None:
         """One round: curvature and noise at the present positions, then new settings."""
-        curvature = self._largest_curvature()
-        noise = torch.zeros_like(curvature) if self.exact_gradient else self._noise_variance()
-        self._history.append((curvature, noise))
+        self.direction = found = stiffest(self.chains, self.direction)
+        if self.exact_gradient:
+            noise = torch.zeros_like(found.curvature)
+        else:
+            noise = noise_variance(self.chains, found)
+        self._history.append((found.curvature, noise))
         recent = self._history[len(self._history) // 2 :]
         self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
         self.noise = self._upper(torch.stack([n for _, n in recent]))
@@ -119,12 +127,20 @@ class Adaptation:
         )
         for name in self.tuning.automatic:
             if not torch.isfinite(tuned[name]).any():
+                if "step_size" not in self.tuning.automatic:
+                    return  # the step given has failed, and the run will say so
                 raise FloatingPointError(
                     f"no {name} could be chosen: the gradient is not finite at step "
                     f"{self.num_steps} of the warm-up; check the data and the starts, or give "
                     f"{name} as a number"
                 )
             self.chains.settings[name].copy_(tuned[name])
+
+    def forget(self) -> None:
+        """Start measuring anew: the chains' coordinates have changed."""
+        self.direction = None
+        self._history.clear()
+        self._snapshots.clear()
 
     def report(self) -> dict[str, Tensor]:
         """(C,) each: settings, curvatures, predicted excess temperature and relaxation steps."""
@@ -142,54 +158,8 @@ class Adaptation:
             }
         return {name: value[:, 0].clone() for name, value in found.items()}
 
-    def _largest_curvature(self) -> Tensor:
-        """(C, 1): |vᵀHv| after a few power iterations on H = −∇² log p, warm-started."""
-        position = self.chains.state.position
-        iterations = LATER_ITERATIONS
-        if self._direction is None:
-            generator = torch.Generator(position.device).manual_seed(len(position))
-            self._direction = torch.randn(
-                position.shape, generator=generator, dtype=position.dtype, device=position.device
-            )
-            iterations = FIRST_ITERATIONS
-        direction, curvature = self._direction, torch.ones_like(self.stiffest)
-        scale = self._scale()
-        for _ in range(iterations):
-            direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-            indices = self.chains.stream.indices()
-            # A tenth of a posterior standard deviation along v: short enough for a derivative,
-            # long enough to average over the kinks of a piecewise linear network.
-            length = 0.1 * curvature.rsqrt()
-            ahead = length * scale * direction
-            forward = self.chains.evaluate(position + ahead, indices).gradient
-            backward = self.chains.evaluate(position - ahead, indices).gradient
-            product = scale * (backward - forward) / (2 * length)
-            curvature = (direction * product).sum(-1, keepdim=True).abs()
-            # A flat start (a degenerate minimum) has no stiffest direction yet.
-            flat = curvature <= torch.finfo(curvature.dtype).tiny
-            direction = torch.where(flat, direction, product)
-            curvature = torch.where(flat, torch.ones_like(curvature), curvature)
-        self._direction = direction
-        return curvature
-
-    def _noise_variance(self) -> Tensor:
-        """(C, 1): variance over minibatches of the gradient along the stiffest direction."""
-        assert self._direction is not None
-        norm = torch.linalg.vector_norm(self._direction, dim=-1, keepdim=True)
-        along = self._scale() * self._direction / norm
-        draws = [(self.chains.fresh_gradient() * along).sum(-1) for _ in range(NUM_NOISE_DRAWS)]
-        variance: Tensor = torch.stack(draws).var(0)
-        return variance[:, None]
-
-    def _scale(self) -> Tensor:
-        """√G (C, D), in whose coordinates w/√G the sampler has no metric; (C, 1) ones without."""
-        dynamics = self.tuning.dynamics
-        if isinstance(dynamics, Preconditioned):
-            return dynamics.metric(self.chains.state, self.chains.settings).sqrt()
-        return torch.ones_like(self.stiffest)
-
     def _slowest(self) -> Tensor:
-        scale = self._scale()
+        scale = metric_scale(self.chains)
         if self.known_least is not None:
             return self.known_least * scale.amin(-1, keepdim=True).square()
         recent = self._snapshots[2 * len(self._snapshots) // 3 :]

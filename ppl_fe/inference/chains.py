@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
 from ppl_fe.inference.density import Density, Indices
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.gradients import Estimator, Evaluation
+from ppl_fe.inference.gradients import Anchor, Estimator, Evaluation, exact_evaluation
+from ppl_fe.inference.metric import LinearMap
+from ppl_fe.inference.step import (
+    Fixed,
+    Inputs,
+    Statistics,
+    Totals,
+    flat_evaluation,
+    flat_step,
+)
 from ppl_fe.inference.streams import RandomStream
-
-
-class Statistics(NamedTuple):
-    """One step's by-products, (C,) each, at the position the step started from."""
-
-    log_density: Tensor
-    log_likelihood: Tensor
-    gradient_norm: Tensor
+from ppl_fe.inference.temperature import Blocks, at_most, site_blocks
 
 
 class Chains:
     """The state of C chains and the step that moves them.
+
+    Positions are given and asked for in the program's unconstrained coordinates w; `state` and
+    `evaluate` speak of the chains' own, which differ where there is a dense metric.
 
     Args:
         density: the target.
@@ -33,9 +39,14 @@ class Chains:
         position: (C, D) starts.
         settings: "step_size", "temperature" and the sampler's own, each (C, 1); changed in place
             by whoever tunes them, since they are inputs of the compiled step.
-        seed: of noise and minibatches.
-        compile: how to run the step; "auto" weighs the cost of compiling against `num_steps`.
+        stream: of noise and minibatches.
+        num_steps: expected; "auto" weighs the cost of compiling against it.
+        compile: how to run the step.
         batches: an endless iterator of data tensors (C, B, ...) for data that do not fit in memory.
+        blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
+            the sites.
+        control_variates: keep an anchor; where it is, `set_anchor` says.
+        metric: a dense metric; changed by `set_metric`.
     """
 
     def __init__(
@@ -45,60 +56,149 @@ class Chains:
         estimator: Estimator,
         position: Tensor,
         settings: dict[str, Tensor],
+        stream: RandomStream,
         *,
-        seed: int,
         num_steps: int,
         compile: CompileMode = "auto",
         batches: Iterator[tuple[Tensor, ...]] | None = None,
+        blocks: Blocks | None = None,
+        control_variates: bool = False,
+        metric: LinearMap | None = None,
     ) -> None:
-        self.density, self.settings = density, settings
-        self.num_chains = len(position)
-        self.stream = RandomStream(density, self.num_chains, seed)
-        self.dynamics = dynamics
-        self.start_at(position)
-        self.log_likelihood_sum = position.new_zeros(self.num_chains)
+        self.density, self.dynamics, self.settings = density, dynamics, settings
+        self.stream, self.num_chains, self.metric = stream, len(position), metric
+        self.blocks = at_most(blocks or site_blocks(density.sites))
+        self.anchor = (
+            Anchor(position.clone(), *exact_evaluation(density, position))
+            if control_variates
+            else None
+        )
+        self._batches, self._batches_taken = batches, 0
+        own = position if metric is None else metric.from_position(position)
+        tensors = density.tensors if batches is None else self._next_batch()
+        noise, indices = stream.next()
+        self._fixed = Fixed(own.clone(), torch.zeros_like(own), self.anchor or (), metric or ())
+        state = dynamics.init(own.clone(), noise.clone(), settings)
+        inputs = Inputs(
+            state,
+            Totals.zero(own, len(self.blocks)),
+            noise,
+            indices,
+            settings,
+            density.chain_values,
+            tensors,
+            self._fixed,
+        )
+        # The leaves in order, overwritten from step to step: flattening anew would cost as much
+        # as a small step itself.
+        self._leaves, structure = pytree.tree_flatten(inputs)
+        self._state_type, self._width = type(state), len(state)
+        self._num_written = len(state) + len(inputs.totals)
+        self._noise_at = self._num_written
+        self._tensors_at = self._noise_at + 1 + len(indices) + len(settings)
+        self._tensors_at += len(density.chain_values)
+        self._num_tensors = len(tensors)
+        settings_at = self._noise_at + 1 + len(indices)
+        self._kept = [
+            *range(self._num_written),
+            *range(settings_at, settings_at + len(settings)),
+            *range(self._tensors_at + len(tensors), len(self._leaves)),
+        ]
+        function = flat_step(dynamics, estimator, self.blocks, structure)
+        self._step, self.compile_mode = build(function, self._leaves, compile, num_steps)
         self._estimator, self._num_steps = estimator, num_steps
-        self._batches, self._tensors = batches, density.tensors
-        if batches is not None:
-            self._tensors = next(batches)
         self._evaluate: TensorFunction | None = None
-        arguments = self._arguments(torch.zeros_like(position), self.stream.indices())
-        function = _flat_step(density, dynamics, estimator, self.state, tuple(settings))
-        self._step, self.compile_mode = build(function, arguments, compile, num_steps)
+
+    @property
+    def state(self) -> Any:
+        """The sampler's state, its position in the chains' own coordinates."""
+        return self._state_type(*self._leaves[: self._width])
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._leaves[: self._width] = [*state]
+
+    @property
+    def totals(self) -> Totals:
+        """Sums over the steps since `take_means`, and when each chain failed."""
+        return Totals(*self._leaves[self._width : self._num_written])
+
+    @totals.setter
+    def totals(self, totals: Totals) -> None:
+        self._leaves[self._width : self._num_written] = [*totals]
+
+    @property
+    def position(self) -> Tensor:
+        """(C, D) on the program's unconstrained space."""
+        own: Tensor = self._leaves[0]
+        return own if self.metric is None else self.metric.to_position(own)
 
     def start_at(self, position: Tensor) -> None:
         """Put the chains at positions (C, D), with whatever else their state holds drawn anew."""
+        own = position if self.metric is None else self.metric.from_position(position)
         noise, _ = self.stream.next()
-        self.state = self.dynamics.init(position.clone(), noise.clone(), self.settings)
+        self.state = self.dynamics.init(own.clone(), noise.clone(), self.settings)
+
+    def set_metric(self, metric: LinearMap) -> None:
+        """Go on from the same positions in other coordinates."""
+        assert self.metric is not None
+        position = self.position
+        for own, new in zip(self.metric, metric, strict=True):
+            own.copy_(new)
+        self.start_at(position)
+
+    def set_anchor(self, position: Tensor) -> None:
+        """Take control variates about positions (C, D) from now on."""
+        assert self.anchor is not None
+        values = (position, *exact_evaluation(self.density, position))
+        for own, new in zip(self.anchor, values, strict=True):
+            own.copy_(new)
+
+    def measure_temperature(self, center: Tensor, direction: Tensor) -> None:
+        """About `center` (C, D) and along `direction` (C, D), in the chains' coordinates."""
+        self._fixed.center.copy_(center)
+        norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        self._fixed.direction.copy_(direction / norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
     def advance(self) -> Statistics:
         """One step of every chain."""
+        leaves, at = self._leaves, self._noise_at
         noise, indices = self.stream.next()
+        leaves[at] = noise
+        leaves[at + 1 : at + 1 + len(indices)] = indices
         if self._batches is not None:
-            self._tensors = next(self._batches)
+            leaves[self._tensors_at : self._tensors_at + self._num_tensors] = self._next_batch()
         with torch.no_grad():
-            *state, total, log_density, log_likelihood, norm = self._step(
-                *self._arguments(noise, indices)
-            )
-        self.state = type(self.state)(*state)
-        self.log_likelihood_sum = total
-        return Statistics(log_density, log_likelihood, norm)
+            written = self._step(*leaves)
+        leaves[: self._num_written] = written[: self._num_written]
+        return Statistics(*written[self._num_written :])
 
-    def take_mean_loss(self, num_steps: int) -> Tensor:
-        """Mean of −log-likelihood/n (C,) over the steps since the last call; n = `num_data`."""
-        mean = -self.log_likelihood_sum / (num_steps * self.density.num_data)
-        self.log_likelihood_sum = torch.zeros_like(self.log_likelihood_sum)
-        return mean
+    def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Means over the `num_steps` steps since the last call: loss (C,), temperatures (C, L + 1).
+
+        The loss is −log-likelihood/n with n = `num_data`; the last temperature is that along the
+        stiffest direction.
+        """
+        totals = self.totals
+        loss = -totals.log_likelihood / (num_steps * self.density.num_data)
+        self.totals = totals._replace(
+            log_likelihood=torch.zeros_like(totals.log_likelihood),
+            virials=torch.zeros_like(totals.virials),
+        )
+        return loss, totals.virials / num_steps
 
     def evaluate(self, position: Tensor, indices: Indices) -> Evaluation:
-        """The gradient estimate at positions (C, D) for given index sets, apart from the chains."""
-        arguments = [position, *indices, *self.density.chain_values, *self._tensors]
+        """The gradient estimate at (C, D) in the chains' coordinates, apart from the chains."""
+        at = self._tensors_at
+        tensors = tuple(self._leaves[at : at + self._num_tensors])
+        inputs = (position, indices, self.density.chain_values, tensors, self._fixed)
+        leaves, structure = pytree.tree_flatten(inputs)
         if self._evaluate is None:
             mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
-            function = _flat_evaluation(self.density, self._estimator)
-            self._evaluate, _ = build(function, arguments, mode, self._num_steps)
+            function = flat_evaluation(self._estimator, structure)
+            self._evaluate, _ = build(function, leaves, mode, self._num_steps)
         with torch.no_grad():
-            return Evaluation(*self._evaluate(*arguments))
+            return Evaluation(*self._evaluate(*leaves))
 
     @property
     def has_gradient_noise(self) -> bool:
@@ -108,59 +208,28 @@ class Chains:
     def fresh_gradient(self) -> Tensor:
         """The gradient estimate (C, D) at the present positions on a minibatch of its own."""
         if self._batches is not None:
-            self._tensors = next(self._batches)
-        return self.evaluate(self.state.position, self.stream.indices()).gradient
+            at = self._tensors_at
+            self._leaves[at : at + self._num_tensors] = self._next_batch()
+        return self.evaluate(self._leaves[0], self.stream.indices()).gradient
 
-    def _arguments(self, noise: Tensor, indices: Indices) -> list[Tensor]:
-        return [
-            *self.state,
-            self.log_likelihood_sum,
-            noise,
-            *self.settings.values(),
-            *indices,
-            *self.density.chain_values,
-            *self._tensors,
-        ]
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes in a run, stream included; `load_state_dict` goes on from it exactly."""
+        stream = {f"stream/{name}": value for name, value in self.stream.state().items()}
+        own = {f"chains/{place}": self._leaves[place] for place in self._kept}
+        return {**own, **stream, "batches_taken": torch.tensor([self._batches_taken])}
 
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state_dict`; batches of a loader up to it are drawn and left unused."""
+        for place in self._kept:
+            self._leaves[place].copy_(state[f"chains/{place}"])
+        prefix = "stream/"
+        self.stream.restore(
+            {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
+        )
+        while self._batches_taken < int(state["batches_taken"]):
+            self._next_batch()
 
-def _flat_step(
-    density: Density,
-    dynamics: Dynamics,
-    estimator: Estimator,
-    state: Any,
-    setting_names: Sequence[str],
-) -> Callable[..., list[Tensor]]:
-    """The step as a function of tensors alone, in the order of `Chains._arguments`."""
-    make_state, width = type(state), len(state)
-    counts = (len(setting_names), len(density.subsamples), len(density.chain_kwargs))
-
-    def step(*arguments: Tensor) -> list[Tensor]:
-        current = make_state(*arguments[:width])
-        total, noise, *rest = arguments[width:]
-        values, indices, chain_values, tensors = _cut(rest, counts)
-        at = estimator(current.position, indices, chain_values, tensors)
-        settings = dict(zip(setting_names, values, strict=True))
-        new = dynamics.step(current, at.gradient, noise, settings)
-        norm = torch.linalg.vector_norm(at.gradient, dim=-1)
-        return [*new, total + at.log_likelihood, at.log_density, at.log_likelihood, norm]
-
-    return step
-
-
-def _flat_evaluation(density: Density, estimator: Estimator) -> Callable[..., list[Tensor]]:
-    counts = (len(density.subsamples), len(density.chain_kwargs))
-
-    def evaluate(position: Tensor, *rest: Tensor) -> list[Tensor]:
-        indices, chain_values, tensors = _cut(rest, counts)
-        return [*estimator(position, indices, chain_values, tensors)]
-
-    return evaluate
-
-
-def _cut(values: Sequence[Tensor], counts: Sequence[int]) -> list[tuple[Tensor, ...]]:
-    """Consecutive groups of the given sizes, and what is left."""
-    groups, start = [], 0
-    for count in counts:
-        groups.append(tuple(values[start : start + count]))
-        start += count
-    return [*groups, tuple(values[start:])]
+    def _next_batch(self) -> tuple[Tensor, ...]:
+        assert self._batches is not None
+        self._batches_taken += 1
+        return next(self._batches)

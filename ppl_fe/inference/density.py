@@ -7,6 +7,7 @@ differentiated, batched over chains and traced. Pyro's internals are in `program
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -52,11 +53,9 @@ class Density:
             traced graph rather than constants.
         chain_kwargs: keyword arguments that differ from chain to chain, each a tensor with a
             leading chain dimension C (an anchor a chain, an inverse temperature a chain).
-        data_per_chain: the tensors among the arguments are minibatches drawn elsewhere (by a
-            `DataLoader`): evaluations get them with a leading chain dimension, and subsampled
-            plates take them as they come.
-        vectorized: batch the program over chains with `vmap`; otherwise run chain after chain,
-            for programs whose control flow depends on latent values.
+        data_per_chain: the tensors among the arguments are minibatches drawn elsewhere: evaluations
+            get them with a leading chain dimension, and subsampled plates take them as they come.
+        vectorized: batch the program over chains with `vmap`; otherwise run chain after chain.
 
     Attributes:
         num_parameters: D, the length of a position.
@@ -94,14 +93,13 @@ class Density:
     ) -> None:
         self.model = model
         self.chain_kwargs = dict(chain_kwargs or {})
-        self._data_per_chain, self._vectorized = data_per_chain, vectorized
+        self.data_per_chain, self.vectorized, self.traceable = data_per_chain, vectorized, True
         leaves, self._structure = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
         self._leaves = leaves
         self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
         refuse_non_finite(self.tensors)
-        first_chain = tuple(value[0] for value in self.chain_kwargs.values())
-        run = prototype(lambda: self._call(self.tensors, first_chain))
+        run = prototype(lambda: self._call(self.tensors, [v[0] for v in self.chain_values]))
         self.sites: tuple[Site, ...] = run.sites
         self._plates: tuple[Subsample, ...] = run.subsamples
         # Plates whose index sets are inputs; with minibatches drawn elsewhere there are none.
@@ -129,15 +127,21 @@ class Density:
         run = self._run(position, indices, chain_values, tensors)
         return Terms(run.log_density, run.log_likelihood)
 
+    def run_as(self, *, vectorized: bool, traceable: bool = True) -> Density:
+        """The same density, batched over chains or not; `traceable` if it makes one graph."""
+        twin = copy.copy(self)
+        twin.vectorized, twin.traceable = vectorized, traceable
+        return twin
+
     def over_chains(
         self, function: Callable[..., Any], *arguments: Any, in_dims: tuple[int | None, ...]
     ) -> Any:
-        """Apply a function of one chain to all: by `vmap`, or chain after chain.
+        """Apply a function of one chain to all, by `vmap` or chain after chain.
 
-        Arguments are trees of tensors; those whose entry of `in_dims` is 0 have a leading
-        chain dimension, and so have the results.
+        Arguments whose entry of `in_dims` is 0 (trees of tensors), and the results, have a leading
+        chain dimension.
         """
-        if self._vectorized:
+        if self.vectorized:
             return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
         chained = [a for a, dim in zip(arguments, in_dims, strict=True) if dim == 0]
         results = []
@@ -177,7 +181,7 @@ class Density:
             indices,
             chain_values,
             tensors,
-            in_dims=(0, 0, 0, 0 if self._data_per_chain else None),
+            in_dims=(0, 0, 0, 0 if self.data_per_chain else None),
         )
         return gradient, found
 
@@ -199,11 +203,9 @@ class Density:
 
     def split(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
-        parts = torch.split(position, [site.size for site in self.sites], -1)
-        return {
-            site.name: part.reshape((*position.shape[:-1], *site.shape))
-            for site, part in zip(self.sites, parts, strict=True)
-        }
+        lead, parts = position.shape[:-1], position.split([site.size for site in self.sites], -1)
+        named = zip(self.sites, parts, strict=True)
+        return {site.name: part.reshape((*lead, *site.shape)) for site, part in named}
 
     def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
@@ -235,8 +237,7 @@ class Density:
             indices = tuple(
                 torch.arange(plate.subsample_size, device=self.device) for plate in self._plates
             )
-        if chain_values is None:
-            chain_values = tuple(value[0] for value in self.chain_values)
+        chain_values = chain_values or tuple(value[0] for value in self.chain_values)
         named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
         data = self.tensors if tensors is None else tensors
         return run_program(lambda: self._call(data, chain_values), self.split(position), named)

@@ -1,24 +1,23 @@
-"""Draws as they come: from chains to an `xarray.DataTree` in ArviZ's schema, and to disk."""
+"""Draws as they come: from chains to an `xarray.DataTree` in ArviZ's schema."""
 
 from __future__ import annotations
 
 import json
 import time
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
-from zarr.errors import ZarrUserWarning
 
-from ppl_fe.inference.chains import Statistics
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.moments import RunningMoments
+from ppl_fe.inference.step import Statistics
+from ppl_fe.inference.store import Arrays, Store, dimension_names
+from ppl_fe.inference.temperature import Blocks
 
 # Above this many values a site's draws are kept for a fixed random subset of its coordinates
 # and a few random projections only.
@@ -26,75 +25,101 @@ LARGEST_KEPT = 10**7
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20
 FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
-STATISTICS = ("lp", "loss", "gradient_norm", "step_size")
-
-Arrays = dict[str, NDArray[Any]]
+STATISTICS = (
+    "lp",
+    "loss",
+    "gradient_norm",
+    "step_size",
+    "configurational_temperature",
+    "stiff_temperature",
+)
+MOMENTS = ("mean", "sd", "r_hat", "ess")
 
 
 class Recorder:
-    """Collects kept draws in blocks; a block goes to memory and, with `save_to`, to disk.
+    """Collects kept draws in blocks; a block goes to memory and, with a store, to disk.
 
     Args:
         density: gives the sites and their transforms.
+        blocks: the runs of coordinates whose temperature is followed.
         num_chains, num_samples: C and S.
-        save_to: a zarr folder that must not exist yet. It can be opened while the run goes on, by
-            `xarray.open_datatree(path, engine="zarr", consolidated=False)`, and afterwards.
-
-    Raises:
-        FileExistsError: `save_to` exists.
+        store: where draws go on disk.
+        num_groups: equal consecutive groups of chains, each with a target (and moments) of its own.
     """
 
     def __init__(
-        self, density: Density, num_chains: int, num_samples: int, save_to: str | Path | None
+        self,
+        density: Density,
+        blocks: Blocks,
+        num_chains: int,
+        num_samples: int,
+        store: Store | None = None,
+        num_groups: int = 1,
     ) -> None:
-        self.density = density
-        self.num_draws = 0
-        size = density.num_parameters
+        self.density, self.store, self.num_draws = density, store, 0
+        self._num_groups = num_groups
+        size, dtype, device = density.num_parameters, density.dtype, density.device
         self._block = max(1, min(256, num_samples, BLOCK_VALUES // (num_chains * size)))
-        self._positions = torch.empty(
-            (num_chains, self._block, size), dtype=density.dtype, device=density.device
-        )
+        self._positions = torch.empty((num_chains, self._block, size), dtype=dtype, device=device)
+        self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
         self._subsets = {
             site.name: _Subset(site.size, density)
             for site in density.sites
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
         }
-        self._statistics = torch.empty(
-            (self._block, len(STATISTICS), num_chains), dtype=density.dtype, device=density.device
-        )
+        self._names = list(blocks)
+        sizes = [block.stop - block.start for block in blocks.values()]
+        self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
+        rows = len(STATISTICS) + (len(blocks) if len(blocks) > 1 else 0)
+        self._statistics = torch.empty((self._block, num_chains, rows), dtype=dtype, device=device)
         self._filled = 0
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
-        self._store: zarr.Group | None = None
-        self.save_to = None if save_to is None else Path(save_to)
-        if self.save_to is not None and self.save_to.exists():
-            raise FileExistsError(
-                f"save_to: {self.save_to} already holds another run; "
-                "give a new path or remove it first"
-            )
         self._last_flush = time.monotonic()
 
     def add(
-        self, position: Tensor, statistics: Statistics, loss: Tensor, step_size: Tensor
-    ) -> None:
-        """Keep one draw of every chain: position (C, D), statistics and step size (C,)."""
-        at = self._filled
-        self._positions[:, at] = position
-        row = (statistics.log_density, loss, statistics.gradient_norm, step_size)  # STATISTICS
-        torch.stack(row, out=self._statistics[at])
+        self,
+        position: Tensor,
+        statistics: Statistics,
+        loss: Tensor,
+        virials: Tensor,
+        step_size: Tensor,
+    ) -> bool:
+        """Keep one draw of every chain and say whether it, and all before it, went to the store.
+
+        Args:
+            position: (C, D); statistics and step size (C,) each.
+            virials: (C, L + 1) of the blocks and along the stiffest direction.
+        """
+        row, filled = self._statistics[self._filled], len(STATISTICS)
+        self._positions[:, self._filled] = position
+        self.moments.add(position)
+        torch.stack(
+            (
+                statistics.log_density,
+                loss,
+                statistics.gradient_norm,
+                step_size,
+                virials[:, :-1].sum(-1) / self.density.num_parameters,
+                virials[:, -1],
+            ),
+            -1,
+            out=row[:, :filled],
+        )
+        if row.shape[1] > filled:
+            torch.div(virials[:, :-1], self._sizes[:-1], out=row[:, filled:])
         self._filled += 1
         self.num_draws += 1
-        late = self.save_to is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
+        late = self.store is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
         if self._filled == self._block or late:
             self.flush()
+            return self.store is not None
+        return False
 
     def flush(self) -> None:
         """Move the block of draws out of the buffer."""
         if not self._filled:
             return
         self._last_flush = time.monotonic()
-        if self.save_to is not None and self._store is None:
-            # Only now, so that a run that fails before its first draw leaves no folder behind.
-            self._store = zarr.open_group(self.save_to, mode="w-")
         values = self.density.constrain(self._positions[:, : self._filled])
         posterior: Arrays = {}
         for name, value in values.items():
@@ -102,63 +127,98 @@ class Recorder:
                 posterior |= self._subsets[name].reduce(name, value)
             else:
                 posterior[name] = np.array(_numpy(value))  # a copy: the buffer is used again
-        stats = {
-            name: np.array(_numpy(self._statistics[: self._filled, row].T))
-            for row, name in enumerate(STATISTICS)
-        }
-        for group, arrays in (("posterior", posterior), ("sample_stats", stats)):
+        # (S', C, rows) -> rows of (C, S')
+        rows = np.array(_numpy(self._statistics[: self._filled].permute(2, 1, 0)))
+        stats = dict(zip(STATISTICS, rows[: len(STATISTICS)], strict=True))
+        if len(rows) > len(STATISTICS):
+            stats["block_temperature"] = np.moveaxis(rows[len(STATISTICS) :], 0, -1)
+        groups = {"posterior": posterior, "sample_stats": stats}
+        for group, arrays in groups.items():
             self._kept[group].append(arrays)
-            if self._store is not None:
-                _append(self._store.require_group(group), arrays)
+        if self.store is not None:
+            self.store.append(groups)
         self._filled = 0
+
+    def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:
+        """Go on after the draws that a store holds."""
+        for group, arrays in draws.items():
+            self._kept[group] = [arrays]
+            self.num_draws = next(iter(arrays.values())).shape[1]
+        self.moments.restore(moments)
+
+    def contents(self) -> tuple[dict[str, Arrays], dict[str, Tensor]]:
+        """What `restore` takes: all draws so far, and the sums of their moments."""
+        self.flush()
+        draws = {
+            group: {
+                name: np.concatenate([block[name] for block in blocks], axis=1)
+                for name in blocks[0]
+            }
+            for group, blocks in self._kept.items()
+        }
+        return draws, self.moments.state()
 
     def losses(self) -> NDArray[Any]:
         """(C, S) mean minibatch losses of the draws kept so far."""
         blocks = [block["loss"] for block in self._kept["sample_stats"]]
-        recent = _numpy(self._statistics[: self._filled, STATISTICS.index("loss")].T)
+        recent = _numpy(self._statistics[: self._filled, :, STATISTICS.index("loss")].T)
         return np.concatenate([*blocks, recent], axis=1)
 
-    def finish(self, failed: Mapping[int, str], attributes: Mapping[str, Any]) -> xr.DataTree:
+    def finish(
+        self, failed: Mapping[int, str], attributes: Mapping[str, Any], *, complete: bool = True
+    ) -> xr.DataTree:
         """All draws as a DataTree, without the chains that failed; closes the store."""
-        self.flush()
-        num_chains = len(self._positions)
-        good = [chain for chain in range(num_chains) if chain not in failed]
+        draws, _ = self.contents()
+        good = [chain for chain in range(len(self._positions)) if chain not in failed]
         attrs = {name: _plain(value) for name, value in attributes.items()}
-        groups = {}
-        for group, blocks in self._kept.items():
-            arrays = {
-                name: np.concatenate([block[name] for block in blocks], axis=1)[good]
-                for name in blocks[0]
-            }
-            groups[group] = self._dataset(arrays, good, attrs)
+        groups = {
+            group: self._dataset(
+                {name: values[good] for name, values in arrays.items()}, good, attrs
+            )
+            for group, arrays in draws.items()
+        }
+        groups["moments"] = self._moments(good)
         tree = xr.DataTree.from_dict(groups)
         tree.attrs.update(attrs)
-        if self._store is not None:
-            self._store.attrs.update(attrs)
-            for group in self._kept:
-                self._store[group].attrs.update(attrs)
-            if failed:
-                # Only what may be averaged stays in the store's arrays.
-                for group in groups:
-                    for name, values in groups[group].data_vars.items():
-                        target = self._store[group][name]
-                        target.resize(values.shape)
-                        target[...] = values.values
-            _write_coordinates(self._store, groups)
-            with warnings.catch_warnings():
-                # xarray looks for consolidated metadata first and warns where it finds none.
-                warnings.simplefilter("ignore", ZarrUserWarning)
-                zarr.consolidate_metadata(self._store.store)
+        if self.store is not None:
+            self.store.finish(tree, complete=complete)
         return tree
 
     def _dataset(self, arrays: Arrays, chains: list[int], attrs: dict[str, Any]) -> xr.Dataset:
-        data = {name: (_dimensions(name, values.ndim), values) for name, values in arrays.items()}
+        data = {
+            name: (dimension_names(name, values.ndim), values) for name, values in arrays.items()
+        }
         draws = np.arange(next(iter(arrays.values())).shape[1])
         coords: dict[str, Any] = {"chain": chains, "draw": draws}
+        if "block_temperature" in arrays:
+            coords["block"] = self._names
         for name, subset in self._subsets.items():
             if name in arrays:
                 coords[f"{name}_dim_0"] = _numpy(subset.places)
         return xr.Dataset(data, coords=coords, attrs=attrs)
+
+    def _moments(self, chains: list[int]) -> xr.Dataset:
+        """Site -> (moment, *shape) on unconstrained space; (group, moment, *shape) of several."""
+        each = len(self._positions) // self._num_groups
+        tables = []
+        for group in range(self._num_groups):
+            own = [chain for chain in chains if chain // each == group]
+            if own:
+                found = self.moments.summary(own)
+                tables.append(torch.stack([getattr(found, name) for name in MOMENTS]))
+            else:
+                shape = (len(MOMENTS), self.density.num_parameters)
+                tables.append(torch.full(shape, torch.nan, dtype=self.density.dtype))
+        table, lead = (
+            (tables[0], ("moment",))
+            if self._num_groups == 1
+            else (torch.stack(tables), ("group", "moment"))
+        )
+        data = {}
+        for name, values in self.density.split(table).items():
+            own_dimensions = [f"{name}_dim_{k}" for k in range(values.dim() - len(lead))]
+            data[name] = ((*lead, *own_dimensions), _numpy(values))
+        return xr.Dataset(data, coords={"moment": list(MOMENTS)})
 
 
 class _Subset:
@@ -176,32 +236,6 @@ class _Subset:
             name: _numpy(flat[..., self.places]),
             f"{name}_projection": _numpy(flat @ self.projection),
         }
-
-
-def _dimensions(name: str, ndim: int) -> tuple[str, ...]:
-    return ("chain", "draw", *(f"{name}_dim_{k}" for k in range(ndim - 2)))
-
-
-def _append(group: zarr.Group, arrays: Arrays) -> None:
-    for name, values in arrays.items():
-        if name not in group:
-            chunk = max(1, min(values.shape[1], BLOCK_VALUES // max(1, values[:, :1].size)))
-            group.create_array(
-                name,
-                shape=(values.shape[0], 0, *values.shape[2:]),
-                chunks=(values.shape[0], chunk, *(max(1, n) for n in values.shape[2:])),
-                dtype=values.dtype,
-                dimension_names=_dimensions(name, values.ndim),
-            )
-        group[name].append(values, axis=1)
-
-
-def _write_coordinates(store: zarr.Group, groups: Mapping[str, xr.Dataset]) -> None:
-    for group, dataset in groups.items():
-        for name, coordinate in dataset.coords.items():
-            store[group].create_array(
-                str(name), data=np.asarray(coordinate.values), dimension_names=(str(name),)
-            )
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

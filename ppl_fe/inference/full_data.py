@@ -26,19 +26,21 @@ def full_data_terms(
     return Terms(weights @ each.log_density, weights @ each.log_likelihood)
 
 
-def full_data_log_likelihood(density: Density, positions: Tensor) -> Tensor:
-    """(C, D) positions -> (C,) float64 log-likelihoods of all the data, chunk after chunk."""
+def full_data_sums(density: Density, positions: Tensor) -> Terms:
+    """(C, D) positions -> (C,) float64 terms on all the data, chunk after chunk."""
     weights, stacked = weighted_chunks(density)
-    total = torch.zeros(len(positions), dtype=torch.float64, device=density.device)
+    total = Terms(*(torch.zeros(len(positions), dtype=torch.float64).to(density.device),) * 2)
     for number, weight in enumerate(weights.tolist()):
         subset = tuple(indices[number] for indices in stacked)
 
-        def value(point: Tensor, own: tuple[Tensor, ...], subset: Indices = subset) -> Tensor:
-            return density(point, subset, own, density.tensors).log_likelihood
+        def value(point: Tensor, own: tuple[Tensor, ...], subset: Indices = subset) -> Terms:
+            return density(point, subset, own, density.tensors)
 
         with torch.no_grad():
             part = density.over_chains(value, positions, density.chain_values, in_dims=(0, 0))
-        total += weight * part.double()
+        total = Terms(
+            *(sum_ + weight * new.double() for sum_, new in zip(total, part, strict=True))
+        )
     return total
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.full_data import full_data_sums
+from ppl_fe.inference.metric import LinearMap
 
 OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation asks
 NUM_PROBES = 16
@@ -38,6 +40,26 @@ def uniform_positions(density: Density, num_chains: int, seed: int, radius: floa
                 f"({-radius}, {radius}) on unconstrained space; give initial_params"
             )
     return torch.stack(starts)
+
+
+def about_the_mode(density: Density, metric: LinearMap, seed: int) -> Tensor:
+    """(C, D) starts at twice the posterior standard deviation that the metric predicts.
+
+    Each chain's displacement is halved until the log-density on all the data falls no more than
+    the quadratic model says it should, within a tenth.
+    """
+    generator = torch.Generator(density.device).manual_seed(seed)
+    u = OVERDISPERSION * torch.randn(
+        metric.origin.shape, generator=generator, dtype=density.dtype, device=density.device
+    )
+    at_mode = full_data_sums(density, metric.origin).log_density
+    for _ in range(MAX_TRIES):
+        fall = at_mode - full_data_sums(density, metric.to_position(u)).log_density
+        too_far = ~(fall <= 0.55 * u.square().sum(-1) + 1)
+        if not too_far.any():
+            break
+        u = torch.where(too_far[:, None], 0.5 * u, u)
+    return metric.to_position(u)
 
 
 def overdispersed_positions(

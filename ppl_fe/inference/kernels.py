@@ -1,27 +1,34 @@
-"""A sampler as a Pyro kernel: density × gradient estimator × dynamics × step size."""
+"""A sampler as a Pyro kernel: density × gradient estimator × dynamics × step size × metric."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, Literal
 
 import torch
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from ppl_fe.inference.adaptation import Adaptation, Tuning
+from ppl_fe.data import LoaderData
+from ppl_fe.inference.adaptation import Tuning
 from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.gradients import ESTIMATORS, Estimator
-from ppl_fe.inference.initial import uniform_positions
+from ppl_fe.inference.fallback import batchable
+from ppl_fe.inference.gradients import ESTIMATORS, Estimator, accumulated
+from ppl_fe.inference.initial import about_the_mode, uniform_positions
+from ppl_fe.inference.metric import LinearMap, at_the_mode
+from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.schedules import Constant
+from ppl_fe.inference.streams import ORDERS, Order, RandomStream, stacked_batches
+from ppl_fe.inference.temperature import Blocks
 
 StepSize = float | Literal["auto"] | Callable[[int], float]
+METRICS = ("identity", "dense")
 
 
-class Kernel(MCMCKernel):
+class Kernel(PyroKernel):
     """A stochastic-gradient sampler for any Pyro program.
 
     It runs inside `pyro.infer.MCMC` (one chain a process, as every Pyro kernel) and inside
@@ -36,7 +43,16 @@ class Kernel(MCMCKernel):
             k -> ε_k.
         temperature: T ≥ 0; the target is p^{1/T}. T = 0 descends the gradient without noise, and
             wants every setting as a number.
-        gradient: "minibatch" as the program's plates say, or "full_data".
+        gradient: "minibatch" as the program's plates say; "full_data"; or "control_variate", the
+            minibatch's difference to the same minibatch at an anchor, where the gradient is known
+            on all the data (w* for the estimators, otherwise a mean of warm-up draws).
+        minibatches: "replacement" draws every index independently; "epoch" goes through all the
+            data in an order drawn anew each time, and a chain's errors nearly cancel over an epoch.
+        micro_batches: K ≥ 1 minibatches whose gradients are averaged before each step, in the
+            memory of one.
+        metric: "identity", or "dense" for up to a thousand parameters: the chains live in
+            coordinates whitened by the Hessian at a mode and then by the covariance of warm-up
+            draws. The settings and curvatures reported are those in these coordinates.
         tolerance: with step_size="auto", the largest excess of the effective temperature over T
             predicted along the stiffest direction; 0.05 is a bias of 5 % in that variance.
 
@@ -53,12 +69,27 @@ class Kernel(MCMCKernel):
         *,
         step_size: StepSize = "auto",
         temperature: float = 1.0,
-        gradient: Literal["minibatch", "full_data"] = "minibatch",
+        gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch",
+        minibatches: Order = "replacement",
+        micro_batches: int = 1,
+        metric: Literal["identity", "dense"] = "identity",
         tolerance: float = 0.05,
         **hyperparameters: float | Literal["auto"],
     ) -> None:
-        if gradient not in ESTIMATORS:
-            raise ValueError(f"gradient must be one of {sorted(ESTIMATORS)}, got {gradient!r}")
+        for name, choice, known in [
+            ("gradient", gradient, tuple(ESTIMATORS)),
+            ("minibatches", minibatches, ORDERS),
+            ("metric", metric, METRICS),
+        ]:
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {known}, got {choice!r}")
+        if isinstance(micro_batches, bool) or not isinstance(micro_batches, int):
+            raise TypeError(f"micro_batches must be a positive integer, got {micro_batches!r}")
+        if micro_batches < 1 or (micro_batches > 1 and gradient == "full_data"):
+            raise ValueError(
+                f"micro_batches must be a positive integer, and 1 with gradient='full_data', "
+                f"got {micro_batches}"
+            )
         unknown = set(hyperparameters) - set(self.dynamics.hyperparameters)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}")
@@ -72,7 +103,8 @@ class Kernel(MCMCKernel):
             _require_positive("temperature", temperature)
         self.model = model
         self.step_size, self.temperature, self.tolerance = step_size, temperature, tolerance
-        self.gradient = gradient
+        self.gradient, self.metric = gradient, metric
+        self.minibatches, self.micro_batches = minibatches, micro_batches
         self.hyperparameters = {**self.dynamics.hyperparameters, **hyperparameters}
         automatic = self.tuning().automatic
         if temperature == 0 and automatic:
@@ -81,12 +113,6 @@ class Kernel(MCMCKernel):
                 "against; give a number"
             )
         self.clear()
-
-    def clear(self) -> None:
-        """Forget the chain of `pyro.infer.MCMC`; `fe.sample` keeps none here."""
-        self._chains: Chains | None = None
-        self._initial: dict[str, Tensor] | None = None
-        self.transforms: dict[str, Any] = {}
 
     def tuning(self) -> Tuning:
         """What is left to the warm-up."""
@@ -117,7 +143,61 @@ class Kernel(MCMCKernel):
 
     def estimator(self, density: Density) -> Estimator:
         """The gradient estimator asked for."""
-        return ESTIMATORS[self.gradient](density)
+        plain = ESTIMATORS[self.gradient](density)
+        return plain if self.micro_batches == 1 else accumulated(plain, self.micro_batches)
+
+    def chains(
+        self,
+        density: Density,
+        num_chains: int,
+        *,
+        seed: int,
+        num_steps: int,
+        compile: CompileMode,
+        start: Tensor | None = None,
+        source: LoaderData | None = None,
+        blocks: Blocks | None = None,
+    ) -> Chains:
+        """Chains of this sampler on a density.
+
+        Args:
+            start: (C, D); by default uniform on (−2, 2) of unconstrained space, and with a dense
+                metric about the mode.
+            seed, num_steps, compile, blocks: as in `Chains`.
+            source: a loader to draw minibatches from.
+        """
+        if source is not None and (self.gradient == "control_variate" or self.micro_batches > 1):
+            raise ValueError(
+                "gradient='control_variate' and micro_batches draw from plates that subsample; "
+                "a DataLoader draws its own minibatches, so give tensors instead"
+            )
+        position = uniform_positions(density, num_chains, seed) if start is None else start
+        density = batchable(density, position)
+        metric: LinearMap | None = None
+        if self.metric == "dense":
+            metric = at_the_mode(density, position)
+            if start is None:
+                position = about_the_mode(density, metric, seed)
+        return Chains(
+            density,
+            self.dynamics,
+            self.estimator(density),
+            position,
+            self.initial_settings(density, num_chains),
+            RandomStream(
+                density,
+                num_chains,
+                seed,
+                order=self.minibatches,
+                micro_batches=self.micro_batches,
+            ),
+            num_steps=num_steps,
+            compile=compile if density.traceable else "eager",
+            batches=None if source is None else stacked_batches(source, num_chains, seed),
+            blocks=blocks,
+            control_variates=self.gradient == "control_variate" and bool(density.subsamples),
+            metric=metric,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The kernel's own settings, for the attributes of the draws."""
@@ -131,75 +211,12 @@ class Kernel(MCMCKernel):
             "step_size": step,
             "temperature": self.temperature,
             "gradient": self.gradient,
+            "minibatches": self.minibatches,
+            "micro_batches": self.micro_batches,
+            "metric": self.metric,
             "tolerance": self.tolerance,
             **self.hyperparameters,
         }
-
-    # --- pyro.infer.mcmc.MCMCKernel: one chain, one step a call ---------------------------------
-
-    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Called by `pyro.infer.MCMC` with the program's arguments."""
-        density = Density(self.model, args, kwargs)
-        self.transforms = density.transforms
-        seed = int(torch.randint(2**31, ()))  # follows pyro.set_rng_seed
-        if self._initial is None:
-            position = uniform_positions(density, 1, seed)
-        else:
-            position = density.join({k: v[None] for k, v in self._initial.items()})
-        self._chains = Chains(
-            density,
-            self.dynamics,
-            self.estimator(density),
-            position,
-            self.initial_settings(density, 1),
-            seed=seed,
-            num_steps=2 * warmup_steps,
-            compile="traced",
-        )
-        self._adaptation = Adaptation(self.tuning(), self._chains, warmup_steps)
-
-    @property
-    def initial_params(self) -> dict[str, Tensor]:
-        """Unconstrained values of every latent site, where the chain starts."""
-        if self._chains is None:
-            return self._initial or {}
-        return self._chains.density.split(self._chains.state.position[0])
-
-    @initial_params.setter
-    def initial_params(self, params: Mapping[str, Tensor]) -> None:
-        # MCMC sets this before it calls `setup`, so it is kept until then.
-        self._initial = dict(params)
-
-    def sample(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One step from `params` (unconstrained) to the next."""
-        if self._chains is None:
-            raise RuntimeError("call setup() first, or run the kernel through MCMC or fe.sample")
-        chains = self._chains
-        position = chains.density.join({name: value[None] for name, value in params.items()})
-        if not torch.equal(position, chains.state.position):
-            chains.state = chains.state._replace(position=position)
-        self._adaptation.before_step()
-        statistics = chains.advance()
-        self._statistics = statistics
-        if not torch.isfinite(statistics.log_density).all():
-            raise FloatingPointError(
-                f"the chain became non-finite at step size "
-                f"{chains.settings['step_size'].item():.3g}; use a smaller one or 'auto'"
-            )
-        return chains.density.split(chains.state.position[0])
-
-    def logging(self) -> dict[str, str]:
-        """What the progress bar of `pyro.infer.MCMC` shows."""
-        assert self._chains is not None
-        return {
-            "step size": f"{self._chains.settings['step_size'].item():.2e}",
-            "log density": f"{self._statistics.log_density.item():.4g}",
-        }
-
-    def diagnostics(self) -> dict[str, Any]:
-        """The step size the run ended with."""
-        assert self._chains is not None
-        return {"step_size": self._chains.settings["step_size"].item()}
 
 
 def _require_positive(name: str, value: Any) -> None:

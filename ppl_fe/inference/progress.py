@@ -27,6 +27,10 @@ class Watch:
         self.num_groups = num_groups
         self.pending, self.last = 0, time.perf_counter()
 
+    def skip(self, num_steps: int) -> None:
+        """Steps that a resumed run took before."""
+        self.bar.update(num_steps)
+
     def after_step(self, phase: str) -> None:
         if self.bar.disable:
             return

@@ -1,88 +1,179 @@
-"""One run of a kernel on a density: warm up, draw, thin, watch for chains that fail."""
+"""One run of a kernel on a density, from its parts to its DataTree."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.adaptation import Adaptation
-from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.draws import Recorder
-from ppl_fe.inference.initial import overdispersed_positions
+from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.loop import RunLength, Sampling
+from ppl_fe.inference.parallel import Part, chain_seed, in_processes, joined, of_chain
 from ppl_fe.inference.progress import Watch
-from ppl_fe.inference.streams import stacked_batches
+from ppl_fe.inference.store import Store
+from ppl_fe.inference.temperature import Blocks, at_most, site_blocks
 from ppl_fe.version import __version__
 
-CHECK_EVERY = 50  # steps between looks for chains that are no longer finite, in warm-up
 
+class Collected(NamedTuple):
+    """A run's draws, still in their recorder, which chains failed and why, and what is known."""
 
-@dataclass(frozen=True)
-class RunLength:
-    """How long to run: S kept draws of `thinning` steps each, after `warmup_steps` steps."""
-
-    num_samples: int = 1000
-    warmup_steps: int = 500
-    thinning: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_samples", 1), ("warmup_steps", 0), ("thinning", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    @property
-    def num_steps(self) -> int:
-        return self.warmup_steps + self.num_samples * self.thinning
+    recorder: Recorder
+    failed: dict[int, str]
+    facts: dict[str, Any]
+    interrupted: bool
 
 
 def run(
     kernel: Kernel,
     density: Density,
-    start: Tensor,
     length: RunLength,
     *,
+    num_chains: int,
     seed: int,
+    chain_method: str = "vectorized",
+    start: Tensor | None = None,
     save_to: str | Path | None = None,
+    resume: bool = False,
+    center: Tensor | None = None,
+    num_groups: int = 1,
+    attributes: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> xr.DataTree:
+    """`sample` on a density that is already built; what the estimators call.
+
+    Args:
+        start, center, num_groups and `how`: as in `collect`.
+        attributes: more facts to keep with the draws.
+    """
+    parallel = chain_method == "parallel"
+    if resume and (save_to is None or parallel):
+        raise ValueError(
+            "resume=True goes on with the run at save_to; give save_to"
+            if save_to is None
+            else "resume=True needs chain_method 'vectorized' or 'sequential'"
+        )
+    store = None if save_to is None else Store(save_to, resume=resume)
+    started = time.perf_counter()
+    if parallel:
+
+        def one(chain: int) -> Part:
+            own = slice(chain, chain + 1)
+            found = collect(
+                kernel,
+                of_chain(density, chain),
+                length,
+                num_chains=1,
+                seed=chain_seed(seed, chain),
+                start=None if start is None else start[own],
+                center=None if center is None else center[own],
+                **{**how, "progress_bar": False},
+            )
+            return Part(*found.recorder.contents(), found.facts, "")
+
+        part = joined(in_processes(one, num_chains))
+        recorder = Recorder(
+            density,
+            at_most(how.get("blocks") or site_blocks(density.sites)),
+            num_chains,
+            length.num_samples,
+            store,
+            num_groups,
+        )
+        recorder.restore(part.draws, part.moments)
+        if store is not None:
+            store.append(part.draws)
+        found = Collected(recorder, part.failed, part.facts, False)
+    else:
+        found = collect(
+            kernel,
+            density,
+            length,
+            num_chains=num_chains,
+            seed=seed,
+            start=start,
+            store=store,
+            resume=resume,
+            center=center,
+            num_groups=num_groups,
+            **how,
+        )
+    if found.failed:
+        warnings.warn(
+            "left out: " + "; ".join(f"chain {c}, {why}" for c, why in found.failed.items()),
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return found.recorder.finish(
+        found.failed,
+        {
+            "inference_library": "ppl_fe",
+            "inference_library_version": __version__,
+            **found.facts,
+            "num_chains": num_chains,
+            "seed": seed,
+            "chain_method": chain_method,
+            "interrupted": found.interrupted,
+            "sampling_time": time.perf_counter() - started,
+            "failed_chains": {str(chain): why for chain, why in found.failed.items()},
+            **(attributes or {}),
+        },
+        complete=not found.interrupted or bool(found.failed),
+    )
+
+
+def collect(
+    kernel: Kernel,
+    density: Density,
+    length: RunLength,
+    *,
+    num_chains: int,
+    seed: int,
+    start: Tensor | None = None,
+    store: Store | None = None,
+    resume: bool = False,
     progress_bar: bool = True,
     compile: CompileMode = "auto",
     source: LoaderData | None = None,
     center: Tensor | None = None,
     least_curvature: float | None = None,
     num_groups: int = 1,
-    attributes: Mapping[str, Any] | None = None,
+    blocks: Blocks | None = None,
     description: str = "",
-) -> xr.DataTree:
-    """`sample` on a density that is already built; what the estimators call.
+) -> Collected:
+    """All draws of chains in one process.
 
     Args:
-        start: (C, D) unconstrained starts; with `center` (C, D) given, chains start overdispersed
-            about it instead (`overdispersed_positions`).
+        start: (C, D) unconstrained starts, or the kernel's own.
+        center: (C, D), w* of a localised posterior: chains start overdispersed about it
+            (`overdispersed_positions`), and control variates and temperatures refer to it.
         least_curvature, num_groups: as in `Adaptation`.
+        blocks: as in `Chains`.
     """
-    recorder = Recorder(density, len(start), length.num_samples, save_to)
-    chains = Chains(
+    chains = kernel.chains(
         density,
-        kernel.dynamics,
-        kernel.estimator(density),
-        start,
-        kernel.initial_settings(density, len(start)),
+        num_chains,
         seed=seed,
         num_steps=length.num_steps,
         compile=compile,
-        batches=None if source is None else stacked_batches(source, len(start), seed),
+        start=start if center is None else center,
+        source=source,
+        blocks=blocks,
+    )
+    recorder = Recorder(
+        chains.density, chains.blocks, num_chains, length.num_samples, store, num_groups
     )
     adaptation = Adaptation(
         kernel.tuning(),
@@ -91,95 +182,36 @@ def run(
         least_curvature=least_curvature,
         num_groups=num_groups,
     )
-    if center is not None:
-        adaptation.measure()
-        chains.start_at(
-            overdispersed_positions(
-                chains, center, least_curvature or 1.0, adaptation.stiffest, seed
-            )
-        )
-    failed: dict[int, str] = {}
-    interrupted = False
+    facts = {
+        **kernel.describe(),
+        **vars(length),
+        "num_chains": num_chains,
+        "num_data": density.num_data,
+        "seed": seed,
+    }
     bar = tqdm(
         total=length.num_steps, disable=not progress_bar, desc=description, unit="step", leave=False
     )
     watch = Watch(bar, chains, recorder, num_groups)
-    started = time.perf_counter()
-    try:
-        with bar:
-            for step in range(length.warmup_steps):
-                adaptation.before_step()
-                statistics = chains.advance()
-                watch.after_step("warm-up")
-                if step % CHECK_EVERY == 0:
-                    _note_failures(failed, statistics.log_density, f"warm-up step {step}", chains)
-            chains.take_mean_loss(1)
-            for draw in range(length.num_samples):
-                for _ in range(length.thinning):
-                    adaptation.before_step()
-                    position = chains.state.position
-                    statistics = chains.advance()
-                    watch.after_step("sampling")
-                # NaN stays, so a look now and then misses no chain; each look costs a wait.
-                if draw % CHECK_EVERY == 0:
-                    _note_failures(failed, statistics.log_density, f"draw {draw}", chains)
-                loss = chains.take_mean_loss(length.thinning)
-                step_size = chains.settings["step_size"][:, 0]
-                recorder.add(position, statistics, loss, step_size)
-    except KeyboardInterrupt:
-        if recorder.num_draws == 0:
-            raise
-        interrupted = True
-        warnings.warn(
-            f"interrupted: {recorder.num_draws} of {length.num_samples} draws were kept",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    _note_failures(failed, statistics.log_density, f"draw {recorder.num_draws - 1}", chains)
-    if failed:
-        warnings.warn(
-            "left out: " + "; ".join(f"chain {c}, {why}" for c, why in failed.items()),
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return recorder.finish(
-        failed,
-        {
-            "inference_library": "ppl_fe",
-            "inference_library_version": __version__,
-            **kernel.describe(),
-            **vars(length),
-            "num_chains": len(start),
-            "num_data": density.num_data,
-            "seed": seed,
-            "compile": chains.compile_mode,
-            "interrupted": interrupted,
-            "sampling_time": time.perf_counter() - started,
-            "failed_chains": {str(chain): why for chain, why in failed.items()},
-            **{f"tuned_{name}": value for name, value in adaptation.report().items()},
-            **(attributes or {}),
-        },
-    )
+    sampling = Sampling(chains, adaptation, recorder, length, watch)
+    with bar:
+        if resume:
+            assert store is not None
+            report = sampling.go_on(store, facts)
+        else:
+            sampling.warm_up(center, least_curvature, seed)
+            report = adaptation.report()
+        interrupted = sampling.draw(store, facts, report)
+    failed = failures(chains, length.warmup_steps)
+    stop_if_all_failed(failed, chains, sampling.first)
+    known = {"compile": chains.compile_mode} | {f"tuned_{k}": v for k, v in report.items()}
+    return Collected(recorder, failed, facts | known, interrupted)
 
 
 def check_chains(num_chains: int, chain_method: str) -> None:
     """Refuse a number of chains below one and an unknown way to run them."""
     if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
         raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
-    methods = ("vectorized", "sequential")
+    methods = ("vectorized", "sequential", "parallel")
     if chain_method not in methods:
         raise ValueError(f"chain_method must be one of {methods}, got {chain_method!r}")
-
-
-def _note_failures(failed: dict[int, str], log_density: Tensor, when: str, chains: Chains) -> None:
-    finite = torch.isfinite(log_density)
-    if bool(finite.all()):
-        return
-    for chain in torch.nonzero(~finite)[:, 0].tolist():
-        failed.setdefault(chain, f"non-finite by {when}")
-    if len(failed) == len(log_density):
-        largest = chains.settings["step_size"].max().item()
-        raise FloatingPointError(
-            f"every chain became non-finite by {when} at step size {largest:.3g}; "
-            "use a smaller step_size or 'auto', and check the data and the starts"
-        )

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
-from ppl_fe.inference.initial import uniform_positions
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import RunLength, check_chains, run
+from ppl_fe.inference.loop import RunLength
+from ppl_fe.inference.run import check_chains, run
 
 
 def sample(
@@ -25,10 +25,11 @@ def sample(
     warmup_steps: int = 500,
     num_chains: int = 4,
     thinning: int = 1,
-    chain_method: Literal["vectorized", "sequential"] = "vectorized",
+    chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized",
     initial_params: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     save_to: str | Path | None = None,
+    resume: bool = False,
     progress_bar: bool = True,
     compile: CompileMode = "auto",
     **kwargs: Any,
@@ -47,12 +48,14 @@ def sample(
         warmup_steps: steps before the first kept draw, in which "auto" settings are tuned.
         num_chains: C.
         thinning: steps a kept draw costs. `sample_stats.loss` averages over all of them.
-        chain_method: "vectorized", or "sequential" for programs whose control flow depends on
-            latent values.
+        chain_method: "vectorized"; "sequential" for programs whose control flow depends on latent
+            values; "parallel" for one process a chain, as many at once as there are cores.
         initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`; by default
             uniform on (−2, 2).
         seed: equal seeds give equal draws on the same machine.
         save_to: a new zarr folder, written as draws come.
+        resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
+            those of an uninterrupted run. At most ten seconds of draws are made again.
         progress_bar: show steps, loss, step size and the loss's split R-hat.
         compile: "auto"; "compiled", "traced" and "eager" force one. Without a C++ compiler
             "compiled" means "traced", with one warning.
@@ -92,11 +95,10 @@ def sample(
         args,
         kwargs,
         data_per_chain=source is not None,
-        vectorized=chain_method == "vectorized",
+        vectorized=chain_method != "sequential",
     )
-    if initial_params is None:
-        start = uniform_positions(density, num_chains, seed)
-    else:
+    start = None
+    if initial_params is not None:
         start = density.join(initial_params)
         if len(start) != num_chains:
             raise ValueError(
@@ -105,12 +107,14 @@ def sample(
     return run(
         kernel,
         density,
-        start,
         length,
+        num_chains=num_chains,
         seed=seed,
+        start=start,
         save_to=save_to,
+        resume=resume,
         progress_bar=progress_bar,
         compile=compile,
         source=source,
-        attributes={"chain_method": chain_method},
+        chain_method=chain_method,
     )

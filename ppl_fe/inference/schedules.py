@@ -56,24 +56,40 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1), L = ⌈K/M⌉ (Zhang et al. 2020).
+    """ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1), L = ⌈K/M⌉ (Zhang et al. 2020, arXiv:1902.03932).
 
-    K steps in M cycles; each starts with large, exploring steps and ends with small ones.
+    K steps in M cycles; each starts with large steps and ends with small ones. In the first
+    `exploration` of a cycle the temperature is zero: the chain descends to another mode, and none
+    of its steps is kept. The rest of the cycle samples.
 
     Example:
-        >>> schedule = Cyclical(1e-3, num_steps=100, num_cycles=2)
+        >>> schedule = Cyclical(1e-3, num_steps=100, num_cycles=2, exploration=0.4)
         >>> schedule(0), schedule(50), round(schedule(25), 6)
         (0.001, 0.001, 0.0005)
+        >>> [schedule.explores(step) for step in (19, 20, 49, 50)]
+        [True, False, False, True]
     """
 
     step_size: float
     num_steps: int
     num_cycles: int = 4
+    exploration: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("step_size", "num_steps", "num_cycles"):
             _require_positive("Cyclical", name, getattr(self, name))
+        if not 0 <= self.exploration < 1:
+            raise ValueError(f"Cyclical: exploration must lie in [0, 1), got {self.exploration}")
+
+    @property
+    def cycle_steps(self) -> int:
+        """L, the length of a cycle."""
+        return ceil(self.num_steps / self.num_cycles)
 
     def __call__(self, step: int) -> float:
-        length = ceil(self.num_steps / self.num_cycles)
+        length = self.cycle_steps
         return 0.5 * self.step_size * (cos(pi * (step % length) / length) + 1)
+
+    def explores(self, step: int) -> bool:
+        """Whether this step belongs to the exploration of its cycle."""
+        return step % self.cycle_steps < self.exploration * self.cycle_steps

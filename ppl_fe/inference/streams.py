@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.density import Density, Indices
+
+Order = Literal["replacement", "epoch"]
+ORDERS = ("replacement", "epoch")
 
 # Random numbers are drawn for about this many coordinates at once: enough that the cost of a call
 # disappears, few enough to stay in the cache. It fixes the order of the stream, so it depends on
@@ -23,12 +26,38 @@ class RandomStream:
     """Standard normal noise (C, D) and index sets (C, B), step after step, from one seed.
 
     Noise and indices come from two generators, so that the noise of a run does not change with
-    the number of its plates. Index sets are uniform with replacement and every chain draws its
-    own: chains that share minibatches share their errors, and R-hat cannot see them.
+    the number of its plates. Every chain draws its own index sets: chains that share minibatches
+    share their errors, and R-hat cannot see them.
+
+    Args:
+        density: gives the shapes.
+        num_chains: C.
+        seed: equal seeds give equal streams.
+        order: "replacement", uniform and independent; or "epoch", every datum once an epoch in an
+            order drawn anew for each epoch and chain (a remainder smaller than a batch waits for
+            another epoch).
+        micro_batches: K; index sets are (C, K·B).
     """
 
-    def __init__(self, density: Density, num_chains: int, seed: int) -> None:
+    def __init__(
+        self,
+        density: Density,
+        num_chains: int,
+        seed: int,
+        *,
+        order: Order = "replacement",
+        micro_batches: int = 1,
+    ) -> None:
         self._density = density
+        self._order, self._seed, self._steps_filled = order, seed, 0
+        self._sizes = [
+            (plate.size, plate.subsample_size * micro_batches) for plate in density.subsamples
+        ]
+        if order == "epoch" and any(batch > size for size, batch in self._sizes):
+            raise ValueError(
+                f"micro_batches={micro_batches} asks for more data a step than an epoch holds; "
+                "use fewer, or smaller minibatches"
+            )
         self._shape = (num_chains, density.num_parameters)
         coordinates = num_chains * density.num_parameters
         self.block_steps = max(1, min(MAX_BLOCK_STEPS, BLOCK_COORDINATES // coordinates))
@@ -53,38 +82,72 @@ class RandomStream:
 
     def indices(self) -> Indices:
         """Index sets (C, B) for one evaluation outside a chain's own steps."""
+        if self._order == "epoch":
+            return tuple(
+                self._shuffled(size, self._index_generator)[:, :batch]
+                for size, batch in self._sizes
+            )
         return tuple(ix[0] for ix in self._draw_indices(1))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         """Where the stream stands, enough to go on from here exactly."""
-        return {
-            "block_start": self._block_start,
-            "used": self._used,
-            "generators": self._generator_states(),
-        }
+        names = ("noise_start", "index_start", "noise_now", "index_now")
+        states = (*self._block_start, *self._generator_states())
+        place = torch.tensor([self._used, self._steps_filled])
+        return {**dict(zip(names, states, strict=True)), "place": place}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to a `state()`."""
-        self._block_start, self._used = state["block_start"], state["used"]
-        self._set_generators(state["block_start"])
+        self._used, filled = (int(count) for count in state["place"])
+        self._block_start = (state["noise_start"], state["index_start"])
+        self._set_generators(self._block_start)
+        self._steps_filled = max(0, filled - self.block_steps)
         self._fill()
-        # `indices()` may have drawn since the block was filled.
-        self._set_generators(state["generators"])
+        # `indices()` may have drawn since the block was filled, or no block been filled yet.
+        self._set_generators((state["noise_now"], state["index_now"]))
+        self._steps_filled = filled
 
     def _fill(self) -> None:
         self._noise.normal_(generator=self._noise_generator)
         self._indices = self._draw_indices(self.block_steps)
+        self._steps_filled += self.block_steps
 
     def _draw_indices(self, num_steps: int) -> Indices:
+        if self._order == "epoch":
+            steps = range(self._steps_filled, self._steps_filled + num_steps)
+            return tuple(self._epochs(steps, *sizes) for sizes in self._sizes)
         return tuple(
             torch.randint(
-                plate.size,
-                (num_steps, self._shape[0], plate.subsample_size),
+                size,
+                (num_steps, self._shape[0], batch),
                 generator=self._index_generator,
                 device=self._density.device,
             )
-            for plate in self._density.subsamples
+            for size, batch in self._sizes
         )
+
+    def _epochs(self, steps: range, size: int, batch: int) -> Tensor:
+        """(steps, C, batch): each epoch's order has a seed of its own, so that none is kept."""
+        per_epoch = size // batch
+        parts = []
+        for epoch in range(steps.start // per_epoch, (steps.stop - 1) // per_epoch + 1):
+            generator = torch.Generator(self._density.device)
+            generator.manual_seed(hash((self._seed, epoch, size)) % 2**63)
+            order = self._shuffled(size, generator)[:, : per_epoch * batch]
+            first = epoch * per_epoch
+            own = slice(max(steps.start - first, 0), min(steps.stop - first, per_epoch))
+            parts.append(order.unflatten(1, (per_epoch, batch)).transpose(0, 1)[own])
+        return torch.cat(parts)
+
+    def _shuffled(self, size: int, generator: torch.Generator) -> Tensor:
+        """(C, N): a random order of the data for each chain."""
+        keys = torch.rand(
+            (self._shape[0], size),
+            dtype=torch.float64,
+            generator=generator,
+            device=self._density.device,
+        )
+        return keys.argsort(-1)
 
     def _set_generators(self, states: tuple[Tensor, Tensor]) -> None:
         self._noise_generator.set_state(states[0])

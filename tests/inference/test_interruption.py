@@ -127,7 +127,9 @@ KERNELS = {
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_chain_that_diverges_is_left_out_and_named(kernel: str, tmp_path: Path) -> None:
     start, path = torch.tensor([0.3, 1e12, -0.2]), tmp_path / "run.zarr"
-    with pytest.warns(RuntimeWarning, match="left out: chain 1, non-finite by warm-up step"):
+    with pytest.warns(
+        RuntimeWarning, match="left out: chain 1, .* of x was not finite at warm-up step 1$"
+    ):
         tree = draws(KERNELS[kernel], initial_params={"x": start}, save_to=path)
     assert tree.posterior["chain"].values.tolist() == [0, 2]
     assert list(json.loads(tree.attrs["failed_chains"])) == ["1"]
@@ -144,7 +146,9 @@ def test_a_chain_that_diverges_while_sampling() -> None:
 
     kernel = fe.SGLD(wall, step_size=0.02)
     start = {"x": torch.tensor([-1.0, 2.95, -1.5])}
-    with pytest.warns(RuntimeWarning, match=r"left out: chain 1, non-finite by draw \d+"):
+    with pytest.warns(
+        RuntimeWarning, match=r"left out: chain 1, .* of x was not finite at step \d+"
+    ):
         tree = draws(kernel, num_samples=60, warmup_steps=0, initial_params=start, seed=4)
     assert tree.posterior["chain"].values.tolist() == [0, 2]
 

@@ -49,7 +49,7 @@ def same(one: xr.DataTree, other: xr.DataTree) -> bool:
 
 def test_the_schema_is_arviz_s() -> None:
     tree = draws(thinning=2, seed=5)
-    assert set(tree.children) == {"posterior", "sample_stats"}
+    assert set(tree.children) == {"posterior", "sample_stats", "moments"}
     sites = {"mean": ("chain", "draw", "mean_dim_0"), "sd": ("chain", "draw")}
     posterior = tree["posterior"].to_dataset()
     assert {str(k): v.dims for k, v in posterior.data_vars.items()} == {
@@ -57,9 +57,19 @@ def test_the_schema_is_arviz_s() -> None:
         "sum": ("chain", "draw"),
     }
     assert dict(posterior.sizes) == {"chain": 3, "draw": 20, "mean_dim_0": 2}
-    statistics = tree["sample_stats"].to_dataset()
-    assert set(statistics.data_vars) == {"lp", "loss", "gradient_norm", "step_size"}
-    for values in statistics.data_vars.values():
+    statistics = dict(tree["sample_stats"].to_dataset().data_vars)
+    by_block = statistics.pop("block_temperature")
+    assert by_block.dims == ("chain", "draw", "block")
+    assert by_block["block"].values.tolist() == ["mean", "sd"]
+    assert set(statistics) == {
+        "lp",
+        "loss",
+        "gradient_norm",
+        "step_size",
+        "configurational_temperature",
+        "stiff_temperature",
+    }
+    for values in statistics.values():
         assert values.dims == ("chain", "draw")
     assert (posterior["sd"] > 0).all()
     np.testing.assert_allclose(posterior["sum"], posterior["mean"].sum("mean_dim_0"), rtol=1e-5)
@@ -95,7 +105,9 @@ def test_statistics_belong_to_the_draw_they_stand_beside() -> None:
         gradient, terms = density.batched_gradient(
             density, positions[chain, draw][None], (), (), density.tensors
         )
-        found = {name: float(values[chain, draw]) for name, values in statistics.items()}
+        found = {
+            name: float(statistics[name][chain, draw]) for name in ("lp", "loss", "gradient_norm")
+        }
         assert found["lp"] == pytest.approx(terms.log_density.item(), rel=1e-4)
         assert found["loss"] == pytest.approx(-terms.log_likelihood.item() / 12, rel=1e-4)
         assert found["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-3)
@@ -186,7 +198,7 @@ def test_the_progress_bar_runs(capsys: pytest.CaptureFixture[str]) -> None:
         ({"thinning": 0}, "thinning must be an integer of at least 1"),
         ({"num_chains": 0}, "num_chains must be a positive integer, got 0"),
         ({"num_chains": True}, "num_chains must be a positive integer"),
-        ({"chain_method": "parallel"}, "chain_method must be one of .*'parallel'"),
+        ({"chain_method": "threads"}, "chain_method must be one of .*'threads'"),
         ({"compile": "jit"}, "compile must be one of .*'jit'"),
     ],
 )

@@ -1,0 +1,90 @@
+"""The largest curvature of −log p and the gradient noise along it, by the chains' own gradients."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.dynamics import Dynamics, Preconditioned, Settings
+
+FIRST_ITERATIONS, LATER_ITERATIONS = 20, 4
+NUM_NOISE_DRAWS = 8
+
+
+class Stiffest(NamedTuple):
+    """curvature (C, 1) along direction (C, D), not normalised, in the sampler's metric."""
+
+    curvature: Tensor
+    direction: Tensor
+
+
+def metric_scale(chains: Chains) -> Tensor:
+    """√G (C, D), in whose coordinates w/√G the sampler has no metric; (C, 1) ones without."""
+    dynamics = chains.dynamics
+    if isinstance(dynamics, Preconditioned):
+        return dynamics.metric(chains.state, chains.settings).sqrt()
+    return torch.ones_like(chains.state.position[:, :1])
+
+
+def stiffest(chains: Chains, before: Stiffest | None = None) -> Stiffest:
+    """|vᵀHv| at the chains' positions after a few power iterations on H = −∇² log p.
+
+    Hessian-vector products are differences of the same traced gradient; the iteration starts from
+    what was found `before`.
+    """
+    position = chains.state.position
+    iterations = LATER_ITERATIONS
+    if before is None:
+        generator = torch.Generator(position.device).manual_seed(len(position))
+        direction = torch.randn(
+            position.shape, generator=generator, dtype=position.dtype, device=position.device
+        )
+        iterations = FIRST_ITERATIONS
+    else:
+        direction = before.direction
+    curvature = torch.ones_like(position[:, :1])
+    scale = metric_scale(chains)
+    for _ in range(iterations):
+        direction = direction / torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        indices = chains.stream.indices()
+        # A tenth of a posterior standard deviation along v: short enough for a derivative,
+        # long enough to average over the kinks of a piecewise linear network.
+        length = 0.1 * curvature.rsqrt()
+        ahead = length * scale * direction
+        forward = chains.evaluate(position + ahead, indices).gradient
+        backward = chains.evaluate(position - ahead, indices).gradient
+        product = scale * (backward - forward) / (2 * length)
+        curvature = (direction * product).sum(-1, keepdim=True).abs()
+        # A flat start (a degenerate minimum) has no stiffest direction yet.
+        flat = curvature <= torch.finfo(curvature.dtype).tiny
+        direction = torch.where(flat, direction, product)
+        curvature = torch.where(flat, torch.ones_like(curvature), curvature)
+    return Stiffest(curvature, direction)
+
+
+def noise_variance(chains: Chains, found: Stiffest) -> Tensor:
+    """(C, 1): variance over minibatches of the gradient along the stiffest direction."""
+    norm = torch.linalg.vector_norm(found.direction, dim=-1, keepdim=True)
+    along = metric_scale(chains) * found.direction / norm
+    draws = [(chains.fresh_gradient() * along).sum(-1) for _ in range(NUM_NOISE_DRAWS)]
+    variance: Tensor = torch.stack(draws).var(0)
+    return variance[:, None]
+
+
+def largest_stable_step(dynamics: Dynamics, curvature: Tensor, settings: Settings) -> Tensor:
+    """(C, 1): the ε up to which the sampler's own prediction of its temperature is finite.
+
+    By bisection over twelve decades below the present step size, for any dynamics.
+    """
+    high = settings["step_size"].log()
+    low = high - 12 * torch.log(torch.full_like(high, 10.0))
+    no_noise = torch.zeros_like(curvature)
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        tried = {**settings, "step_size": middle.exp()}
+        stable = dynamics.excess_temperature(curvature, no_noise, tried).isfinite()
+        low, high = torch.where(stable, middle, low), torch.where(stable, high, middle)
+    return low.exp()

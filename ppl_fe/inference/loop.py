@@ -1,0 +1,165 @@
+"""The loop of a run: warm-up, draws of `thinning` steps each, failures, interruption, resuming."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ppl_fe.inference.adaptation import Adaptation
+from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.draws import Recorder
+from ppl_fe.inference.failures import failures, stop_if_all_failed
+from ppl_fe.inference.initial import overdispersed_positions
+from ppl_fe.inference.phases import Phases
+from ppl_fe.inference.progress import Watch
+from ppl_fe.inference.step import Statistics
+from ppl_fe.inference.store import Store
+
+CHECK_EVERY = 50  # steps or draws between looks for failed chains: each look costs a wait
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """How long to run: S kept draws of `thinning` steps each, after `warmup_steps` steps."""
+
+    num_samples: int = 1000
+    warmup_steps: int = 500
+    thinning: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_samples", 1), ("warmup_steps", 0), ("thinning", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+    @property
+    def num_steps(self) -> int:
+        return self.warmup_steps + self.num_samples * self.thinning
+
+
+@dataclass
+class Sampling:
+    """The parts of a run, and the order in which they act."""
+
+    chains: Chains
+    adaptation: Adaptation
+    recorder: Recorder
+    length: RunLength
+    watch: Watch
+
+    def __post_init__(self) -> None:
+        self.first = self.chains.position.clone()
+
+    def warm_up(self, center: Tensor | None, least_curvature: float | None, seed: int) -> None:
+        """Start overdispersed about a centre if there is one, then tune while the chains move."""
+        chains, adaptation = self.chains, self.adaptation
+        if center is not None:
+            adaptation.measure()
+            stiffest = adaptation.stiffest
+            chains.start_at(
+                overdispersed_positions(chains, center, least_curvature or 1.0, stiffest, seed)
+            )
+            self.first = chains.position.clone()
+        phases = Phases(chains, adaptation, self.length.warmup_steps, center)
+        for step in range(self.length.warmup_steps):
+            phases.before_step()
+            self._step("warm-up")
+            if step % CHECK_EVERY == 0:
+                self._check()
+        phases.begin_sampling()
+        chains.take_means(1)
+
+    def go_on(self, store: Store, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Put everything where the stored run stands; what its warm-up found.
+
+        Raises:
+            ValueError: the stored run had other settings, which are named.
+        """
+        state, stored = store.recall()
+        num_draws = stored.pop("num_draws")
+        told = {name: value for name, value in facts.items() if stored.get(name) != value}
+        if told:
+            was = {name: stored.get(name) for name in told}
+            raise ValueError(
+                f"resume=True: {store.path} was begun with {was}, not with {told}; "
+                "repeat the call that began it"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
+        for key, value in state.items():
+            part, name = key.split(":", 1)
+            parts[part][name] = value
+        self.chains.load_state_dict(parts["run"])
+        self.recorder.restore(store.draws(num_draws), parts["moments"])
+        self.adaptation.num_steps = self.length.warmup_steps + num_draws * self.length.thinning
+        self.watch.skip(self.adaptation.num_steps)
+        return parts["report"]
+
+    def draw(
+        self, store: Store | None, facts: Mapping[str, Any], report: Mapping[str, Tensor]
+    ) -> bool:
+        """Collect the draws that are missing; whether Ctrl-C cut them short."""
+        recorder, length = self.recorder, self.length
+        if store is not None:
+            self._remember(store, facts, report)
+        try:
+            while recorder.num_draws < length.num_samples:
+                if self._one_draw() and store is not None:
+                    self._remember(store, facts, report)
+                # What failed stays marked, so a look now and then misses no chain.
+                if recorder.num_draws % CHECK_EVERY == 1:
+                    self._check()
+        except KeyboardInterrupt:
+            if recorder.num_draws == 0:
+                raise
+            go_on = "" if store is None else "; resume=True goes on with them"
+            warnings.warn(
+                f"interrupted: {recorder.num_draws} of {length.num_samples} draws were kept{go_on}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+            return True
+        except FloatingPointError:
+            if store is not None:
+                store.abandon()
+            raise
+        return False
+
+    def _one_draw(self) -> bool:
+        chains, num_steps = self.chains, 0
+        while num_steps < self.length.thinning:
+            position, statistics = self._step("sampling")
+            num_steps += 1
+            if self.adaptation.exploring:  # nothing of a cycle's exploration is kept
+                chains.take_means(1)
+                num_steps = 0
+        loss, virials = chains.take_means(num_steps)
+        step_size = chains.settings["step_size"][:, 0]
+        return self.recorder.add(position, statistics, loss, virials, step_size)
+
+    def _step(self, phase: str) -> tuple[Tensor, Statistics]:
+        self.adaptation.before_step()
+        position = self.chains.position
+        statistics = self.chains.advance()
+        self.watch.after_step(phase)
+        return position, statistics
+
+    def _check(self) -> None:
+        if bool((self.chains.totals.failed_at < 0).any()):
+            return
+        failed = failures(self.chains, self.length.warmup_steps)
+        stop_if_all_failed(failed, self.chains, self.first)
+
+    def _remember(
+        self, store: Store, facts: Mapping[str, Any], report: Mapping[str, Tensor]
+    ) -> None:
+        parts = {
+            "run": self.chains.state_dict(),
+            "moments": self.recorder.moments.state(),
+            "report": report,
+        }
+        state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}
+        store.remember(state, {**facts, "num_draws": self.recorder.num_draws})
