@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ppl_fe import models
 from ppl_fe.data import as_data
+from ppl_fe.finetuning import NotFiniteError, Tuned, finetune
 from ppl_fe.free_energy import (
     FreeEnergyEstimate,
     ThermodynamicEstimate,
@@ -14,7 +15,16 @@ from ppl_fe.free_energy import (
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.samplers import BAOAB, PSGLD, SGHMC, SGLD, SGNHT
 from ppl_fe.inference.sampling import sample
-from ppl_fe.networks import CheckpointError, FlatNetwork, load_checkpoint, read_checkpoint
+from ppl_fe.networks import (
+    AppliedDelta,
+    CheckpointError,
+    DeltaError,
+    FlatNetwork,
+    apply_delta,
+    load_checkpoint,
+    read_checkpoint,
+    save_delta,
+)
 from ppl_fe.version import __version__
 
 __all__ = [
@@ -23,18 +33,25 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "SGNHT",
+    "AppliedDelta",
     "CheckpointError",
+    "DeltaError",
     "FlatNetwork",
     "FreeEnergyEstimate",
     "Kernel",
+    "NotFiniteError",
     "ThermodynamicEstimate",
+    "Tuned",
     "__version__",
+    "apply_delta",
     "as_data",
     "estimate_free_energy",
+    "finetune",
     "integrate_free_energy",
     "load_checkpoint",
     "models",
     "rank_checkpoints",
     "read_checkpoint",
     "sample",
+    "save_delta",
 ]

@@ -3,7 +3,8 @@
 `torch.compile` straight on Pyro code breaks the graph at every handler. Tracing the batched step
 to ATen operations first (`make_fx`) leaves one graph of plain tensor arithmetic, which also runs
 faster uncompiled; Inductor then compiles that graph directly, without the guards that
-`torch.compile` would check on every call.
+`torch.compile` would check on every call. Inductor keeps what it compiled on disk, so that another
+run of the same shapes starts warm.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ CompileMode = Literal["auto", "compiled", "traced", "eager"]
 # A cold compilation of a small step takes 5 to 25 s on two cores and makes it two to ten
 # times faster (benchmarks/step.py): it pays when the traced graph would run longer than this.
 WORTH_COMPILING_SECONDS = 20.0
+
+# The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
+OPTIONS = {"size_asserts": False}
 
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
@@ -51,7 +55,7 @@ def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFuncti
             warnings.simplefilter("ignore", DeprecationWarning)
             from torch._inductor import compile as inductor_compile
 
-            compiled: TensorFunction = inductor_compile(graph, list(example))
+            compiled: TensorFunction = inductor_compile(graph, list(example), options=OPTIONS)
             compiled(*example)
     except Exception as error:  # the compiler may fail in any way; the graph is an equal twin
         _notice(f"{type(error).__name__}: {error}".splitlines()[0])

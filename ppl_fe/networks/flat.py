@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.parameter import is_lazy
 
-from ppl_fe.networks.matching import listed, match_state, tied_names
+from ppl_fe.networks.choosing import check_tensors, chosen_names
+from ppl_fe.networks.matching import listed, match_state
 
 
 class FlatNetwork:
@@ -28,6 +28,8 @@ class FlatNetwork:
         parameters: which parameters make up the vector: names, or a predicate of a name; all of
             them by default. The others stay at the module's values. A tied weight may be named
             by any of its names.
+        autocast: torch.bfloat16 runs the network's matrix products in that precision by
+            `torch.autocast`; the vector, the outputs and the gradients keep their own.
 
     Attributes:
         anchor: (D,) the module's own values, detached, in the order of ``named_parameters()``.
@@ -59,6 +61,7 @@ class FlatNetwork:
         self,
         module: nn.Module,
         parameters: Iterable[str] | Callable[[str], bool] | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
@@ -68,12 +71,12 @@ class FlatNetwork:
         every = dict(self.module.named_parameters())
         if not every:
             raise ValueError(f"module {type(module).__name__} has no parameters")
-        chosen = _chosen(self.module, parameters)
+        chosen = chosen_names(self.module, parameters)
         tensors = {name: tensor for name, tensor in every.items() if name in chosen}
-        _check_tensors(self.module, tensors)
+        check_tensors(self.module, tensors)
         self.module.requires_grad_(False).zero_grad(set_to_none=True)
         some = next(iter(tensors.values()))
-        self.dtype, self.device = some.dtype, some.device
+        self.dtype, self.device, self.autocast = some.dtype, some.device, autocast
         self.names = tuple(tensors)
         self.shapes = tuple(tensor.shape for tensor in tensors.values())
         self.slices: dict[str, slice] = {}
@@ -106,11 +109,11 @@ class FlatNetwork:
             tensor([[3.]])
         """
         views = self.unflatten(vector)
-        if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            output = functional_call(self.module, views, (), dict(inputs[0]))
-        else:
-            output = functional_call(self.module, views, inputs)
-        return getattr(output, "logits", output)
+        named = dict(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], Mapping) else None
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            output = functional_call(self.module, views, inputs if named is None else (), named)
+        output = getattr(output, "logits", output)
+        return output if self.autocast is None else output.to(self.dtype)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Split a vector (D,) into its tensors: name -> view, nothing copied.
@@ -182,7 +185,7 @@ class FlatNetwork:
             tensor([5.])
         """
         matched = match_state(self.module, state_dict)
-        other = FlatNetwork(self.module, self.names)
+        other = FlatNetwork(self.module, self.names, self.autocast)
         tensors = dict(other.module.named_parameters()) | dict(other.module.named_buffers())
         for name, entry in matched.items():
             tensors[name].copy_(entry)
@@ -197,54 +200,3 @@ class FlatNetwork:
         kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
         name = type(self.module).__name__
         return f"FlatNetwork({name}, {values} parameters in {tensors} tensors, {kind})"
-
-
-def _chosen(
-    module: nn.Module, parameters: Iterable[str] | Callable[[str], bool] | None
-) -> set[str]:
-    own = {name for name, _ in module.named_parameters()}
-    first = {name: to for name, to in tied_names(module).items() if to in own}
-    if parameters is None:
-        return own
-    if isinstance(parameters, str):
-        raise TypeError(f"parameters must be several names or a predicate; pass [{parameters!r}]")
-    if callable(parameters):
-        names = [name for name in first if parameters(name)]
-    else:
-        names = list(parameters)
-        unknown = [name for name in names if name not in first]
-        if unknown:
-            raise ValueError(
-                f"parameters names {len(unknown)} that the module has not: {listed(unknown)}; "
-                f"it has: {listed(list(first))}"
-            )
-    if not names:
-        raise ValueError(f"parameters chooses none of: {listed(list(first))}")
-    return {first[name] for name in names}
-
-
-def _check_tensors(module: nn.Module, chosen: Mapping[str, Tensor]) -> None:
-    everything = dict(module.named_parameters()) | dict(module.named_buffers())
-    empty = [name for name, tensor in everything.items() if is_lazy(tensor) or tensor.is_meta]
-    if empty:
-        raise ValueError(
-            f"tensors without values yet (lazy or meta): {listed(empty)}; "
-            "materialise them, for lazy modules by one forward pass, before FlatNetwork"
-        )
-    other = [f"{n} ({t.dtype})" for n, t in chosen.items() if not t.is_floating_point()]
-    if other:
-        raise ValueError(
-            f"parameters that are not real floating point: {listed(other)}; "
-            "leave them out by `parameters`"
-        )
-    kinds: dict[str, list[str]] = {}
-    for name, tensor in chosen.items():
-        kinds.setdefault(f"{tensor.dtype} on {tensor.device}", []).append(name)
-    if len(kinds) > 1:
-        groups = "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items())
-        raise ValueError(f"parameters differ in dtype or device, one vector needs one: {groups}")
-    bad = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
-    # Infinity is legitimate in a buffer, an attention mask for one; NaN never is.
-    bad += [name for name, tensor in module.named_buffers() if torch.isnan(tensor).any()]
-    if bad:
-        raise ValueError(f"weights or buffers with NaN or infinite values: {listed(bad)}")

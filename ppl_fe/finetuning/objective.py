@@ -1,0 +1,171 @@
+"""What fine-tuning minimises: the mean negative log-likelihood of a batch, any likelihood's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ppl_fe.data.sources import LoaderData, TensorData, check_labels
+from ppl_fe.inference.program import run_program
+from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
+
+Batch = tuple[Any, Tensor]
+NOT_TRAINED_BATCHES = 4  # without gradients, this many times the rows fit into the same memory
+
+
+class Objective:
+    """L_B(w) = −(1/B) Σ_{i in B} log p(y_i | x_i, w), of a module that holds w.
+
+    Args:
+        likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
+        device: where batches go.
+
+    Example:
+        >>> module = nn.Linear(1, 2)
+        >>> _ = nn.init.zeros_(module.weight), nn.init.zeros_(module.bias)
+        >>> objective = Objective("categorical", torch.device("cpu"))
+        >>> loss, _ = objective(module, (torch.ones(3, 1), torch.tensor([0, 1, 1])))
+        >>> round(loss.item(), 4)                                                 # log 2
+        0.6931
+    """
+
+    def __init__(self, likelihood: str | Likelihood, device: torch.device) -> None:
+        self.likelihood, self.device = find_likelihood(likelihood), device
+
+    def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give the batch's loss, a scalar in nats a datum, and the module's output.
+
+        Raises:
+            ValueError: a label that the output has no class for.
+        """
+        inputs, targets = pytree.tree_map(lambda tensor: tensor.to(self.device), batch)
+        output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        output = getattr(output, "logits", output)
+        if self.likelihood is categorical:
+            check_labels(targets, output.shape[-1])
+        run = run_program(lambda: self.likelihood(output, targets), {}, {})
+        return -run.log_likelihood / len(targets), output
+
+    def check(self, module: nn.Module, batch: Batch) -> None:
+        """Refuse a likelihood that gives nothing to train, on one batch.
+
+        Raises:
+            ValueError: a latent site, no observed one, or a loss without any trained parameter.
+        """
+        try:
+            loss, _ = self(module, batch)
+        except KeyError as error:
+            raise ValueError(
+                f"the likelihood has a latent site {error}; fine-tuning maximises over the "
+                "network's weights alone, so give it a value"
+            ) from error
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss does not depend on any trained parameter: the likelihood makes no "
+                "observed site (pyro.sample(..., obs=targets)), or the trained layers are not used"
+            )
+
+    def evaluate(self, module: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+        """Give the mean loss and, for the categorical likelihood, the accuracy (else NaN).
+
+        Example:
+            >>> module = nn.Linear(1, 2)
+            >>> _ = nn.init.zeros_(module.weight)
+            >>> _ = module.bias.data.copy_(torch.tensor([0.0, 1.0]))
+            >>> rows = (torch.ones(4, 1), torch.tensor([0, 1, 1, 1]))
+            >>> Objective("categorical", torch.device("cpu")).evaluate(module, [rows])[1]
+            0.75
+        """
+        loss, right, count = 0.0, 0.0, 0
+        with torch.no_grad():
+            for batch in batches:
+                part, output = self(module, batch)
+                targets = batch[1].to(output.device)
+                loss, count = loss + part.item() * len(targets), count + len(targets)
+                if self.likelihood is categorical:
+                    right += int((output.argmax(-1) == targets).sum())
+        accuracy = right / count if self.likelihood is categorical else float("nan")
+        return loss / count, accuracy
+
+
+def shuffled(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Give batches of B rows for ever; each pass is a new permutation.
+
+    What does not fill a batch is left out of that pass. The global random state is untouched.
+
+    Example:
+        >>> source = TensorData(torch.arange(5.0), torch.arange(5), 5)
+        >>> batches = shuffled(source, 2, seed=0)
+        >>> len({int(y) for _ in range(2) for y in next(batches)[1]})
+        4
+    """
+    if isinstance(source, LoaderData):
+        yield from source.replicas(1, seed)[0]
+        return
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(source.num_data, generator=generator)
+        for rows in torch.split(order[: len(order) // batch_size * batch_size], batch_size):
+            yield _rows(source, rows)
+
+
+def one_pass(source: TensorData | LoaderData, batch_size: int) -> Iterator[Batch]:
+    """Give every row once, in order, in batches as large as suit an evaluation.
+
+    Example:
+        >>> source = TensorData(torch.arange(5.0), torch.arange(5), 5)
+        >>> [len(y) for _, y in one_pass(source, 1)]
+        [4, 1]
+    """
+    if isinstance(source, LoaderData):
+        yield from source.one_pass()
+        return
+    for rows in torch.split(torch.arange(source.num_data), NOT_TRAINED_BATCHES * batch_size):
+        yield _rows(source, rows)
+
+
+def _rows(source: TensorData, rows: Tensor) -> Batch:
+    batch: Batch = pytree.tree_map(
+        lambda tensor: tensor[rows.to(tensor.device)], (source.inputs, source.targets)
+    )
+    return batch
+
+
+def non_finite_layer(module: nn.Module, objective: Objective, batches: Iterable[Batch]) -> str:
+    """Say in words where the first batch without a finite loss goes wrong.
+
+    Example:
+        >>> module = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+        >>> _ = nn.init.constant_(module[1].weight, float("nan"))
+        >>> objective = Objective("normal", torch.device("cpu"))
+        >>> non_finite_layer(module, objective, [(torch.ones(1, 1), torch.ones(1))])
+        "first in the output of layer '1'"
+    """
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        if not all(bool(leaf.isfinite().all()) for leaf in leaves):
+            found.append(name)
+
+    handles = [
+        layer.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+        for name, layer in module.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                found.clear()
+                loss, _ = objective(module, batch)
+                if not loss.isfinite():
+                    break
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        return "in the likelihood alone"
+    return f"first in the output of {f'layer {found[0]!r}' if found[0] else 'the network'}"

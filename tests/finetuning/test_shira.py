@@ -1,0 +1,95 @@
+"""The export to peft: its own reader gives the fine-tuned network back, or the export refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_tuning import LABELS, X, tune
+from torch import Tensor, nn
+
+from ppl_fe.finetuning.shira import save_shira
+from ppl_fe.networks.flat import FlatNetwork
+
+peft = pytest.importorskip("peft", reason="peft is not installed")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.body = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 8))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(self.norm(x)))
+        return out
+
+
+def net() -> Net:
+    torch.manual_seed(84)
+    return Net().eval()
+
+
+def mask_of(*counts: tuple[str, int]) -> Tensor:
+    network = FlatNetwork(net())
+    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
+    for name, count in counts:
+        where = network.slices[name]
+        chosen = torch.randperm(where.stop - where.start)[:count] + where.start
+        mask[chosen] = True
+    return mask
+
+
+# 20 places a rank in the first layer and 24 in the second, so that 30 entries need r = 2.
+@pytest.mark.parametrize(("first", "second", "rank"), [(3, 7, 1), (20, 24, 1), (30, 5, 2)])
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_peft_reads_the_fine_tuned_network(
+    first: int, second: int, rank: int, tmp_path: Path
+) -> None:
+    mask = mask_of(("body.0.weight", first), ("body.2.weight", second))
+    tuned = tune(FlatNetwork(net()), mask=mask, head="head")
+    save_shira(tuned, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == rank
+    other = net()
+    nn.init.zeros_(other.head.weight)
+    loaded: Any = peft.PeftModel.from_pretrained(other, tmp_path / "adapter")
+    network = FlatNetwork(net())
+    with torch.no_grad():
+        found, expected = loaded(X), network(tuned.vector, X)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert (expected - network(network.anchor, X)).abs().max() > 0.1
+
+
+REFUSED: list[tuple[Tensor, str | None, str]] = [
+    (mask_of(("norm.weight", 2), ("body.0.weight", 2)), None, r"entries are trained in: norm\.w"),
+    (mask_of(("body.0.bias", 1)), None, r"trained in: body\.0\.bias"),
+    (mask_of(("body.0.weight", 64)), None, r"r=4.* 80 entries of body\.0\.weight \(16, 4\)"),
+]
+
+
+@pytest.mark.parametrize(("mask", "head", "message"), REFUSED, ids=["norm", "bias", "dense"])
+def test_what_shira_cannot_hold_is_refused(
+    mask: Tensor, head: str | None, message: str, tmp_path: Path
+) -> None:
+    tuned = tune(FlatNetwork(net()), mask=mask, head=head)
+    with pytest.raises(ValueError, match=message):
+        save_shira(tuned, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_that_peft_would_mistake_is_refused(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8)), nn.Linear(8, 2))
+    network = FlatNetwork(layers)
+    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
+    mask[0] = True
+    tuned = tune(network, (X, LABELS), mask=mask, head="1")
+    with pytest.raises(ValueError, match=r"peft would take 0\.1 for the head 1"):
+        save_shira(tuned, tmp_path)
+    only = tune(network, (X, LABELS), method="head", head="1")
+    with pytest.raises(ValueError, match="no adapter to write"):
+        save_shira(only, tmp_path)

@@ -1,0 +1,218 @@
+"""Fine-tuning: the right optimum, frozen weights frozen, early stopping, deltas of the result."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_tuning import HEAD, LABELS, N, X, head_mask, module, network, some_mask, tune
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ppl_fe.networks.delta_format import DeltaError
+from ppl_fe.networks.deltas import apply_delta, save_delta
+from ppl_fe.networks.flat import FlatNetwork
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "steps"), [("adamw", 0.05, 800), ("sgd", 0.05, 300)])
+def test_selected_weights_reach_their_least_squares_solution(
+    optimizer: str, rate: float, steps: int
+) -> None:
+    net = FlatNetwork(nn.Linear(4, 1).double())
+    x = X.double()
+    y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64) + torch.sin(3 * x[:, 0])
+    mask = torch.tensor([True, False, True, False, True])
+    rest = y - x[:, [1, 3]] @ net.anchor[[1, 3]]
+    columns = torch.cat([x[:, [0, 2]], torch.ones(N, 1, dtype=torch.float64)], 1)
+    solution = torch.linalg.lstsq(columns, rest[:, None]).solution.squeeze(1)
+    tuned = tune(
+        net,
+        (x, y),
+        likelihood="normal",
+        mask=mask,
+        optimizer=optimizer,
+        learning_rate=rate,
+        num_steps=steps,
+        batch_size=N,
+    )
+    torch.testing.assert_close(tuned.vector[mask], solution, rtol=1e-6, atol=1e-6)
+    assert torch.equal(tuned.vector[~mask], net.anchor[~mask])
+    # The loss is the negative log-likelihood a datum, constants included.
+    residual = y - (x @ tuned.vector[:4] + tuned.vector[4])
+    loss = 0.5 * residual.square().mean().item() + 0.5 * math.log(2 * math.pi)
+    assert tuned.history["loss"].iloc[-1] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+@pytest.mark.parametrize("head", [None, HEAD])
+def test_frozen_weights_stay_as_they_were(
+    optimizer: str, weight_decay: float, head: str | None
+) -> None:
+    net = network()
+    given = module().state_dict()
+    tuned = tune(net, optimizer=optimizer, weight_decay=weight_decay, head=head)
+    trained = some_mask() if head is None else some_mask() | head_mask()
+    assert torch.equal(tuned.vector[~trained], net.anchor[~trained])
+    assert (tuned.vector != net.anchor)[trained].all()
+    assert torch.equal(tuned.indices, some_mask().nonzero().squeeze(1))
+    assert sorted(tuned.head) == ([] if head is None else ["2.bias", "2.weight"])
+    for name, tensor in tuned.head.items():
+        assert torch.equal(tensor.reshape(-1), tuned.vector[net.slices[name]])
+    # The network given is not changed.
+    assert all(torch.equal(given[name], t) for name, t in net.module.state_dict().items())
+    assert torch.equal(net.anchor, network().anchor)
+
+
+def test_full_and_head_only_are_the_same_call() -> None:
+    full = tune(method="full", head=HEAD)
+    assert (full.vector != network().anchor).all()
+    assert torch.equal(full.mask, ~head_mask())
+    assert torch.equal(
+        full.vector, tune(mask=torch.ones_like(some_mask()), head=HEAD, method="mask").vector
+    )
+    only = tune(method="head", head=HEAD)
+    assert torch.equal(only.vector != network().anchor, head_mask())
+    assert not only.mask.any()
+    assert len(only.indices) == 0
+
+
+def test_the_head_never_counts_towards_the_mask() -> None:
+    inside = some_mask() | head_mask()
+    tuned = tune(mask=inside, head=HEAD)
+    assert torch.equal(tuned.mask, some_mask())
+    assert torch.equal(tuned.vector, tune(mask=some_mask(), head=HEAD).vector)
+
+
+def test_equal_seeds_give_equal_weights_and_the_global_state_stays() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = tune(seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    assert torch.equal(first.vector, tune(seed=3).vector)
+    assert not torch.equal(first.vector, tune(seed=4).vector)
+    assert first.history.equals(tune(seed=3).history)
+
+
+def test_every_form_of_data_trains_the_same_network() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module()
+
+        def forward(self, features: Tensor) -> Tensor:
+            out: Tensor = self.inner(features)
+            return out
+
+    tuned = tune(batch_size=N)
+    by_key = tune(FlatNetwork(Keyword()), {"features": X, "labels": LABELS}, batch_size=N)
+    loader = DataLoader(TensorDataset(X, LABELS), batch_size=N)
+    for other in (by_key, tune(data=loader), tune(data=TensorDataset(X, LABELS), batch_size=N)):
+        torch.testing.assert_close(other.vector, tuned.vector)
+    assert not torch.equal(tuned.vector, network().anchor)
+
+
+def test_the_learning_rate_follows_the_schedule() -> None:
+    rates = tune(num_steps=100, learning_rate=0.1).history["learning_rate"].to_numpy()
+    assert rates.argmax() == 5
+    assert rates.max() == pytest.approx(0.1)
+    np.testing.assert_allclose(np.diff(rates[:6]), 0.1 / 6, rtol=1e-9)
+    np.testing.assert_allclose(np.diff(rates[6:]), -0.1 / 94, rtol=1e-9)
+    assert rates[-1] == pytest.approx(0.1 / 94)
+    steady = tune(num_steps=100, learning_rate=0.1, schedule="constant").history["learning_rate"]
+    assert (steady == 0.1).all()
+
+
+def test_epochs_are_passes_over_the_data() -> None:
+    history = tune(num_steps=None, num_epochs=4, batch_size=16).history
+    assert history["step"].tolist() == list(range(1, 13))  # 3 whole batches of 16 in 60 rows
+    assert len(tune(num_steps=None, batch_size=20).history) == 9
+    assert tune(batch_size=1000).history["step"].iloc[-1] == 20
+    rates = tune(num_steps=1, learning_rate=0.1).history["learning_rate"]
+    assert rates.tolist() == [0.1]
+
+
+def test_early_stopping_keeps_the_best_state() -> None:
+    # Wrong labels to learn by heart: the validation loss must rise sooner or later.
+    noise = torch.randint(2, (N,), generator=torch.Generator().manual_seed(83))
+    held_out = (X, LABELS)
+    tuned = tune(
+        data=(X, torch.where(torch.arange(N) < 25, noise, LABELS)),
+        method="full",
+        learning_rate=0.05,
+        num_steps=2000,
+        validation=held_out,
+        evaluate_every=10,
+        patience=4,
+    )
+    looks = tuned.history.dropna(subset="validation_loss").set_index("step")["validation_loss"]
+    assert looks.index.tolist() == list(range(0, looks.index[-1] + 1, 10))
+    assert tuned.step == looks.idxmin()
+    assert looks.index[-1] == tuned.step + 40 < 2000
+    with torch.no_grad():
+        logits = network()(tuned.vector, X)
+    assert nn.functional.cross_entropy(logits, LABELS).item() == pytest.approx(looks.min())
+    right = (logits.argmax(-1) == LABELS).float().mean().item()
+    accuracy = tuned.history.set_index("step")["validation_accuracy"]
+    assert accuracy[tuned.step] == pytest.approx(right)
+    assert accuracy.notna().sum() == len(looks)
+
+
+def test_validation_never_ends_worse_than_the_start() -> None:
+    anchor_is_best = network()
+    with torch.no_grad():
+        labels = anchor_is_best(anchor_is_best.anchor, X).argmax(-1)
+    tuned = tune(data=(X, 1 - labels), validation=(X, labels), num_steps=50)
+    assert tuned.step == 0
+    assert torch.equal(tuned.vector, anchor_is_best.anchor)
+    assert len(tuned.history) < 50
+
+
+def test_the_last_step_is_looked_at_too() -> None:
+    tuned = tune(num_steps=7, validation=(X, LABELS), evaluate_every=5)
+    looked = tuned.history.dropna(subset="validation_loss")["step"].tolist()
+    assert looked == [0, 5, 7]
+
+
+def test_a_delta_carries_the_result_to_the_module_it_came_from(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"head": HEAD},
+        {"method": "full", "head": HEAD},
+        {"method": "head", "head": HEAD},
+    ]
+    for number, options in enumerate(kinds):
+        tuned = tune(**options)
+        path = tmp_path / f"{number}.safetensors"
+        save_delta(tuned, path)
+        given = module()
+        apply_delta(given, path)
+        assert torch.equal(FlatNetwork(given).anchor, tuned.vector)
+        assert torch.equal(given(X), network()(tuned.vector, X))
+
+
+def test_a_delta_is_refused_once_the_checkpoint_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_delta(tune(head=HEAD), path)
+    changed = module()
+    with torch.no_grad():
+        changed.get_parameter("0.bias")[0] += 1e-6
+    with pytest.raises(DeltaError, match="belongs to other weights"):
+        apply_delta(changed, path)
+    fresh_head = module()
+    nn.init.zeros_(fresh_head.get_parameter("2.weight"))
+    apply_delta(fresh_head, path)
+
+
+def test_the_progress_bar_shows_loss_and_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    tune()
+    assert capsys.readouterr().err == ""
+    tuned = tune(progress_bar=True, schedule="constant")
+    shown = capsys.readouterr().err
+    assert "20/20" in shown
+    assert f"loss={tuned.history['loss'].iloc[-1]:.4f}, learning rate=5.0e-02" in shown

@@ -1,0 +1,66 @@
+"""bfloat16 for the network, float32 for the state; float64 throughout where the network is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ppl_fe as fe
+from ppl_fe.inference.compile import trace
+
+X = torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def test_matrix_products_run_in_bfloat16_and_all_else_in_float32() -> None:
+    network = fe.FlatNetwork(module(), autocast=torch.bfloat16)
+    output = network(network.anchor, X)
+    assert (network.anchor.dtype, output.dtype) == (torch.float32, torch.float32)
+    exact = fe.FlatNetwork(module())(network.anchor, X)
+    off = (output - exact).abs().max()
+    assert 1e-5 < off < 0.05  # eight bits of mantissa: rounded, and no more than that
+
+    def gradient(w: Tensor) -> list[Tensor]:
+        return [torch.func.grad(lambda v: network(v, X).square().sum())(w)]
+
+    graph = trace(gradient, [network.anchor])
+    products = [n for n in graph.graph.nodes if "mm" in str(n.target)]
+    assert products
+    assert all(n.meta["val"].dtype == torch.bfloat16 for n in products)
+    assert graph(network.anchor)[0].dtype == torch.float32
+
+
+def test_a_copy_with_another_state_keeps_the_precision() -> None:
+    network = fe.FlatNetwork(module(), autocast=torch.bfloat16)
+    assert network.with_state(module().state_dict()).autocast == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+def test_the_learning_coefficient_is_that_of_float32(precision: str) -> None:
+    def result(network: fe.FlatNetwork, x: Tensor) -> fe.FreeEnergyEstimate:
+        return fe.estimate_free_energy(
+            network,
+            (x, Y),
+            localization=10.0,
+            num_samples=200,
+            warmup_steps=400,
+            batch_size=None,
+            progress_bar=False,
+        )
+
+    plain = result(fe.FlatNetwork(module()), X)
+    if precision == "float64":
+        other = result(fe.FlatNetwork(module().double()), X.double())
+        assert other.draws.posterior["w"].dtype == "float64"
+    else:
+        other = result(fe.FlatNetwork(module(), autocast=torch.bfloat16), X)
+        assert other.draws.posterior["w"].dtype == "float32"
+    error = (plain.llc_mcse**2 + other.llc_mcse**2) ** 0.5
+    assert abs(plain.llc - other.llc) < 4 * error
+    assert 0 < error < 0.1  # where a wrong output would be off by nats
