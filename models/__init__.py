@@ -1,19 +1,26 @@
 """Pyro programs: what the posterior is.
 
-They import torch and Pyro alone, and run under Pyro's own NUTS and SVI as well as `fe.sample`.
+They import torch, Pyro and scipy alone, and run under Pyro's own NUTS and SVI as well as `fe.sample`.
 """
 
 from __future__ import annotations
 
+from .bayestune import BayesTunePosterior, bayestune_posterior
 from .likelihoods import categorical, next_token, normal
 from .localized import LocalPosterior, local_posterior
-from .priors import gaussian
+from .priors import gaussian, gaussian_scale_mixture, horseshoe, laplace_gamma, student_t
 
 __all__ = [
+    "BayesTunePosterior",
     "LocalPosterior",
+    "bayestune_posterior",
     "categorical",
     "gaussian",
+    "gaussian_scale_mixture",
+    "horseshoe",
+    "laplace_gamma",
     "local_posterior",
     "next_token",
     "normal",
+    "student_t",
 ]

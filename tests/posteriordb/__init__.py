@@ -1,0 +1,1 @@
+"""Ten posteriors of posteriordb as Pyro programs, against its reference draws."""
