@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.curvature import Stiffest, metric_scale, noise_variance, stiffest
+from ppl_fe.inference.curvature import (
+    Stiffest,
+    largest_step_within,
+    metric_scale,
+    noise_variance,
+    stiffest,
+)
 from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned
 from ppl_fe.inference.schedules import Cyclical
 
@@ -72,6 +78,7 @@ class Adaptation:
         self.known_least, self.num_groups = least_curvature, num_groups
         self.exact_gradient = tuning.exact_gradient or not chains.has_gradient_noise
         self.num_steps, self.exploring = 0, False
+        self._scheduled: float | None = None
         self._temperature = float(chains.settings["temperature"][0])
         self._every = max(1, warmup_steps // NUM_ROUNDS)
         self._history: list[tuple[Tensor, Tensor]] = []
@@ -88,7 +95,10 @@ class Adaptation:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
         schedule = self.tuning.schedule
         if schedule is not None:
-            self.chains.settings["step_size"].fill_(schedule(self.num_steps))
+            step_size = schedule(self.num_steps)
+            if step_size != self._scheduled:  # the call costs as much as a tenth of a small step
+                self._scheduled = step_size
+                self.chains.settings["step_size"].fill_(step_size)
         if isinstance(schedule, Cyclical):
             self.exploring = schedule.explores(self.num_steps)
             self.chains.settings["temperature"].fill_(0.0 if self.exploring else self._temperature)
@@ -96,7 +106,7 @@ class Adaptation:
         if self.num_steps == self.warmup_steps and isinstance(dynamics, Preconditioned):
             for name, value in dynamics.after_warmup.items():
                 self.chains.settings[name].fill_(value)
-        if self.tuning.automatic and self.num_steps <= self.warmup_steps:
+        if self.tuning.automatic and self.num_steps < max(1, self.warmup_steps):
             # Powers of two as well: a start far out is stiff, and its step should not last.
             step = self.num_steps
             if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
@@ -119,12 +129,19 @@ class Adaptation:
         self.slowest = self._slowest()
         descending = self.num_steps < DESCENT_SHARE * self.warmup_steps
         noise = torch.zeros_like(self.noise) if descending else self.noise
-        temperature = self.chains.settings["temperature"]
+        tolerance = DESCENT_TOLERANCE if descending else self.tuning.tolerance
+        settings, automatic = self._at_temperature(), self.tuning.automatic
         tuned = self.tuning.dynamics.tune(
-            Measured(self.stiffest, self.slowest, noise, temperature),
-            DESCENT_TOLERANCE if descending else self.tuning.tolerance,
-            None if "step_size" in self.tuning.automatic else self.chains.settings["step_size"],
+            Measured(self.stiffest, self.slowest, noise, settings["temperature"]),
+            tolerance,
+            None if "step_size" in automatic else settings["step_size"],
         )
+        if "step_size" in automatic and not tuned.keys() <= set(automatic):
+            # The step was chosen along with a friction, say, that is not the one given by hand.
+            settings |= {name: tuned[name] for name in automatic}
+            tuned["step_size"] = largest_step_within(
+                self.tuning.dynamics, self.stiffest, noise, settings, tolerance
+            )
         for name in self.tuning.automatic:
             if not torch.isfinite(tuned[name]).any():
                 if "step_size" not in self.tuning.automatic:
@@ -144,7 +161,7 @@ class Adaptation:
 
     def report(self) -> dict[str, Tensor]:
         """(C,) each: settings, curvatures, predicted excess temperature and relaxation steps."""
-        dynamics, settings = self.tuning.dynamics, self.chains.settings
+        dynamics, settings = self.tuning.dynamics, self._at_temperature()
         found = {name: value for name, value in settings.items() if name != "temperature"}
         if self.tuning.automatic:
             found |= {
@@ -157,6 +174,12 @@ class Adaptation:
                 "relaxation_steps": dynamics.relaxation_steps(self.slowest, settings),
             }
         return {name: value[:, 0].clone() for name, value in found.items()}
+
+    def _at_temperature(self) -> dict[str, Tensor]:
+        """The settings at the temperature asked for, which exploration sets to zero for a while."""
+        settings = self.chains.settings
+        asked = torch.full_like(settings["temperature"], self._temperature)
+        return {**settings, "temperature": asked}
 
     def _slowest(self) -> Tensor:
         scale = metric_scale(self.chains)

@@ -88,6 +88,7 @@ class Chains:
             density.chain_values,
             tensors,
             self._fixed,
+            tuple(torch.empty_like(tensor) for tensor in state),
         )
         # The leaves in order, overwritten from step to step: flattening anew would cost as much
         # as a small step itself.
@@ -99,10 +100,11 @@ class Chains:
         self._tensors_at += len(density.chain_values)
         self._num_tensors = len(tensors)
         settings_at = self._noise_at + 1 + len(indices)
+        self._spare_at = len(self._leaves) - len(state)
         self._kept = [
             *range(self._num_written),
             *range(settings_at, settings_at + len(settings)),
-            *range(self._tensors_at + len(tensors), len(self._leaves)),
+            *range(self._tensors_at + len(tensors), self._spare_at),
         ]
         function = flat_step(dynamics, estimator, self.blocks, structure)
         self._step, self.compile_mode = build(function, self._leaves, compile, num_steps)
@@ -161,17 +163,22 @@ class Chains:
         self._fixed.direction.copy_(direction / norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
     def advance(self) -> Statistics:
-        """One step of every chain."""
+        """One step of every chain; to be called under `torch.no_grad()`, as a loop of them is.
+
+        Tensors of the state before it stay as they are until the step after this one.
+        """
         leaves, at = self._leaves, self._noise_at
         noise, indices = self.stream.next()
         leaves[at] = noise
-        leaves[at + 1 : at + 1 + len(indices)] = indices
+        if indices:
+            leaves[at + 1 : at + 1 + len(indices)] = indices
         if self._batches is not None:
             leaves[self._tensors_at : self._tensors_at + self._num_tensors] = self._next_batch()
-        with torch.no_grad():
-            written = self._step(*leaves)
-        leaves[: self._num_written] = written[: self._num_written]
-        return Statistics(*written[self._num_written :])
+        written = self._step(*leaves)
+        spare, num_totals = self._spare_at, self._num_written - self._width
+        leaves[: self._width], leaves[spare:] = leaves[spare:], leaves[: self._width]
+        leaves[self._width : self._num_written] = written[:num_totals]
+        return Statistics(*written[num_totals:])
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
         """Means over the `num_steps` steps since the last call: loss (C,), temperatures (C, L + 1).

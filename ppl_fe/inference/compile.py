@@ -37,8 +37,31 @@ def trace(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
     """The function's graph of ATen operations for inputs of these shapes."""
     with torch.no_grad():
         graph = make_fx(function)(*example)
+    inline_literals(graph)
     graph.eval()
     return graph
+
+
+def inline_literals(graph: GraphModule) -> None:
+    """Make numbers of the tensors that the program itself wrote (a prior's scale, say).
+
+    As attributes they are inputs of the compiled kernel, which then takes their logarithms and
+    quotients anew at every vector of coordinates; as numbers they are folded beforehand.
+    """
+    for node in graph.graph.find_nodes(op="get_attr"):
+        value = getattr(graph, node.target)
+        literal = all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users)
+        if not isinstance(value, Tensor) or value.dim() > 0 or not literal:
+            continue
+        with graph.graph.inserting_before(node):
+            number = graph.graph.call_function(
+                torch.ops.aten.full.default,
+                ([], value.item()),
+                {"dtype": value.dtype, "device": value.device},
+            )
+        node.replace_all_uses_with(number)
+        graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:

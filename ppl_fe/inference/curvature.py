@@ -77,14 +77,30 @@ def noise_variance(chains: Chains, found: Stiffest) -> Tensor:
 def largest_stable_step(dynamics: Dynamics, curvature: Tensor, settings: Settings) -> Tensor:
     """(C, 1): the ε up to which the sampler's own prediction of its temperature is finite.
 
+    Stability does not depend on T; at T = 0 the ratio T_eff/T that shows it would be undefined.
+    """
+    warm = {**settings, "temperature": torch.ones_like(settings["temperature"])}
+    finite = torch.finfo(curvature.dtype).max
+    return largest_step_within(dynamics, curvature, torch.zeros_like(curvature), warm, finite)
+
+
+def largest_step_within(
+    dynamics: Dynamics, curvature: Tensor, noise: Tensor, settings: Settings, tolerance: float
+) -> Tensor:
+    """(C, 1): the largest ε, up to the present one, whose predicted excess is within `tolerance`.
+
     By bisection over twelve decades below the present step size, for any dynamics.
     """
-    high = settings["step_size"].log()
+
+    def within(step_size: Tensor) -> Tensor:
+        tried = {**settings, "step_size": step_size}
+        return dynamics.excess_temperature(curvature, noise, tried) <= tolerance
+
+    present = settings["step_size"]
+    high = present.log()
     low = high - 12 * torch.log(torch.full_like(high, 10.0))
-    no_noise = torch.zeros_like(curvature)
     for _ in range(50):
         middle = 0.5 * (low + high)
-        tried = {**settings, "step_size": middle.exp()}
-        stable = dynamics.excess_temperature(curvature, no_noise, tried).isfinite()
-        low, high = torch.where(stable, middle, low), torch.where(stable, high, middle)
-    return low.exp()
+        below = within(middle.exp())
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return torch.where(within(present), present, low.exp())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.inference.layout import join, split
 from ppl_fe.inference.program import (
     ProgramRun,
     Site,
@@ -99,7 +100,9 @@ class Density:
         self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
         refuse_non_finite(self.tensors)
-        run = prototype(lambda: self._call(self.tensors, [v[0] for v in self.chain_values]))
+        run = prototype(
+            lambda: self._call(self.tensors, [v[0] for v in self.chain_values]), self.tensors
+        )
         self.sites: tuple[Site, ...] = run.sites
         self._plates: tuple[Subsample, ...] = run.subsamples
         # Plates whose index sets are inputs; with minibatches drawn elsewhere there are none.
@@ -203,28 +206,11 @@ class Density:
 
     def split(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
-        lead, parts = position.shape[:-1], position.split([site.size for site in self.sites], -1)
-        named = zip(self.sites, parts, strict=True)
-        return {site.name: part.reshape((*lead, *site.shape)) for site, part in named}
+        return split(self.sites, position)
 
     def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
         """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
-        names = sorted(site.name for site in self.sites)
-        if sorted(unconstrained) != names:
-            raise ValueError(
-                f"initial_params must name the latent sites {names}, got {sorted(unconstrained)}"
-            )
-        parts = []
-        for site in self.sites:
-            value = torch.as_tensor(unconstrained[site.name], dtype=self.dtype)
-            if tuple(value.shape[1:]) != site.shape:
-                raise ValueError(
-                    f"initial_params[{site.name!r}] must have shape (num_chains, "
-                    f"{', '.join(map(str, site.shape))}) on unconstrained space, "
-                    f"got {tuple(value.shape)}"
-                )
-            parts.append(value.reshape(len(value), site.size))
-        return torch.cat(parts, -1).to(self.device)
+        return join(self.sites, unconstrained, self.dtype).to(self.device)
 
     def _run(
         self,

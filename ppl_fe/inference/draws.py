@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.moments import RunningMoments
+from ppl_fe.inference.projections import Projection
 from ppl_fe.inference.step import Statistics
 from ppl_fe.inference.store import Arrays, Store, dimension_names
 from ppl_fe.inference.temperature import Blocks
@@ -22,7 +23,6 @@ from ppl_fe.inference.temperature import Blocks
 # Above this many values a site's draws are kept for a fixed random subset of its coordinates
 # and a few random projections only.
 LARGEST_KEPT = 10**7
-NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20
 FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
 STATISTICS = (
@@ -63,7 +63,7 @@ class Recorder:
         self._positions = torch.empty((num_chains, self._block, size), dtype=dtype, device=device)
         self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
         self._subsets = {
-            site.name: _Subset(site.size, density)
+            site.name: Projection(site.size, density.device)
             for site in density.sites
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
         }
@@ -120,9 +120,8 @@ class Recorder:
         if not self._filled:
             return
         self._last_flush = time.monotonic()
-        values = self.density.constrain(self._positions[:, : self._filled])
         posterior: Arrays = {}
-        for name, value in values.items():
+        for name, value in self.density.constrain(self._positions[:, : self._filled]).items():
             if name in self._subsets:
                 posterior |= self._subsets[name].reduce(name, value)
             else:
@@ -150,10 +149,7 @@ class Recorder:
         """What `restore` takes: all draws so far, and the sums of their moments."""
         self.flush()
         draws = {
-            group: {
-                name: np.concatenate([block[name] for block in blocks], axis=1)
-                for name in blocks[0]
-            }
+            group: {name: np.concatenate([b[name] for b in blocks], axis=1) for name in blocks[0]}
             for group, blocks in self._kept.items()
         }
         return draws, self.moments.state()
@@ -167,14 +163,18 @@ class Recorder:
     def finish(
         self, failed: Mapping[int, str], attributes: Mapping[str, Any], *, complete: bool = True
     ) -> xr.DataTree:
-        """All draws as a DataTree, without the chains that failed; closes the store."""
+        """All draws as a DataTree, without the chains that failed; closes the store.
+
+        To the attributes it adds `tuned_measured_temperature` (C,), along the stiffest direction.
+        """
         draws, _ = self.contents()
         good = [chain for chain in range(len(self._positions)) if chain not in failed]
         attrs = {name: _plain(value) for name, value in attributes.items()}
+        measured = np.full(len(self._positions), np.nan)
+        measured[good] = draws["sample_stats"]["stiff_temperature"][good].mean(1)
+        attrs["tuned_measured_temperature"] = measured.tolist()
         groups = {
-            group: self._dataset(
-                {name: values[good] for name, values in arrays.items()}, good, attrs
-            )
+            group: self._dataset({name: v[good] for name, v in arrays.items()}, good, attrs)
             for group, arrays in draws.items()
         }
         groups["moments"] = self._moments(good)
@@ -209,33 +209,14 @@ class Recorder:
             else:
                 shape = (len(MOMENTS), self.density.num_parameters)
                 tables.append(torch.full(shape, torch.nan, dtype=self.density.dtype))
-        table, lead = (
-            (tables[0], ("moment",))
-            if self._num_groups == 1
-            else (torch.stack(tables), ("group", "moment"))
-        )
+        table, lead = torch.stack(tables), ["group", "moment"]
+        if self._num_groups == 1:
+            table, lead = table[0], lead[1:]
         data = {}
         for name, values in self.density.split(table).items():
             own_dimensions = [f"{name}_dim_{k}" for k in range(values.dim() - len(lead))]
             data[name] = ((*lead, *own_dimensions), _numpy(values))
         return xr.Dataset(data, coords={"moment": list(MOMENTS)})
-
-
-class _Subset:
-    """A fixed random subset of coordinates and fixed random projections of a large site."""
-
-    def __init__(self, size: int, density: Density) -> None:
-        generator = torch.Generator().manual_seed(size)
-        self.places = torch.randperm(size, generator=generator)[:NUM_SUBSET].sort().values
-        signs = torch.randint(0, 2, (size, NUM_PROJECTIONS), generator=generator) * 2 - 1
-        self.projection = (signs / size**0.5).to(density.device, density.dtype)
-
-    def reduce(self, name: str, value: Tensor) -> Arrays:
-        flat = value.flatten(2)
-        return {
-            name: _numpy(flat[..., self.places]),
-            f"{name}_projection": _numpy(flat @ self.projection),
-        }
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
@@ -248,6 +229,4 @@ def _plain(value: Any) -> Any:
         return np.asarray(value).tolist()
     if isinstance(value, bool):
         return int(value)
-    if isinstance(value, Mapping):
-        return json.dumps(value)
-    return value
+    return json.dumps(value) if isinstance(value, Mapping) else value

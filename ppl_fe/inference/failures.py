@@ -9,6 +9,14 @@ from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.curvature import largest_stable_step, stiffest
 
 
+class NoChainLeftError(FloatingPointError):
+    """No chain is left; `failed` says of each why."""
+
+    def __init__(self, message: str, failed: dict[int, str]) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
 def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
     """Chain -> the step at which its gradient was first not finite, and in which blocks.
 
@@ -30,7 +38,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains, start: Tensor) ->
     """Raise when no chain is left, with the largest step that the start would have allowed.
 
     Raises:
-        FloatingPointError: every chain has failed.
+        NoChainLeftError: as it says.
     """
     if len(failed) < chains.num_chains:
         return
@@ -39,7 +47,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains, start: Tensor) ->
     curvature = stiffest(chains).curvature
     largest = largest_stable_step(chains.dynamics, curvature, chains.settings).min().item()
     advice = "check the data and the starts"
-    if largest < 0.999 * used:
+    if curvature.isfinite().all() and largest < 0.999 * used:
         advice = (
             f"the largest curvature at the start, {curvature.max().item():.3g}, allows steps up to "
             f"{largest:.3g}: use a smaller step_size, or 'auto'"
@@ -49,6 +57,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains, start: Tensor) ->
             f"the start would allow a step of {largest:.3g}, so the chains met larger curvatures "
             "later: use a smaller step_size, or 'auto', and check the data"
         )
-    raise FloatingPointError(
-        f"every chain became non-finite at step size {used:.3g}: chain 0, {failed[0]}; {advice}"
+    raise NoChainLeftError(
+        f"every chain became non-finite at step size {used:.3g}: chain 0, {failed[0]}; {advice}",
+        failed,
     )

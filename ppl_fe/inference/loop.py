@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ppl_fe.inference.adaptation import Adaptation
@@ -14,6 +15,7 @@ from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.draws import Recorder
 from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.initial import overdispersed_positions
+from ppl_fe.inference.interrupts import Interrupts
 from ppl_fe.inference.phases import Phases
 from ppl_fe.inference.progress import Watch
 from ppl_fe.inference.step import Statistics
@@ -65,11 +67,12 @@ class Sampling:
             )
             self.first = chains.position.clone()
         phases = Phases(chains, adaptation, self.length.warmup_steps, center)
-        for step in range(self.length.warmup_steps):
-            phases.before_step()
-            self._step("warm-up")
-            if step % CHECK_EVERY == 0:
-                self._check()
+        with torch.no_grad():
+            for step in range(self.length.warmup_steps):
+                phases.before_step()
+                self._step("warm-up")
+                if step % CHECK_EVERY == 0:
+                    self._check()
         phases.begin_sampling()
         chains.take_means(1)
 
@@ -94,7 +97,8 @@ class Sampling:
             parts[part][name] = value
         self.chains.load_state_dict(parts["run"])
         self.recorder.restore(store.draws(num_draws), parts["moments"])
-        self.adaptation.num_steps = self.length.warmup_steps + num_draws * self.length.thinning
+        # Not to be reckoned from the draws: a cycle's exploration takes steps without any.
+        self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
         self.watch.skip(self.adaptation.num_steps)
         return parts["report"]
 
@@ -106,16 +110,20 @@ class Sampling:
         if store is not None:
             self._remember(store, facts, report)
         try:
-            while recorder.num_draws < length.num_samples:
-                if self._one_draw() and store is not None:
-                    self._remember(store, facts, report)
-                # What failed stays marked, so a look now and then misses no chain.
-                if recorder.num_draws % CHECK_EVERY == 1:
-                    self._check()
+            with Interrupts() as interrupts, torch.no_grad():
+                while recorder.num_draws < length.num_samples:
+                    if self._one_draw(interrupts) and store is not None:
+                        self._remember(store, facts, report)
+                    # What failed stays marked, so a look now and then misses no chain.
+                    if recorder.num_draws % CHECK_EVERY == 1:
+                        self._check()
+            self._check()
         except KeyboardInterrupt:
             if recorder.num_draws == 0:
                 raise
-            go_on = "" if store is None else "; resume=True goes on with them"
+            # Only what may be averaged stays in the store, so a chain lost is lost for good.
+            ended = store is None or bool(failures(self.chains, length.warmup_steps))
+            go_on = "" if ended else "; resume=True goes on with them"
             warnings.warn(
                 f"interrupted: {recorder.num_draws} of {length.num_samples} draws were kept{go_on}",
                 RuntimeWarning,
@@ -128,9 +136,10 @@ class Sampling:
             raise
         return False
 
-    def _one_draw(self) -> bool:
+    def _one_draw(self, interrupts: Interrupts) -> bool:
         chains, num_steps = self.chains, 0
         while num_steps < self.length.thinning:
+            interrupts.check()
             position, statistics = self._step("sampling")
             num_steps += 1
             if self.adaptation.exploring:  # nothing of a cycle's exploration is kept

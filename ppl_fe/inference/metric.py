@@ -18,7 +18,7 @@ from ppl_fe.inference.full_data import full_data_terms
 
 MOST_PARAMETERS = 1000  # D² numbers a chain, and a D × D factorisation now and then
 NEWTON_STEPS = 200
-SHRINKAGE = 10.0  # draws that the present metric counts for when a new one is learnt
+SHRINKAGE = 10.0  # and one a parameter: draws that the present metric counts for
 
 
 class LinearMap(NamedTuple):
@@ -44,19 +44,20 @@ class LinearMap(NamedTuple):
         solved: Tensor = torch.linalg.solve(self.factor, (w - self.origin)[..., None])
         return solved[..., 0]
 
-    def refine(self, u: Tensor) -> LinearMap:
+    def refine(self, u: Tensor, num_effective: float) -> LinearMap:
         """The map in whose coordinates draws u (S, D) of all chains have unit covariance.
 
-        The sample covariance is shrunk towards the identity as if that had been seen in a few
-        draws, so that few or sticky draws leave the map as it was.
+        The sample covariance is shrunk towards the identity, so that few draws leave the map as
+        it was, or many that hardly moved: `num_effective` says what they count for.
         """
-        count = len(u)
+        count = min(num_effective, len(u))
+        prior = SHRINKAGE + u.shape[-1]
         identity = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
-        covariance = (count * torch.cov(u.T).reshape(identity.shape) + SHRINKAGE * identity) / (
-            count + SHRINKAGE
-        )
+        seen = torch.cov(u.T).reshape(identity.shape)
+        covariance = (count * seen + prior * identity) / (count + prior)
+        share = count / (count + prior)
         return LinearMap(
-            self.to_position(u.mean(0).expand_as(self.origin)),
+            self.to_position((share * u.mean(0)).expand_as(self.origin)),
             self.factor @ torch.linalg.cholesky(covariance),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +13,21 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.failures import NoChainLeftError
 from ppl_fe.inference.store import Arrays
 
 
 class Part(NamedTuple):
-    """What a chain's process sends back: draws (1, S, ...), sums of moments, facts; or why not."""
+    """What a chain's process sends back: draws (1, S, ...), sums of moments, facts.
+
+    Or, of a chain that failed, why, and what to say if no other is left.
+    """
 
     draws: dict[str, Arrays]
     moments: dict[str, Tensor]
     facts: dict[str, Any]
-    failure: str
+    failure: str = ""
+    message: str = ""
 
 
 class Joined(NamedTuple):
@@ -67,12 +71,13 @@ def _in_child(chain: int) -> Part:
     try:
         return _draw(chain)
     except FloatingPointError as error:
-        return Part({}, {}, {}, str(error))
+        reason = error.failed[0] if isinstance(error, NoChainLeftError) else str(error)
+        return Part({}, {}, {}, reason, str(error))
 
 
 def of_chain(density: Density, chain: int) -> Density:
-    """The density with the keyword arguments of one chain."""
-    own = copy.copy(density)
+    """The density with the keyword arguments of one chain, which needs no `vmap`."""
+    own = density.run_as(vectorized=False)
     own.chain_kwargs = {name: v[chain : chain + 1] for name, v in density.chain_kwargs.items()}
     return own
 
@@ -90,7 +95,7 @@ def joined(parts: Sequence[Part]) -> Joined:
     """
     good = [part for part in parts if not part.failure]
     if not good:
-        raise FloatingPointError(parts[0].failure)
+        raise FloatingPointError(parts[0].message)
     model = good[0]
     draws = {
         group: {

@@ -37,7 +37,7 @@ class Phases:
         center: Tensor | None = None,
     ) -> None:
         self.chains, self.adaptation, self.center = chains, adaptation, center
-        self.warmup_steps, self._step = warmup_steps, 0
+        self.warmup_steps, self._step, self._start = warmup_steps, 0, chains.position.clone()
         self._events = {round(share * warmup_steps) for share in EVENTS}
         self._every = max(1, warmup_steps // (4 * SNAPSHOTS))
         self._forget()
@@ -69,7 +69,22 @@ class Phases:
             center = self.center if metric is None else metric.from_position(self.center)
         chains.measure_temperature(center, found.direction)
         if self.warmup_steps and "step_size" not in self.adaptation.tuning.automatic:
-            refuse_unstable(chains, found.curvature)
+            refuse_unstable(chains, self._curvature(found.curvature))
+
+    def _curvature(self, found: Tensor) -> Tensor:
+        """The curvature (C, 1) found, or that at the start of chains too far off to resolve it.
+
+        An unstable chain may be at 1e20 and still finite. No difference of gradients is left there.
+        """
+        chains, state = self.chains, self.chains.state
+        far = state.position.abs().amax(-1, keepdim=True)
+        lost = far * torch.finfo(far.dtype).eps > 0.01 * found.rsqrt()
+        if not lost.any():
+            return found
+        chains.start_at(self._start)
+        at_start = stiffest(chains).curvature
+        chains.state = state
+        return torch.where(lost, at_start, found)
 
     def _learn(self) -> None:
         mean = self._mean
@@ -80,7 +95,12 @@ class Phases:
             draws = torch.stack(self._snapshots, 1)  # (C, S, D)
             finite = draws[draws.isfinite().all(-1).all(-1)]
             if len(finite):
-                self.chains.set_metric(self.chains.metric.refine(finite.flatten(0, 1)))
+                # In whitened coordinates every direction relaxes like one of curvature one.
+                ones = torch.ones_like(draws[:, 0, :1])
+                relaxation = self.chains.dynamics.relaxation_steps(ones, self.chains.settings)
+                num_effective = len(finite) * self._count / float(relaxation.max())
+                u = finite.flatten(0, 1)
+                self.chains.set_metric(self.chains.metric.refine(u, num_effective))
                 self.adaptation.forget()
                 self.adaptation.measure()
         self._forget()

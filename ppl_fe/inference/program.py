@@ -63,10 +63,14 @@ class _Substitute(Messenger):
     """Give every latent site the image of its unconstrained value, every plate its indices."""
 
     def __init__(
-        self, unconstrained: Mapping[str, Tensor] | None, indices: Mapping[str, Tensor] | None
+        self,
+        unconstrained: Mapping[str, Tensor] | None,
+        indices: Mapping[str, Tensor] | None,
+        otherwise: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.unconstrained, self.indices = unconstrained, indices
+        self.otherwise = torch.get_default_dtype() if otherwise is None else otherwise
         self.log_jacobian: Tensor | float = 0.0
         self.latent: dict[str, Any] = {}
 
@@ -90,13 +94,14 @@ class _Substitute(Messenger):
             # The trial run is at the origin: no draw from the prior is needed, so improper
             # priors serve too.
             shape = transform.inverse_shape(fn.shape())
-            start = _likely_dtype(fn)
+            start = _likely_dtype(fn, self.otherwise)
             unconstrained = torch.zeros(shape, dtype=start.dtype, device=start.device)
         else:
             unconstrained = self.unconstrained[name]
         value = transform(unconstrained)
-        jacobian = transform.log_abs_det_jacobian(unconstrained, value)
-        self.log_jacobian = self.log_jacobian + jacobian.sum()
+        if not _is_real(fn.support):  # a sum over D zeros costs as much as one that is needed
+            jacobian = transform.log_abs_det_jacobian(unconstrained, value)
+            self.log_jacobian = self.log_jacobian + jacobian.sum()
         self.latent[name] = (tuple(unconstrained.shape), msg)
         msg["value"], msg["done"] = value, True
 
@@ -123,9 +128,13 @@ def run_program(
     return ProgramRun(log_density, log_likelihood, values)
 
 
-def prototype(call: Callable[[], Any]) -> Prototype:
-    """Run the program once, with Pyro's validation on, and say what it is made of."""
-    handler = _Substitute(None, None)
+def prototype(call: Callable[[], Any], data: Sequence[Tensor]) -> Prototype:
+    """Run the program once, with Pyro's validation on, and say what it is made of.
+
+    A site whose distribution holds no tensors (an improper flat prior) takes the data's dtype.
+    """
+    floating = {tensor.dtype for tensor in data if tensor.is_floating_point()}
+    handler = _Substitute(None, None, floating.pop() if len(floating) == 1 else None)
     try:
         trace = _trace(call, handler, validate=True)
     except (ValueError, IndexError, RuntimeError) as error:
@@ -190,14 +199,14 @@ def _refuse_discrete(name: str, fn: Any) -> None:
         )
 
 
-def _likely_dtype(fn: Any) -> Tensor:
+def _likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
     base = fn
     while hasattr(base, "base_dist"):
         base = base.base_dist
     for value in vars(base).values():
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
-    return torch.empty(())
+    return torch.empty((), dtype=otherwise)
 
 
 def _is_likelihood(site: Any) -> bool:

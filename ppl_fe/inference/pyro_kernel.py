@@ -17,7 +17,7 @@ from ppl_fe.inference.density import Density
 from ppl_fe.inference.phases import Phases
 
 
-class PyroKernel(MCMCKernel, ABC):  # type: ignore[misc]  # Pyro has no types
+class PyroKernel(MCMCKernel, ABC):
     """What Pyro's runner asks of a kernel, for any kernel that can build `Chains`."""
 
     model: Callable[..., Any]
@@ -65,13 +65,14 @@ class PyroKernel(MCMCKernel, ABC):  # type: ignore[misc]  # Pyro has no types
         """Unconstrained values of every latent site, where the chain starts."""
         if self._chains is None:
             return self._initial or {}
-        return self._chains.density.split(self._chains.position[0])
+        return self._chains.density.split(self._chains.position[0].clone())
 
     @initial_params.setter
     def initial_params(self, params: Mapping[str, Tensor]) -> None:
         # MCMC sets this before it calls `setup`, so it is kept until then.
         self._initial = dict(params)
 
+    @torch.no_grad()
     def sample(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One step from `params` (unconstrained) to the next."""
         if self._chains is None:
@@ -91,7 +92,8 @@ class PyroKernel(MCMCKernel, ABC):  # type: ignore[misc]  # Pyro has no types
                 f"the chain became non-finite at step size "
                 f"{chains.settings['step_size'].item():.3g}; use a smaller one or 'auto'"
             )
-        return chains.density.split(chains.position[0])
+        # A copy: two steps later the chains write there again.
+        return chains.density.split(chains.position[0].clone())
 
     def logging(self) -> dict[str, str]:
         """What the progress bar of `pyro.infer.MCMC` shows."""

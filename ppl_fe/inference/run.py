@@ -66,8 +66,8 @@ def run(
             else "resume=True needs chain_method 'vectorized' or 'sequential'"
         )
     store = None if save_to is None else Store(save_to, resume=resume)
-    started = time.perf_counter()
     if parallel:
+        started = time.perf_counter()
 
         def one(chain: int) -> Part:
             own = slice(chain, chain + 1)
@@ -81,7 +81,7 @@ def run(
                 center=None if center is None else center[own],
                 **{**how, "progress_bar": False},
             )
-            return Part(*found.recorder.contents(), found.facts, "")
+            return Part(*found.recorder.contents(), found.facts)
 
         part = joined(in_processes(one, num_chains))
         recorder = Recorder(
@@ -95,7 +95,8 @@ def run(
         recorder.restore(part.draws, part.moments)
         if store is not None:
             store.append(part.draws)
-        found = Collected(recorder, part.failed, part.facts, False)
+        taken = {"sampling_time": time.perf_counter() - started}
+        found = Collected(recorder, part.failed, part.facts | taken, False)
     else:
         found = collect(
             kernel,
@@ -120,13 +121,11 @@ def run(
         found.failed,
         {
             "inference_library": "ppl_fe",
-            "inference_library_version": __version__,
             **found.facts,
             "num_chains": num_chains,
             "seed": seed,
-            "chain_method": chain_method,
+            "chain_method": "parallel" if parallel else found.facts["chain_method"],
             "interrupted": found.interrupted,
-            "sampling_time": time.perf_counter() - started,
             "failed_chains": {str(chain): why for chain, why in found.failed.items()},
             **(attributes or {}),
         },
@@ -183,17 +182,22 @@ def collect(
         num_groups=num_groups,
     )
     facts = {
+        "inference_library_version": __version__,
         **kernel.describe(),
         **vars(length),
         "num_chains": num_chains,
         "num_data": density.num_data,
+        "sites": {site.name: list(site.shape) for site in density.sites},
         "seed": seed,
+        "chain_method": "vectorized" if chains.density.vectorized else "sequential",
+        "compile": chains.compile_mode,
     }
     bar = tqdm(
         total=length.num_steps, disable=not progress_bar, desc=description, unit="step", leave=False
     )
     watch = Watch(bar, chains, recorder, num_groups)
     sampling = Sampling(chains, adaptation, recorder, length, watch)
+    started = time.perf_counter()
     with bar:
         if resume:
             assert store is not None
@@ -202,10 +206,12 @@ def collect(
             sampling.warm_up(center, least_curvature, seed)
             report = adaptation.report()
         interrupted = sampling.draw(store, facts, report)
+    sampling_time = time.perf_counter() - started
     failed = failures(chains, length.warmup_steps)
     stop_if_all_failed(failed, chains, sampling.first)
-    known = {"compile": chains.compile_mode} | {f"tuned_{k}": v for k, v in report.items()}
-    return Collected(recorder, failed, facts | known, interrupted)
+    known = {f"tuned_{name}": value for name, value in report.items()}
+    facts |= {**known, "sampling_time": sampling_time}
+    return Collected(recorder, failed, facts, interrupted)
 
 
 def check_chains(num_chains: int, chain_method: str) -> None:

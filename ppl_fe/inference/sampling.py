@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import xarray as xr
+from numpy import nanmax
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,6 +19,8 @@ from ppl_fe.inference.density import Density
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.loop import RunLength
 from ppl_fe.inference.run import check_chains, run
+
+RELAXATIONS_TO_WARM_UP = 5
 
 
 def sample(
@@ -66,11 +71,18 @@ def sample(
         estimated from the minibatch; `loss`, minus the minibatch log-likelihood per datum,
         averaged over the draw's steps; `gradient_norm`; `step_size`); all settings as attributes.
         A chain that became non-finite is left out and named in the attribute `failed_chains`.
+        The attribute `chain_method` says how the chains did run: a program whose control flow
+        depends on latent values runs them one after another, after a RuntimeWarning.
+        With automatic settings `tuned_excess_temperature` is the excess predicted along the
+        stiffest direction and `tuned_measured_temperature` what the kept draws had (C,).
+        A RuntimeWarning tells of a warm-up shorter than five relaxation times.
 
     Raises:
         ValueError: a program that cannot be sampled (see `Density`), settings out of range.
         FileExistsError: `save_to` exists.
-        FloatingPointError: no chain stayed finite.
+        FileNotFoundError: nothing to resume.
+        FloatingPointError: no chain stayed finite, or a step by hand is beyond the largest stable
+            one, which the message names.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -104,7 +116,7 @@ def sample(
             raise ValueError(
                 f"initial_params holds {len(start)} chains, num_chains is {num_chains}"
             )
-    return run(
+    draws = run(
         kernel,
         density,
         length,
@@ -118,3 +130,19 @@ def sample(
         source=source,
         chain_method=chain_method,
     )
+    _tell_short_warm_up(draws.attrs)
+    return draws
+
+
+def _tell_short_warm_up(attributes: Mapping[Any, Any]) -> None:
+    if attributes["step_size"] != "auto":
+        return
+    slowest = nanmax(attributes["tuned_relaxation_steps"])
+    wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
+    if attributes["warmup_steps"] < wanted:
+        warnings.warn(
+            f"warmup_steps={attributes['warmup_steps']} is shorter than five relaxation times of "
+            f"the slowest direction ({slowest:.0f} steps each); give at least {wanted}",
+            RuntimeWarning,
+            stacklevel=3,
+        )

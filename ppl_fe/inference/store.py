@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from zarr.errors import ZarrUserWarning
@@ -48,9 +48,11 @@ class Store:
             )
         if resume:
             if not self.resume_file.exists():
-                why = "is complete" if self.path.exists() else "does not exist"
                 raise FileNotFoundError(
-                    f"resume=True: the run {self.path} {why}, so there is nothing to go on with"
+                    f"resume=True: the run {self.path} is complete or cannot be gone on with"
+                    if self.path.exists()
+                    else f"resume=True: there is no run {self.path}, or it was stopped in its "
+                    "warm-up, which is not kept; leave resume out to begin it"
                 )
             if self.path.exists():
                 # Consolidated metadata would go on telling the lengths of the interrupted run.
@@ -66,35 +68,60 @@ class Store:
 
     def remember(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write what `recall` gives back."""
+        self.resume_file.parent.mkdir(parents=True, exist_ok=True)
         aside = self.resume_file.with_name(self.resume_file.name + ".partial")
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         save_file(tensors, aside, {"facts": json.dumps(facts)})
         os.replace(aside, self.resume_file)
 
     def recall(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and facts of the last `remember`."""
-        with safe_open(self.resume_file, framework="pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-        return load_file(self.resume_file), facts
+        """The tensors and facts of the last `remember`.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            with safe_open(self.resume_file, framework="pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+            return load_file(self.resume_file), facts
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"resume=True: {self.resume_file} is damaged ({type(error).__name__}: {error}); "
+                f"the draws in {self.path} can be read, but not gone on with: begin a new run"
+            ) from error
 
     def abandon(self) -> None:
         """There is nothing to go on with."""
         self.resume_file.unlink(missing_ok=True)
 
     def draws(self, num_draws: int) -> dict[str, Arrays]:
-        """The first draws of every group; what came after them is forgotten."""
+        """The first draws of every group; what came after them is forgotten.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        groups = {} if self._root is None else dict(self._root.groups())
+        growing = {
+            name: {key: array for key, array in group.arrays() if _grows(array)}
+            for name, group in groups.items()
+        }
+        held = min((a.shape[1] for arrays in growing.values() for a in arrays.values()), default=0)
+        if held < num_draws:
+            raise ValueError(
+                f"resume=True: {self.path} holds {held} draws, but {self.resume_file.name} goes on "
+                f"from draw {num_draws}, so the folder was changed since; begin a new run"
+            )
+        for name, group in groups.items():
+            for key in list(group.array_keys()):
+                if key not in growing[name]:
+                    del group[key]
         found: dict[str, Arrays] = {}
-        if self._root is None:
-            return found
-        for group_name, group in self._root.groups():
-            found[group_name] = {}
-            for name, array in list(group.arrays()):
-                if "draw" not in (array.metadata.dimension_names or ()) or array.ndim == 1:
-                    del group[name]
-                else:
-                    array.resize((array.shape[0], num_draws, *array.shape[2:]))
-                    found[group_name][name] = np.asarray(array[...])
-        return {name: arrays for name, arrays in found.items() if arrays}
+        for name, arrays in growing.items():
+            for key, array in arrays.items():
+                array.resize((array.shape[0], num_draws, *array.shape[2:]))
+                if num_draws:  # the first append may have made some of the arrays only
+                    found.setdefault(name, {})[key] = np.asarray(array[...])
+        return found
 
     def finish(self, tree: xr.DataTree, *, complete: bool) -> None:
         """Write what is known only at the end: coordinates, attributes, which chains are good."""
@@ -135,6 +162,11 @@ def _append(group: zarr.Group, arrays: Arrays, dimensions: Any = None) -> None:
                 dimension_names=dimension_names(name, values.ndim),
             )
         group[name].append(values, axis=1)
+
+
+def _grows(array: zarr.Array[Any]) -> bool:
+    """Whether it has one entry a draw, and is not the draws' own coordinate."""
+    return array.ndim > 1 and "draw" in (array.metadata.dimension_names or ())
 
 
 def dimension_names(name: str, ndim: int) -> tuple[str, ...]:

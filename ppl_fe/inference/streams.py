@@ -115,7 +115,9 @@ class RandomStream:
     def _draw_indices(self, num_steps: int) -> Indices:
         if self._order == "epoch":
             steps = range(self._steps_filled, self._steps_filled + num_steps)
-            return tuple(self._epochs(steps, *sizes) for sizes in self._sizes)
+            return tuple(
+                self._epochs(steps, plate, *sizes) for plate, sizes in enumerate(self._sizes)
+            )
         return tuple(
             torch.randint(
                 size,
@@ -126,17 +128,17 @@ class RandomStream:
             for size, batch in self._sizes
         )
 
-    def _epochs(self, steps: range, size: int, batch: int) -> Tensor:
-        """(steps, C, batch): each epoch's order has a seed of its own, so that none is kept."""
+    def _epochs(self, steps: range, plate: int, size: int, batch: int) -> Tensor:
+        """(steps, C, batch): each plate's and epoch's order has a seed of its own: none is kept."""
         per_epoch = size // batch
         parts = []
         for epoch in range(steps.start // per_epoch, (steps.stop - 1) // per_epoch + 1):
             generator = torch.Generator(self._density.device)
-            generator.manual_seed(hash((self._seed, epoch, size)) % 2**63)
+            generator.manual_seed(hash((self._seed, plate, epoch)) % 2**63)
             order = self._shuffled(size, generator)[:, : per_epoch * batch]
             first = epoch * per_epoch
             own = slice(max(steps.start - first, 0), min(steps.stop - first, per_epoch))
-            parts.append(order.unflatten(1, (per_epoch, batch)).transpose(0, 1)[own])
+            parts.append(order.reshape(len(order), per_epoch, batch).transpose(0, 1)[own])
         return torch.cat(parts)
 
     def _shuffled(self, size: int, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,9 @@ import xarray as xr
 import ppl_fe as fe
 from ppl_fe.inference.chains import Chains, Statistics
 
+# Runs too short to warm up: what is shown here does not need it.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
+
 
 def gaussian() -> None:
     pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))

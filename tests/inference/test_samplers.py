@@ -39,6 +39,7 @@ def draws(kernel: fe.Kernel, **changed: Any) -> np.ndarray:
 FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 
 
+@pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
 @pytest.mark.parametrize("kernel", FAMILY)
 def test_a_traced_step_is_an_eager_one(kernel: type[fe.Kernel]) -> None:
     traced, eager = (draws(kernel(minibatches), compile=mode) for mode in ("traced", "eager"))

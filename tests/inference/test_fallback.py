@@ -1,0 +1,121 @@
+"""Programs that no `vmap` takes: told why, and sampled rightly one chain after another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import xarray as xr
+from exact import mcse_of_mean, z_score
+
+import ppl_fe as fe
+
+DEPENDS = "its control flow depends on the values of latent sites"
+Program = Callable[[], None]
+
+
+def branching() -> None:
+    """N(0, 1) cut in two: where x < 0 it is twice as narrow. Mean and mass are known."""
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    if x < 0:
+        pyro.factor("narrow", -1.5 * x**2)
+
+
+def by_item() -> None:
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.factor("narrow", -1.5 * x**2 * float(x.item() < 0))
+
+
+def plain() -> None:
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+# p ∝ exp(−x²/2) above zero and exp(−2x²) below: masses as 1 : 1/2, half-normal means √(2/π)σ.
+MEAN = np.sqrt(2 / np.pi) * (1 - 0.5 * 0.5) / 1.5
+
+
+def draws(program: Program, **changed: Any) -> xr.DataTree:
+    options: dict[str, Any] = {
+        "num_samples": 25,
+        "warmup_steps": 5,
+        "num_chains": 2,
+        "progress_bar": False,
+    }
+    return fe.sample(fe.SGLD(program, step_size=0.1), **{**options, **changed})
+
+
+@pytest.mark.parametrize("program", [branching, by_item])
+def test_it_says_why_and_the_draws_are_the_sequential_ones(program: Program) -> None:
+    with pytest.warns(
+        RuntimeWarning,
+        match=f"^the model cannot be vectorised over chains: {DEPENDS}. Running chains one after "
+        "another, uncompiled; use torch.where .* chain_method='sequential' to silence this$",
+    ) as told:
+        fallen_back = draws(program)
+    assert len(told) == 1
+    asked_for = draws(program, chain_method="sequential")  # any warning would be an error
+    for group in ("posterior", "sample_stats", "moments"):
+        xr.testing.assert_identical(
+            fallen_back[group].to_dataset().drop_attrs(), asked_for[group].to_dataset().drop_attrs()
+        )
+    for tree in (fallen_back, asked_for):
+        assert tree.attrs["chain_method"] == "sequential"
+        assert tree.attrs["compile"] == "eager"
+        assert tree.posterior.attrs["chain_method"] == "sequential"
+
+
+@pytest.mark.parametrize("method", ["vectorized", "sequential"])
+def test_a_plain_program_runs_as_asked_and_says_so(method: str) -> None:
+    tree = draws(plain, chain_method=method)
+    assert tree.attrs["chain_method"] == method
+    assert tree.attrs["compile"] == "traced"
+
+
+def test_what_vmap_lacks_otherwise_is_quoted_and_the_step_still_traced() -> None:
+    def random_inside() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("dither", 0.0 * x * dist.Normal(0.0, 1.0).sample())
+
+    with pytest.warns(RuntimeWarning, match="vectorised over chains: vmap: .*random") as told:
+        tree = draws(random_inside)
+    assert "uncompiled" not in str(told[0].message)
+    assert tree.attrs["chain_method"] == "sequential"
+    assert tree.attrs["compile"] == "traced"
+
+
+def test_errors_of_the_program_itself_are_passed_on() -> None:
+    calls = 0
+
+    def failing() -> None:
+        nonlocal calls
+        calls += 1
+        pyro.sample("x", dist.Normal(0.0, 1.0))
+        if calls > 5:
+            raise RuntimeError("the model's own complaint")
+
+    with pytest.raises(RuntimeError, match="the model's own complaint"):
+        draws(failing)
+
+
+def test_the_law_is_right() -> None:
+    """The program branches, and the mean is that of the two halves put together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tree = fe.sample(
+            fe.BAOAB(branching, step_size=0.15, friction=1.5),
+            num_samples=1000,
+            warmup_steps=50,
+            num_chains=3,
+            progress_bar=False,
+        )
+    x = tree.posterior["x"].values.astype(np.float64)
+    assert abs(z_score(float(x.mean()), MEAN, mcse_of_mean(x))) < 4
+    above = (x > 0).astype(np.float64)
+    assert abs(z_score(float(above.mean()), 2 / 3, mcse_of_mean(above))) < 4
+    # As if x were plain N(0, 1), or both halves were narrow, it would be seen.
+    assert abs(z_score(0.0, float(x.mean()), mcse_of_mean(x))) > 6

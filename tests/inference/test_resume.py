@@ -1,0 +1,191 @@
+"""A run that was cut short and resumed is the uninterrupted run, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import ppl_fe as fe
+from ppl_fe.inference import draws as draws_module
+from ppl_fe.inference import streams
+from ppl_fe.inference.chains import Chains
+from ppl_fe.inference.schedules import Cyclical, Polynomial
+from ppl_fe.inference.step import Statistics
+
+# The automatic settings have little time here; what they come to does not matter.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
+
+N, WARMUP, SAMPLES, THINNING = 24, 12, 10, 2
+X = torch.randn(N, 2, generator=torch.Generator().manual_seed(3))
+Y = X @ torch.tensor([1.0, -0.5]) + 0.3
+
+
+def model(x: Tensor, y: Tensor, size: int | None = 6) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    sd = pyro.sample("sd", dist.LogNormal(0.0, 0.3))
+    with pyro.plate("data", N, subsample_size=size):
+        inputs, targets = pyro.subsample(x, event_dim=1), pyro.subsample(y, event_dim=0)
+        pyro.sample("y", dist.Normal(inputs @ w, 0.5 + sd), obs=targets)
+
+
+def on_batches(x: Tensor, y: Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    sd = pyro.sample("sd", dist.LogNormal(0.0, 0.3))
+    with pyro.plate("data", N, subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(x @ w, 0.5 + sd), obs=y)
+
+
+def loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(X, Y), batch_size=6, shuffle=True)
+
+
+def sample(kernel: fe.Kernel, *data: Any, **changed: Any) -> xr.DataTree:
+    options: dict[str, Any] = {
+        "num_samples": SAMPLES,
+        "warmup_steps": WARMUP,
+        "thinning": THINNING,
+        "num_chains": 2,
+        "seed": 7,
+        "compile": "eager",
+        "progress_bar": False,
+    }
+    return fe.sample(kernel, *(data or (X, Y)), **{**options, **changed})
+
+
+Case = Callable[..., xr.DataTree]
+
+
+def case(kind: type[fe.Kernel] = fe.SGLD, **settings: Any) -> Case:
+    return lambda **changed: sample(kind(model, **settings), **changed)
+
+
+FIXED: dict[str, Any] = {"step_size": 0.01}
+CYCLES = Cyclical(0.02, num_steps=200, num_cycles=20, exploration=0.3)
+CASES: dict[str, Case] = {
+    # What measures its curvature calls the gradient often: traced is faster.
+    **{
+        f"{kind.__name__} auto": partial(case(kind), compile="traced")
+        for kind in (fe.SGLD, fe.PSGLD, fe.BAOAB)
+    },
+    "PSGLD": case(fe.PSGLD, **FIXED),
+    **{kind.__name__: case(kind, friction=0.5, **FIXED) for kind in (fe.SGHMC, fe.SGNHT, fe.BAOAB)},
+    "dense metric": case(fe.BAOAB, metric="dense", friction=0.5, **FIXED),
+    "control variates": case(gradient="control_variate", **FIXED),
+    "epochs": case(minibatches="epoch", **FIXED),
+    "epochs of micro-batches": case(minibatches="epoch", micro_batches=2, **FIXED),
+    "full data": case(gradient="full_data", **FIXED),
+    "loader": lambda **changed: sample(fe.SGLD(on_batches, **FIXED), loader(), **changed),
+    "polynomial": case(step_size=Polynomial(0.02, offset=20.0)),
+    "cycles": case(step_size=CYCLES),
+    "sequential": partial(case(**FIXED), chain_method="sequential"),
+    "no thinning": partial(case(**FIXED), thinning=1),
+    "no warm-up": partial(case(), warmup_steps=0),
+}
+
+
+@pytest.fixture(autouse=True)
+def _blocks_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws_module, "BLOCK_VALUES", 4 * 2 * 3)
+    monkeypatch.setattr(streams, "MAX_BLOCK_STEPS", 5)  # of noise and minibatches
+
+
+def cut(run: Case, steps: int, **changed: Any) -> xr.DataTree:
+    """The run with what Ctrl-C raises in place of its step of this number."""
+    advance, taken = Chains.advance, 0
+
+    def interrupted(self: Chains) -> Statistics:
+        nonlocal taken
+        if taken == steps:
+            raise KeyboardInterrupt
+        taken += 1
+        return advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "advance", interrupted)
+        with pytest.warns(RuntimeWarning, match="resume=True goes on with them"):
+            return run(**changed)
+
+
+def assert_same(one: xr.DataTree, other: xr.DataTree) -> None:
+    assert set(one.children) == set(other.children) == {"posterior", "sample_stats", "moments"}
+    for group in one.children:
+        first, second = one[group].to_dataset().drop_attrs(), other[group].to_dataset().drop_attrs()
+        xr.testing.assert_identical(first, second)
+        assert {k: v.dtype for k, v in first.items()} == {k: v.dtype for k, v in second.items()}
+    attrs = [{k: v for k, v in tree.attrs.items() if k != "sampling_time"} for tree in (one, other)]
+    # As text, in which NaN equals NaN.
+    assert {k: repr(v) for k, v in attrs[0].items()} == {k: repr(v) for k, v in attrs[1].items()}
+
+
+def assert_complete(path: Path, returned: xr.DataTree, whole: xr.DataTree) -> None:
+    assert_same(returned, whole)
+    assert_same(xr.open_datatree(path, engine="zarr").load(), whole)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    run, path = CASES[name], tmp_path / "run.zarr"
+    whole = run()
+    assert len(set(whole.posterior["w"].values.ravel().tolist())) == 2 * 2 * SAMPLES
+    warmup, thinning = (int(whole.attrs[key]) for key in ("warmup_steps", "thinning"))
+    part = cut(run, warmup + 7 * thinning + thinning // 2, save_to=path)
+    drawn = part.posterior.sizes["draw"]
+    # The resume file stands at draw 4: draws are made again (exploration takes steps, too).
+    assert drawn == 7 or name == "cycles"
+    xr.testing.assert_identical(
+        part["posterior"].to_dataset().drop_attrs(),
+        whole["posterior"].to_dataset().drop_attrs().isel(draw=slice(drawn)),
+    )
+    assert_complete(path, run(save_to=path, resume=True), whole)
+
+
+@pytest.mark.parametrize("name", ["SGLD auto", "PSGLD auto", "loader", "cycles"])
+def test_interrupted_within_the_first_block_and_twice(name: str, tmp_path: Path) -> None:
+    run, path = CASES[name], tmp_path / "run.zarr"
+    cut(run, WARMUP + 5, save_to=path)  # cycles: after two draws and a half
+    cut(run, 13, save_to=path, resume=True)
+    assert_complete(path, run(save_to=path, resume=True), run())
+
+
+def test_interrupted_in_warm_up_nothing_is_kept_and_the_message_says_so(tmp_path: Path) -> None:
+    run, path = CASES["BAOAB"], tmp_path / "run.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        cut(run, WARMUP - 1, save_to=path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match=r"no run .*run\.zarr, or .* warm-up.*leave resume"):
+        run(save_to=path, resume=True)
+    assert_complete(path, run(save_to=path), run())
+
+
+def test_a_complete_run_is_refused(tmp_path: Path) -> None:
+    run, path = CASES["BAOAB"], tmp_path / "run.zarr"
+    whole = run(save_to=path)
+    with pytest.raises(FileNotFoundError, match=r"resume=True: the run .*run\.zarr is complete or"):
+        run(save_to=path, resume=True)
+    assert_complete(path, whole, run())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"resume": True}, "resume=True goes on with the run at save_to; give save_to"),
+        (
+            {"resume": True, "save_to": "x.zarr", "chain_method": "parallel"},
+            "resume=True needs chain_method 'vectorized' or 'sequential'",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CASES["BAOAB"](**changed)
