@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from ppl_fe import models
 from ppl_fe.data import as_data
-from ppl_fe.finetuning import NotFiniteError, Tuned, finetune
+from ppl_fe.finetuning import (
+    NotFiniteError,
+    Selection,
+    StageOneError,
+    Tuned,
+    finetune,
+    select_parameters,
+)
 from ppl_fe.free_energy import (
     FreeEnergyEstimate,
     ThermodynamicEstimate,
@@ -40,6 +47,8 @@ __all__ = [
     "FreeEnergyEstimate",
     "Kernel",
     "NotFiniteError",
+    "Selection",
+    "StageOneError",
     "ThermodynamicEstimate",
     "Tuned",
     "__version__",
@@ -54,4 +63,5 @@ __all__ = [
     "read_checkpoint",
     "sample",
     "save_delta",
+    "select_parameters",
 ]

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from ppl_fe.finetuning.selected import Selection, StageOneError
+from ppl_fe.finetuning.selection import select_parameters
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 
-__all__ = ["NotFiniteError", "Tuned", "finetune"]
+__all__ = [
+    "NotFiniteError",
+    "Selection",
+    "StageOneError",
+    "Tuned",
+    "finetune",
+    "select_parameters",
+]

@@ -151,6 +151,7 @@ def train(
             step += 1
             bar.set_postfix(_shown(rows[-1]), refresh=False)
             bar.update()
+        bar.refresh()  # the last step, too, however quick it was
     if not failure and not all(leaf.isfinite().all() for leaf in trained.leaves):
         failure = f"weights are not finite after step {step}"
     end = State([], step)

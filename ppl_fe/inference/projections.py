@@ -30,11 +30,13 @@ class Projection:
         """Values (C, S, *shape) -> the subset (C, S, 100) and the projections (C, S, 16)."""
         flat = value.flatten(2)
         sums = flat.new_zeros((*flat.shape[:2], NUM_PROJECTIONS))
-        pieces = zip(flat.split(BLOCK_VALUES, -1), self.signs.split(BLOCK_VALUES), strict=True)
+        pieces = zip(
+            torch.split(flat, BLOCK_VALUES, -1), torch.split(self.signs, BLOCK_VALUES), strict=True
+        )
         for values, signs in pieces:  # in blocks: no copy of all the draws
             missing = -len(signs) % NUM_PROJECTIONS
             signed = torch.nn.functional.pad(values * signs, (0, missing))
-            sums += signed.unflatten(-1, (-1, NUM_PROJECTIONS)).sum(-2)
+            sums += signed.reshape(*flat.shape[:2], -1, NUM_PROJECTIONS).sum(-2)
         return {
             name: flat[..., self.places].cpu().numpy(),
             f"{name}_projection": (sums * (NUM_PROJECTIONS / len(self.signs)) ** 0.5).cpu().numpy(),

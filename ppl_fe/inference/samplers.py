@@ -55,7 +55,8 @@ class PSGLD(Kernel):
         >>> import ppl_fe as fe
         >>> def model():
         ...     pyro.sample("w", dist.Normal(0.0, torch.tensor([0.1, 1.0])).to_event(1))
-        >>> draws = fe.sample(fe.PSGLD(model), thinning=10, progress_bar=False)
+        >>> draws = fe.sample(
+        ...     fe.PSGLD(model), warmup_steps=2500, thinning=10, progress_bar=False)
         >>> sd = draws.posterior["w"].values.std((0, 1))
         >>> bool(abs(sd[0] / 0.1 - 1) < 0.3 and abs(sd[1] - 1) < 0.3)
         True

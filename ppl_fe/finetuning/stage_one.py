@@ -1,0 +1,235 @@
+"""The ways to score parameters behind `select_parameters`, each brought to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.finetuning import other_priors, rules
+from ppl_fe.finetuning.objective import Objective
+from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
+from ppl_fe.finetuning.scale_chains import ScaleChains
+from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.selected import StageOneError
+from ppl_fe.finetuning.working_copy import NotFiniteGradientError
+from ppl_fe.models.bayestune import Prior
+from ppl_fe.models.likelihoods import Likelihood
+from ppl_fe.models.priors import laplace_gamma
+from ppl_fe.networks.flat import FlatNetwork
+
+GOOD_R_HAT = 1.1
+LARGE_SHARE = 0.01
+
+
+class Task(NamedTuple):
+    """A network, what it is fitted to, and its fresh head: prefix and names of tensors."""
+
+    network: FlatNetwork
+    source: TensorData | LoaderData
+    objective: Objective
+    likelihood: str | Likelihood
+    head: str | None
+    head_names: tuple[str, ...]
+
+    @property
+    def head_slices(self) -> list[slice]:
+        """The head's places in the vector."""
+        return [self.network.slices[name] for name in self.head_names]
+
+
+class Scores(NamedTuple):
+    """What a rule found, (D,) each, as in `Selection`; the head's entries mean nothing."""
+
+    score: Tensor
+    scale_mean: Tensor | None = None
+    scale_sd: Tensor | None = None
+    r_hat: Tensor | None = None
+    mcse: Tensor | None = None
+    probability_in_top: Tensor | None = None
+    settings: Mapping[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Scores:
+    """Scales of the stated posterior, by `ScaleChains`, or under another prior by the engine."""
+    known = gamma_prior(prior)
+    settings: dict[str, Any] = {**vars(plan)}
+    if known is None:
+        return _other(task, prior, plan, settings, progress_bar=progress_bar)
+    network, size = task.network, task.network.num_parameters
+    chains = ScaleChains(network, task.objective, task.source, *known, plan, task.head_slices)
+    try:
+        chains.run(progress_bar=progress_bar)
+    except NotFiniteGradientError as error:
+        before = None if chains.moments is None else chains.moments.so_far()[:size]
+        advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"
+        raise StageOneError(f"stage 1, {error}{advice}", before) from error
+    assert chains.moments is not None
+    mean, sd, r_hat, mcse = (
+        None if values is None else _without(values[:size], task.head_slices)
+        for values in chains.moments.summary()
+    )
+    assert mean is not None
+    counts = None
+    if chains.counts is not None:
+        counts = _without(chains.counts[:size] / chains.moments.num_draws, task.head_slices)
+    settings |= {"alpha": known[0], "beta": known[1], "step_size": chains.step_size}
+    notes = []
+    if r_hat is not None and (bad := _share_above(r_hat, mean, plan)) is not None:
+        notes.append(bad)
+    if chains.clamped > LARGE_SHARE:
+        notes.append(
+            f"{100 * chains.clamped:.3g} % of the weights are stiffer than the step size "
+            f"{chains.step_size:.2g} bears; their scales come out too large: lower step_size"
+        )
+    return Scores(mean, mean, sd, r_hat, mcse, counts, settings, tuple(notes))
+
+
+def paper(
+    task: Task,
+    prior: Prior,
+    plan: Plan,
+    data_size: float | None,
+    learning_rate: float | None,
+    *,
+    progress_bar: bool,
+) -> Scores:
+    """The released recipe, with the lengths and the seed of a plan."""
+    known = gamma_prior(prior)
+    if known is None:
+        raise ValueError("method='paper' has the prior laplace_gamma; give that or another method")
+    recipe = Recipe(
+        plan.warmup_steps, plan.num_samples, plan.thinning, *known, data_size or DATA_SIZE,
+        learning_rate or LEARNING_RATE, plan.batch_size, plan.seed,
+    )  # fmt: skip
+    try:
+        made = PaperRecipe(task.network, task.objective, task.source, recipe)
+        mean, sd = made.run(progress_bar=progress_bar)
+    except NotFiniteGradientError as error:
+        raise StageOneError(f"the paper's recipe: {error}; lower learning_rate", None) from error
+    mean, sd = (_without(values, task.head_slices) for values in (mean, sd))
+    note = "the released code's recipe: its scales are not those of the stated posterior"
+    return Scores(mean, mean, sd, settings=vars(recipe), notes=(note,))
+
+
+def by_rule(
+    task: Task,
+    method: str,
+    plan: Plan,
+    num_steps: int,
+    learning_rate: float | None,
+    *,
+    progress_bar: bool,
+) -> Scores:
+    """A score of `rules`."""
+    network, size, seed = task.network, plan.batch_size, plan.seed
+    settings: dict[str, Any] = {"batch_size": size}
+    if method == "gradient_squared":
+        try:
+            score = rules.gradient_squared(network, task.objective, task.source, size, seed)
+        except NotFiniteGradientError as error:
+            raise StageOneError(f"gradient_squared: {error}", None) from error
+    elif method == "movement":
+        settings |= {"num_steps": num_steps, "learning_rate": learning_rate}
+        score = rules.movement(
+            network,
+            task.source,
+            task.likelihood,
+            head=task.head,
+            num_steps=num_steps,
+            learning_rate=learning_rate,
+            batch_size=size,
+            seed=seed,
+            progress_bar=progress_bar,
+        )
+    else:
+        settings = {}
+        score = {
+            "magnitude": lambda: rules.magnitude(network),
+            "bias_only": lambda: rules.biases(network),
+            "random": lambda: rules.random(network, seed),
+        }[method]()
+    return Scores(_without(score, task.head_slices), settings=settings)
+
+
+def gamma_prior(prior: Prior) -> tuple[float, float] | None:
+    """(α, β) of `laplace_gamma` or a `functools.partial` of it, None of any other prior.
+
+    Raises:
+        ValueError: scales for groups of weights.
+
+    Example:
+        >>> gamma_prior(partial(laplace_gamma, alpha=0.5))
+        (0.5, 100.0)
+    """
+    given = dict(prior.keywords) if isinstance(prior, partial) else {}
+    function = prior.func if isinstance(prior, partial) else prior
+    if function is not laplace_gamma:
+        return None
+    if given.pop("groups", None) is not None:
+        raise ValueError(
+            "prior: laplace_gamma with groups has one scale a group, which ranks groups and not "
+            "parameters; leave groups out, and read `by_layer()` of the selection"
+        )
+    return float(given.get("alpha", 0.01)), float(given.get("beta", 100.0))
+
+
+def _other(
+    task: Task, prior: Prior, plan: Plan, settings: dict[str, Any], *, progress_bar: bool
+) -> Scores:
+    if plan.scale == "expected" or plan.top is not None:
+        raise ValueError(
+            "method='collapsed' and count_top are of the prior laplace_gamma alone; leave them out"
+        )
+    found = other_priors.sample_scales(
+        task.network, task.source, task.likelihood, prior, plan, task.head_slices,
+        progress_bar=progress_bar,
+    )  # fmt: skip
+    moments = found.moments
+    placed = [
+        _placed(values, task) for values in (moments.mean, moments.sd, moments.r_hat, moments.mcse)
+    ]
+    mean, sd, r_hat, mcse = placed
+    settings |= {"score": found.score, "step_size": found.step_size}
+    bad = _share_above(r_hat, mean, plan)
+    notes = [f"scores are posterior means of {found.score}"] + ([bad] if bad else [])
+    has_scales = found.score == "scale"
+    return Scores(
+        mean, mean if has_scales else None, sd if has_scales else None, r_hat, mcse,
+        None, settings, tuple(notes),
+    )  # fmt: skip
+
+
+def _share_above(r_hat: Tensor, mean: Tensor, plan: Plan) -> str | None:
+    """A note if scales have not mixed, those of largest mean first of all."""
+    upper = r_hat[mean > mean.nanmedian()]
+    share = float((upper > GOOD_R_HAT).float().mean())
+    if share <= LARGE_SHARE:
+        return None
+    return (
+        f"R-hat exceeds {GOOD_R_HAT} in {100 * share:.3g} % of the scales above the median, up to "
+        f"{upper.nan_to_num(0).max().item():.2f}: run longer than {plan.warmup_steps} + "
+        f"{plan.num_samples} x {plan.thinning} steps"
+    )
+
+
+def _without(values: Tensor, head: list[slice]) -> Tensor:
+    values = values.clone() if head else values
+    for where in head:
+        values[where] = float("nan")
+    return values
+
+
+def _placed(values: Tensor, task: Task) -> Tensor:
+    anchor = task.network.anchor
+    whole = torch.full_like(anchor, float("nan"))
+    kept = torch.ones_like(anchor, dtype=torch.bool)
+    for where in task.head_slices:
+        kept[where] = False
+    whole[kept] = values.to(anchor)
+    return whole

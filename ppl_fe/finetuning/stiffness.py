@@ -1,0 +1,133 @@
+"""How stiff a log-likelihood is at a network's weights, from gradients of minibatches alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.finetuning.objective import Batch
+from ppl_fe.finetuning.working_copy import WorkingCopy
+
+FIRST_ITERATIONS, LATER_ITERATIONS = 12, 4
+NUM_NOISE_DRAWS, NUM_PROBES = 8, 4
+UNHEEDED = 1e-3  # share of the weights whose noisy estimate may exceed `largest`
+SAMPLED = 10**5  # weights looked at for that share; a sort of all would want three more vectors
+SHORT = 0.1  # of a posterior standard deviation: a derivative still, not a kink
+
+
+class Stiffness(NamedTuple):
+    """Of N̂ times the mean log-likelihood, in 1/weight².
+
+    largest: the largest curvature plus the gradient's variance s² along its direction, or `along`
+    of all but a thousandth of the weights, whichever is larger. along (D + padding,): a + s² of
+    each weight. direction (D + padding,): the stiffest, to start from another time.
+    """
+
+    largest: float
+    along: Tensor
+    direction: Tensor
+
+
+def measure(
+    working: WorkingCopy,
+    write: Callable[[], None],
+    batches: Iterator[Batch],
+    data_size: float,
+    generator: torch.Generator,
+    *,
+    exact: bool,
+    before: Tensor | None = None,
+) -> Stiffness:
+    """Measure at the weights that `write` writes; they are there again afterwards.
+
+    The largest curvature comes from power iteration, Hessian-vector products from differences of
+    gradients on one minibatch. s²_i is the variance over eight minibatches: noisy, but what the
+    sampler makes up for is linear in it, and right on average. The curvatures a_i of single weights
+    cannot be had from few products, their sum over a tensor can (Hutchinson 1990): it is shared out
+    in proportion to s²_i, as curvature and gradient noise are both proportional to the Fisher
+    information near a good fit, and evenly where gradients have no noise.
+
+    Args:
+        working: whose gradient is used.
+        write: writes the present weights into the working copy.
+        batches: fresh minibatches.
+        data_size: N̂, what the mean log-likelihood counts for.
+        generator: of the directions.
+        exact: the minibatch is all the data: there is no noise.
+        before: an earlier measurement's direction, for a shorter iteration; overwritten.
+
+    Raises:
+        NotFiniteGradientError: a loss or gradient is not finite nearby.
+    """
+    size, dtype = working.network.num_parameters, working.weights.dtype
+    if before is None:
+        direction = torch.zeros_like(working.weights)
+        direction[:size].normal_(generator=generator)
+    else:
+        direction = before
+
+    def product(vector: Tensor, length: float) -> Tensor:
+        batch = next(batches)
+        write()
+        working.weights.add_(vector, alpha=length)
+        working.differentiate(batch)
+        ahead = working.gradient.clone()
+        write()
+        working.weights.add_(vector, alpha=-length)
+        working.differentiate(batch)
+        return ahead.sub_(working.gradient).mul_(data_size / (2 * length))
+
+    curvature = float(data_size)
+    for _ in range(FIRST_ITERATIONS if before is None else LATER_ITERATIONS):
+        direction /= torch.linalg.vector_norm(direction)
+        moved = product(direction, SHORT * curvature**-0.5)
+        found = abs(float(direction @ moved))
+        if found <= torch.finfo(dtype).tiny:  # flat, all along this direction
+            break
+        curvature, direction = found, moved
+    direction /= torch.linalg.vector_norm(direction)
+    traces = dict.fromkeys(working.network.names, 0.0)
+    probe = torch.zeros_like(direction)
+    for _ in range(NUM_PROBES):
+        probe[:size].bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+        moved = product(probe, SHORT * curvature**-0.5).mul_(probe)
+        for name, where in working.network.slices.items():
+            traces[name] += moved[where].sum().item() / NUM_PROBES
+    write()
+    del probe, moved
+    noise, noise_along = _noise(working, batches, data_size, direction, exact)
+    for name, where in working.network.slices.items():
+        part = noise[where]
+        trace, total = max(traces[name], 0.0), part.sum().item()
+        curvatures = part * (trace / total) if total > 0 else trace / len(part)
+        part += torch.as_tensor(curvatures).clamp_max(curvature)
+    sample = noise[: size : max(1, size // SAMPLED)]
+    most = sample.kthvalue(max(1, round((1 - UNHEEDED) * len(sample)))).values.item()
+    return Stiffness(max(curvature + noise_along, most), noise, direction)
+
+
+def _noise(
+    working: WorkingCopy,
+    batches: Iterator[Batch],
+    data_size: float,
+    direction: Tensor,
+    exact: bool,
+) -> tuple[Tensor, float]:
+    """s² of each weight (D + padding,), and along the direction."""
+    squares = torch.zeros_like(working.weights)
+    if exact:
+        return squares, 0.0
+    total, along = torch.zeros_like(squares), []
+    for _ in range(NUM_NOISE_DRAWS):
+        working.differentiate(next(batches))
+        gradient = working.gradient.mul_(data_size)
+        along.append(float(direction @ gradient))
+        total.add_(gradient)
+        squares.addcmul_(gradient, gradient)
+    # Plain sums save a vector; digits are lost only where the noise hardly counts.
+    squares.addcmul_(total, total, value=-1 / NUM_NOISE_DRAWS).clamp_min_(0)
+    squares.div_(NUM_NOISE_DRAWS - 1)
+    return squares, float(torch.tensor(along, dtype=torch.float64).var())

@@ -1,0 +1,99 @@
+"""A network's weights and their gradient as one vector each, with the module's own tensors in it.
+
+`FlatNetwork` makes a vector into a network by `functional_call`; stage 1 goes the other way: the
+module's parameters are views of a vector that is written in place, and autograd adds into views of
+another. A gradient so costs no joining of four hundred tensors and no further copy of them.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
+from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.matching import listed
+
+
+class NotFiniteGradientError(FloatingPointError):
+    """A loss or a gradient that is not finite; the message says where in the network."""
+
+
+class WorkingCopy:
+    """A copy of a network's module whose chosen parameters are views of one vector.
+
+    Args:
+        network: its module is copied; the vector starts at its anchor.
+        objective: the mean negative log-likelihood of a batch.
+        padding: entries after the last parameter that belong to none, so that a vector splits
+            into equal blocks; always zero in `gradient`.
+
+    Attributes:
+        weights: (D + padding,) in the network's dtype; to be written in place.
+        gradient: (D + padding,) of the last batch's loss, in the same dtype.
+
+    Example:
+        >>> network = FlatNetwork(nn.Linear(1, 1))
+        >>> working = WorkingCopy(network, Objective("normal", network.device))
+        >>> _ = working.weights.copy_(torch.tensor([2.0, 1.0]))
+        >>> _ = working.differentiate((torch.ones(1, 1), torch.zeros(1)))
+        >>> working.gradient                     # of ½(0 − (2·1 + 1))²
+        tensor([3., 3.])
+    """
+
+    def __init__(self, network: FlatNetwork, objective: Objective, padding: int = 0) -> None:
+        self.network, self.objective = network, objective
+        self.module: nn.Module = copy.deepcopy(network.module).requires_grad_(False)
+        size = network.num_parameters
+        self.weights = network.anchor.new_zeros(size + padding)
+        self.weights[:size] = network.anchor
+        self.gradient = torch.zeros_like(self.weights)
+        named = dict(self.module.named_parameters())
+        for name, part in network.unflatten(self.weights[:size]).items():
+            named[name].data = part
+            named[name].requires_grad_(True)
+        for name, part in network.unflatten(self.gradient[:size]).items():
+            named[name].grad = part
+
+    def differentiate(self, batch: Batch) -> float:
+        """Set `gradient` to that of the batch's mean loss at `weights`, and give the loss.
+
+        Raises:
+            NotFiniteGradientError: the loss or its gradient is not finite; says where.
+        """
+        self.gradient.zero_()
+        network = self.network
+        with torch.autocast(
+            network.device.type, network.autocast, enabled=network.autocast is not None
+        ):
+            loss, _ = self.objective(self.module, batch)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            where = non_finite_layer(self.module, self.objective, [batch])
+            raise NotFiniteGradientError(f"the loss is {value}, {where}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        # One reduction: a sum is finite only if all its terms are.
+        if not torch.isfinite(self.gradient.sum()):
+            raise NotFiniteGradientError(f"the gradient is not finite in {self._wrong()}")
+        return value
+
+    def _wrong(self) -> str:
+        parts = self.network.unflatten(self.gradient[: self.network.num_parameters])
+        wrong = [name for name, part in parts.items() if not part.isfinite().all()]
+        return listed(wrong) or "its sum, which overflows"
+
+
+def padding_for(size: int, block: int) -> tuple[int, int]:
+    """Blocks of one width, about `block` at most: the width, and the padding that makes it so.
+
+    The width is a multiple of 16 entries, so that every block begins at a cache line.
+
+    Example:
+        >>> padding_for(100, 64)
+        (64, 28)
+    """
+    count = -(-size // block)
+    width = 16 * -(-size // (16 * count))
+    return width, count * width - size
