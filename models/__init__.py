@@ -1,6 +1,6 @@
 """Pyro programs: what the posterior is.
 
-They import torch, Pyro and scipy alone, and run under Pyro's own NUTS and SVI as well as `fe.sample`.
+They import torch, Pyro and scipy alone, so they run under Pyro's own NUTS and SVI as well.
 """
 
 from __future__ import annotations
