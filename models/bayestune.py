@@ -21,7 +21,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .likelihoods import Likelihood, find_likelihood
-from .localized import Inputs, require_positive
+from .localized import Inputs, checked_anchor, require_positive
 from .priors import laplace_gamma
 
 Prior = Callable[[Tensor], Tensor]
@@ -117,12 +117,7 @@ def bayestune_posterior(
     require_positive("head_precision", head_precision)
     if data_size is not None:
         require_positive("data_size", data_size)
-    for name, value in (("batch_size", batch_size), ("num_data", num_data)):
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-            raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
-    anchor = network.anchor
-    if not torch.isfinite(anchor).all():
-        raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
+    anchor = checked_anchor(network, batch_size, num_data)
     fresh = torch.zeros(len(anchor), dtype=torch.bool, device=anchor.device)
     for part in head:
         fresh[part] = True

@@ -110,12 +110,7 @@ def local_posterior(
     require_positive("localization", localization)
     if inverse_temperature is not None:
         require_positive("inverse_temperature", inverse_temperature)
-    for name, value in (("batch_size", batch_size), ("num_data", num_data)):
-        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-            raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
-    anchor = network.anchor
-    if not torch.isfinite(anchor).all():
-        raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
+    anchor = checked_anchor(network, batch_size, num_data)
     return LocalPosterior(
         network,
         anchor,
@@ -125,6 +120,21 @@ def local_posterior(
         batch_size,
         num_data,
     )
+
+
+def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -> Tensor:
+    """The network's anchor (D,), once it and the sizes of the data make sense.
+
+    Raises:
+        ValueError: B or n not a positive integer; NaN or infinity in the anchor.
+    """
+    for name, value in (("batch_size", batch_size), ("num_data", num_data)):
+        if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+            raise ValueError(f"{name} must be a positive integer or None, got {value!r}")
+    anchor: Tensor = network.anchor
+    if not torch.isfinite(anchor).all():
+        raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
+    return anchor
 
 
 def require_positive(name: str, value: float) -> None:
