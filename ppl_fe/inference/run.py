@@ -197,7 +197,6 @@ def collect(
     )
     watch = Watch(bar, chains, recorder, num_groups)
     sampling = Sampling(chains, adaptation, recorder, length, watch)
-    started = time.perf_counter()
     with bar:
         if resume:
             assert store is not None
@@ -205,6 +204,7 @@ def collect(
         else:
             sampling.warm_up(center, least_curvature, seed)
             report = adaptation.report()
+        started = time.perf_counter()  # set-up, compilation and warm-up are left out
         interrupted = sampling.draw(store, facts, report)
     sampling_time = time.perf_counter() - started
     failed = failures(chains, length.warmup_steps)
