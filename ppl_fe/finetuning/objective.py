@@ -69,6 +69,21 @@ class Objective:
                 "observed site (pyro.sample(..., obs=targets)), or the trained layers are not used"
             )
 
+    def refuse_one_class(self, source: TensorData | LoaderData) -> None:
+        """Refuse targets in memory that are all one class of the categorical likelihood.
+
+        Raises:
+            ValueError: they are.
+        """
+        if self.likelihood is not categorical or isinstance(source, LoaderData):
+            return
+        classes: Tensor = torch.unique(source.targets)
+        if len(classes) == 1:
+            raise ValueError(
+                f"targets hold one class only, {classes.item()}: nothing to tell apart; check the "
+                "data and their order"
+            )
+
     def evaluate(self, module: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
         """Give the mean loss and, for the categorical likelihood, the accuracy (else NaN).
 

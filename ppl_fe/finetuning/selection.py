@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
-from ppl_fe.data.sources import LoaderData, TensorData, as_data
+from ppl_fe.data.sources import LoaderData, as_data
 from ppl_fe.finetuning import stage_one
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.selected import Selection, find_knees, largest, outside
 from ppl_fe.models.bayestune import Prior
-from ppl_fe.models.likelihoods import Likelihood, categorical
+from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.sparse import head_names
@@ -136,13 +135,7 @@ def select_parameters(
     source = as_data(data, batch_size=batch_size)
     size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
     objective = Objective(likelihood, network.device)
-    if objective.likelihood is categorical and isinstance(source, TensorData):
-        classes: Tensor = torch.unique(source.targets)
-        if len(classes) == 1:
-            raise ValueError(
-                f"targets hold one class only, {classes.item()}: no parameter tells anything "
-                "apart; check the data and their order"
-            )
+    objective.refuse_one_class(source)
     plan = Plan(
         scale="drawn" if method == "bayestune" else "expected",
         num_chains=num_chains,

@@ -15,7 +15,7 @@ from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
-from ppl_fe.finetuning.selected import StageOneError
+from ppl_fe.finetuning.selected import StageOneError, outside
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
@@ -228,8 +228,5 @@ def _without(values: Tensor, head: list[slice]) -> Tensor:
 def _placed(values: Tensor, task: Task) -> Tensor:
     anchor = task.network.anchor
     whole = torch.full_like(anchor, float("nan"))
-    kept = torch.ones_like(anchor, dtype=torch.bool)
-    for where in task.head_slices:
-        kept[where] = False
-    whole[kept] = values.to(anchor)
+    whole[outside(task.network.slices, task.head_names)] = values.to(anchor)
     return whole

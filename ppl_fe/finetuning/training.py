@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppl_fe.data.sources import LoaderData, TensorData, as_data
+from ppl_fe.data.sources import LoaderData, as_data
 from ppl_fe.finetuning import lora
 from ppl_fe.finetuning.loop import Plan, train
 from ppl_fe.finetuning.objective import Objective, one_pass, shuffled
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
-from ppl_fe.models.likelihoods import Likelihood, categorical
+from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.delta_format import base_hash, base_tensors
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.sparse import (
@@ -111,8 +111,7 @@ def finetune(
     size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
     size = min(size, source.num_data)
     objective = Objective(likelihood, network.device)
-    if objective.likelihood is categorical and isinstance(source, TensorData):
-        _refuse_one_class(source.targets)
+    objective.refuse_one_class(source)
     if learning_rate is None:
         if optimizer == "sgd":
             raise ValueError("learning_rate has no default for sgd; give one, 0.01 say")
@@ -223,12 +222,3 @@ def _plan(
 def _require(fulfilled: bool, name: str, value: object, wanted: str) -> None:
     if not fulfilled:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-
-
-def _refuse_one_class(targets: Tensor) -> None:
-    classes: Tensor = torch.unique(targets)
-    if len(classes) == 1:
-        raise ValueError(
-            f"targets hold one class only, {classes.item()}: nothing to tell apart; check the data "
-            "and their order"
-        )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.density import Density, Indices
+from ppl_fe.inference.density import Density, Indices, Terms
 from ppl_fe.inference.full_data import full_data_terms, weighted_chunks
 
 Tensors = tuple[Tensor, ...]
@@ -40,25 +40,17 @@ Estimator = Callable[[Tensor, Indices, Tensors, Tensors, Anchor | None], Evaluat
 
 def minibatch(density: Density) -> Estimator:
     """ĝ(w) = ∇[log prior + (N/B) Σ_{i∈batch} log p(y_i | w)], unbiased for uniform index draws."""
-
-    def estimate(
-        position: Tensor,
-        indices: Indices,
-        chain_values: Tensors,
-        tensors: Tensors,
-        anchor: Anchor | None = None,
-    ) -> Evaluation:
-        gradient, terms = density.batched_gradient(
-            density, position, indices, chain_values, tensors
-        )
-        return Evaluation(gradient, terms.log_density, terms.log_likelihood)
-
-    return estimate
+    return _gradient_of(density, density)
 
 
 def full_data(density: Density) -> Estimator:
     """The exact gradient over minibatches that cover the data; the index sets are ignored."""
+    return _gradient_of(
+        density, lambda point, _, own, data: full_data_terms(density, point, own, data)
+    )
 
+
+def _gradient_of(density: Density, terms: Callable[..., Terms]) -> Estimator:
     def estimate(
         position: Tensor,
         indices: Indices,
@@ -66,14 +58,8 @@ def full_data(density: Density) -> Estimator:
         tensors: Tensors,
         anchor: Anchor | None = None,
     ) -> Evaluation:
-        gradient, terms = density.batched_gradient(
-            lambda point, _, own, data: full_data_terms(density, point, own, data),
-            position,
-            indices,
-            chain_values,
-            tensors,
-        )
-        return Evaluation(gradient, terms.log_density, terms.log_likelihood)
+        gradient, found = density.batched_gradient(terms, position, indices, chain_values, tensors)
+        return Evaluation(gradient, found.log_density, found.log_likelihood)
 
     return estimate
 

@@ -50,7 +50,8 @@ class Phases:
             self._learn()
         own = self.chains.state.position
         self._count += 1
-        self._mean.add_((own - self._mean) / self._count)
+        if self.center is None:
+            self._mean.lerp_(own, 1 / self._count)
         if self.chains.metric is not None and step % self._every == 0:
             self._snapshots.append(own.clone())
 
