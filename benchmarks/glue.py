@@ -7,7 +7,7 @@ from ../shared/data/text: in full, by LoRA, and on the p = 0.5 % of its entries 
 `select_parameters` chooses. Every rule has the same minibatches in either stage, the head always
 trained, and a search of three learning rates on the validation data at seed 0; later seeds use
 the rate it chose. A seed sets the cut into training and validation, the head, the order of the
-data, and the chains.
+data, and the chains. Matrix products are in bfloat16, weights and optimiser in float32.
 
 Each run is one line appended to the results file. Runs already there are passed over, so that the
 command can be stopped and given again, over hours. --table prints what the file holds; --quick
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
+import torch
 from glue.metrics import measure
 from glue.results import tables
 from glue.rules import METHODS, Budget, Problem
@@ -47,7 +48,7 @@ def real_problem(data: Path, package: Path, task: str, seed: int) -> Problem:
     training, validation = split(_read(data, package, task)[0], seed)
     module = TextClassifier(TASKS[task].num_classes, seed, weights=package / "model.safetensors")
     return Problem(
-        network=fe.FlatNetwork(module),
+        network=fe.FlatNetwork(module, autocast=torch.bfloat16),
         training=training,
         validation=validation,
         test=_read(data, package, task)[1],
@@ -105,7 +106,11 @@ def main(argv: Sequence[str]) -> int:
         range(options.seeds),
         budget,
         make_problem,
-        lambda task: {"max_length": TASKS[task].max_length, "quick": options.quick},
+        lambda task: {
+            "max_length": TASKS[task].max_length,
+            "autocast": "bfloat16",
+            "quick": options.quick,
+        },
         options.output,
         options.masks,
         say,

@@ -23,6 +23,8 @@ class Objective:
     Args:
         likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
         device: where batches go.
+        autocast: torch.bfloat16 runs the module's matrix products in that precision, as
+            `FlatNetwork(autocast=...)` says; the likelihood is computed in float32 all the same.
 
     Example:
         >>> module = nn.Linear(1, 2)
@@ -33,8 +35,14 @@ class Objective:
         0.6931
     """
 
-    def __init__(self, likelihood: str | Likelihood, device: torch.device) -> None:
+    def __init__(
+        self,
+        likelihood: str | Likelihood,
+        device: torch.device,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         self.likelihood, self.device = find_likelihood(likelihood), device
+        self.autocast = autocast
 
     def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give the batch's loss, a scalar in nats a datum, and the module's output.
@@ -43,8 +51,11 @@ class Objective:
             ValueError: a label that the output has no class for.
         """
         inputs, targets = pytree.tree_map(lambda tensor: tensor.to(self.device), batch)
-        output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         output = getattr(output, "logits", output)
+        if output.dtype == self.autocast:
+            output = output.float()
         if self.likelihood is categorical:
             check_labels(targets, output.shape[-1])
         run = run_program(lambda: self.likelihood(output, targets), {}, {})

@@ -101,6 +101,7 @@ def select_parameters(
             `scale_mean` is that of the draws before.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> x = torch.randn(200, 20)
         >>> network = FlatNetwork(torch.nn.Linear(20, 1, bias=False))
@@ -134,7 +135,7 @@ def select_parameters(
         raise ValueError(f"step_size must be 'auto' or a positive number, got {step_size!r}")
     source = as_data(data, batch_size=batch_size)
     size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
-    objective = Objective(likelihood, network.device)
+    objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     plan = Plan(
         scale="drawn" if method == "bayestune" else "expected",

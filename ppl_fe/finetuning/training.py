@@ -110,7 +110,7 @@ def finetune(
     held_out = None if validation is None else as_data(validation)
     size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
     size = min(size, source.num_data)
-    objective = Objective(likelihood, network.device)
+    objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     if learning_rate is None:
         if optimizer == "sgd":

@@ -64,11 +64,7 @@ class WorkingCopy:
             NotFiniteGradientError: the loss or its gradient is not finite; says where.
         """
         self.gradient.zero_()
-        network = self.network
-        with torch.autocast(
-            network.device.type, network.autocast, enabled=network.autocast is not None
-        ):
-            loss, _ = self.objective(self.module, batch)
+        loss, _ = self.objective(self.module, batch)
         value = loss.item()
         if not torch.isfinite(loss):
             where = non_finite_layer(self.module, self.objective, [batch])

@@ -41,6 +41,19 @@ def test_a_copy_with_another_state_keeps_the_precision() -> None:
     assert network.with_state(module().state_dict()).autocast == torch.bfloat16
 
 
+def test_fine_tuning_runs_its_products_in_bfloat16_and_keeps_float32_weights() -> None:
+    def tuned(autocast: torch.dtype | None) -> fe.Tuned:
+        network = fe.FlatNetwork(module(), autocast=autocast)
+        return fe.finetune(
+            network, (X, Y), method="full", learning_rate=0.01, num_steps=1, progress_bar=False
+        )
+
+    exact, low = tuned(None), tuned(torch.bfloat16)
+    assert low.vector.dtype == torch.float32
+    off = abs(low.history["loss"].iloc[0] - exact.history["loss"].iloc[0])
+    assert 1e-7 < off < 0.02
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float64"])
 def test_the_learning_coefficient_is_that_of_float32(precision: str) -> None:
     def result(network: fe.FlatNetwork, x: Tensor) -> fe.FreeEnergyEstimate:
