@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppl_fe.cli import load_factory, main
+from ppl_fe.cli import main
+from ppl_fe.cli.factories import load_factory
 from ppl_fe.version import __version__
 
 FACTORIES = """

@@ -1,0 +1,45 @@
+"""The shell command `ppl-fe`: the Python functions with the same defaults, one file a command.
+
+A command's file has `add(commands)`, its options, and `run(options)`, which gives the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ppl_fe.cli import demo_command, rank_command
+from ppl_fe.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ppl-fe` with these arguments; returns the exit status.
+
+    Example:
+        >>> main(["rank", "--network", "nowhere:factory", "--data", "nowhere:data", "a.pt"])
+        2
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
+        print(f"ppl-fe {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ppl-fe {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ppl-fe",
+        description="Which checkpoint to fine-tune, which of its parameters, and whether the "
+        "sampler converged.",
+    )
+    parser.add_argument("--version", action="version", version=f"ppl-fe {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (demo_command, rank_command):
+        command.add(commands)
+    return parser

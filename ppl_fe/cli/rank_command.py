@@ -1,0 +1,83 @@
+"""`ppl-fe rank`: checkpoints by pretraining free energy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ppl_fe.cli.factories import load_factory
+from ppl_fe.cli.tables import check_table_name, write_table
+
+
+def add(commands: Any) -> None:
+    """Add the command and its options."""
+    rank = commands.add_parser(
+        "rank",
+        help="rank checkpoints by pretraining free energy",
+        description="Rank checkpoints of one architecture by pretraining free energy (WBIC).",
+        argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
+    )
+    rank.add_argument("checkpoints", nargs="+", help="files or folders, each as PATH or NAME=PATH")
+    rank.add_argument(
+        "--network", required=True, metavar="MODULE:FACTORY", help="() -> torch.nn.Module"
+    )
+    rank.add_argument(
+        "--data", required=True, metavar="MODULE:FACTORY", help="() -> (inputs, targets)"
+    )
+    rank.add_argument("--held-out", metavar="MODULE:FACTORY", help="() -> (inputs, targets)")
+    rank.add_argument("--baselines", action="store_true", help="add the cheap criteria")
+    rank.add_argument("--head", help="module whose input are the features; default the last linear")
+    rank.add_argument("--likelihood", help="categorical, normal or next_token")
+    rank.add_argument("--localization", type=float, help="gamma")
+    rank.add_argument("--inverse-temperature", type=float, help="beta; default 1/log n")
+    rank.add_argument("--batch-size", type=int, help="examples a step; 0 means all")
+    rank.add_argument("--step-size", type=float, help="epsilon; default automatic")
+    for name in ("num-chains", "num-samples", "warmup-steps", "thinning", "seed"):
+        rank.add_argument(f"--{name}", type=int)
+    rank.add_argument("--save-to", help="new folder for the draws")
+    rank.add_argument("--output", help="table as .csv or .json")
+    rank.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Rank, print and write the table; 1 if a checkpoint got no number."""
+    from ppl_fe.free_energy.ranking import rank_checkpoints
+
+    given = dict(vars(options))
+    for name in ("run", "command"):
+        del given[name]
+    output = given.pop("output", None)
+    if output is not None:
+        check_table_name(output)
+    module = load_factory("--network", given.pop("network"))
+    data = load_factory("--data", given.pop("data"))
+    if "held_out" in given:
+        given["held_out"] = load_factory("--held-out", given["held_out"])
+    if given.get("batch_size") == 0:
+        given["batch_size"] = None
+    given["baseline_columns"] = given.pop("baselines", False)
+    named = dict(_name_and_path(text) for text in given.pop("checkpoints"))
+    table = rank_checkpoints(named, module, data, progress_bar=sys.stderr.isatty(), **given)
+    print(_printed(table))
+    if output is not None:
+        write_table(table, Path(output))
+    return 0 if (table["error"] == "").all() else 1
+
+
+def _name_and_path(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not Path(text).exists() else (text, text)
+
+
+def _printed(table: pd.DataFrame) -> str:
+    numbers = table.drop(columns=["note", "error"]).round(3).dropna(axis=1, how="all")
+    lines = [numbers.to_string(), ""]
+    for column in ("note", "error"):
+        said = table[table[column] != ""][column]
+        lines += [f"{column}: {name}: {text}" for name, text in said.items()]
+    return "\n".join([*lines, textwrap.fill(table.attrs["read_first"], 100)])
