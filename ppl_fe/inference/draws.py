@@ -45,6 +45,7 @@ class Recorder:
         num_chains, num_samples: C and S.
         store: where draws go on disk.
         num_groups: equal consecutive groups of chains, each with a target (and moments) of its own.
+        has_momentum: whether the sampler has a kinetic temperature to keep.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Recorder:
         num_samples: int,
         store: Store | None = None,
         num_groups: int = 1,
+        has_momentum: bool = False,
     ) -> None:
         self.density, self.store, self.num_draws = density, store, 0
         self._num_groups = num_groups
@@ -70,7 +72,8 @@ class Recorder:
         self._names = list(blocks)
         sizes = [block.stop - block.start for block in blocks.values()]
         self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
-        rows = len(STATISTICS) + (len(blocks) if len(blocks) > 1 else 0)
+        self._scalars = STATISTICS + ("kinetic_temperature",) * has_momentum
+        rows = len(self._scalars) + (len(blocks) if len(blocks) > 1 else 0)
         self._statistics = torch.empty((self._block, num_chains, rows), dtype=dtype, device=device)
         self._filled = 0
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
@@ -83,14 +86,16 @@ class Recorder:
         loss: Tensor,
         virials: Tensor,
         step_size: Tensor,
+        kinetic_temperature: Tensor | None = None,
     ) -> bool:
         """Keep one draw of every chain and say whether it, and all before it, went to the store.
 
         Args:
-            position: (C, D); statistics and step size (C,) each.
+            position: (C, D); statistics, step size and kinetic temperature (C,) each.
             virials: (C, L + 1) of the blocks and along the stiffest direction.
         """
-        row, filled = self._statistics[self._filled], len(STATISTICS)
+        row, filled = self._statistics[self._filled], len(self._scalars)
+        kinetic = () if kinetic_temperature is None else (kinetic_temperature,)
         self._positions[:, self._filled] = position
         self.moments.add(position)
         torch.stack(
@@ -101,6 +106,7 @@ class Recorder:
                 step_size,
                 virials[:, :-1].sum(-1) / self.density.num_parameters,
                 virials[:, -1],
+                *kinetic,
             ),
             -1,
             out=row[:, :filled],
@@ -128,9 +134,10 @@ class Recorder:
                 posterior[name] = np.array(_numpy(value))  # a copy: the buffer is used again
         # (S', C, rows) -> rows of (C, S')
         rows = np.array(_numpy(self._statistics[: self._filled].permute(2, 1, 0)))
-        stats = dict(zip(STATISTICS, rows[: len(STATISTICS)], strict=True))
-        if len(rows) > len(STATISTICS):
-            stats["block_temperature"] = np.moveaxis(rows[len(STATISTICS) :], 0, -1)
+        count = len(self._scalars)
+        stats = dict(zip(self._scalars, rows[:count], strict=True))
+        if len(rows) > count:
+            stats["block_temperature"] = np.moveaxis(rows[count:], 0, -1)
         groups = {"posterior": posterior, "sample_stats": stats}
         for group, arrays in groups.items():
             self._kept[group].append(arrays)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.draws import Recorder
+from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.initial import overdispersed_positions
 from ppl_fe.inference.interrupts import Interrupts
@@ -54,6 +55,8 @@ class Sampling:
     watch: Watch
 
     def __post_init__(self) -> None:
+        dynamics = self.chains.dynamics
+        self.momenta = dynamics if isinstance(dynamics, WithMomentum) else None
         self.first = self.chains.position.clone()
 
     def warm_up(self, center: Tensor | None, least_curvature: float | None, seed: int) -> None:
@@ -147,7 +150,9 @@ class Sampling:
                 num_steps = 0
         loss, virials = chains.take_means(num_steps)
         step_size = chains.settings["step_size"][:, 0]
-        return self.recorder.add(position, statistics, loss, virials, step_size)
+        momenta = self.momenta
+        kinetic = momenta and momenta.kinetic_temperature(chains.state, chains.settings)
+        return self.recorder.add(position, statistics, loss, virials, step_size, kinetic)
 
     def _step(self, phase: str) -> tuple[Tensor, Statistics]:
         self.adaptation.before_step()

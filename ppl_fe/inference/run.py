@@ -17,6 +17,7 @@ from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.draws import Recorder
+from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.loop import RunLength, Sampling
@@ -91,6 +92,7 @@ def run(
             length.num_samples,
             store,
             num_groups,
+            isinstance(kernel.dynamics, WithMomentum),
         )
         recorder.restore(part.draws, part.moments)
         if store is not None:
@@ -172,7 +174,13 @@ def collect(
         blocks=blocks,
     )
     recorder = Recorder(
-        chains.density, chains.blocks, num_chains, length.num_samples, store, num_groups
+        chains.density,
+        chains.blocks,
+        num_chains,
+        length.num_samples,
+        store,
+        num_groups,
+        isinstance(chains.dynamics, WithMomentum),
     )
     adaptation = Adaptation(
         kernel.tuning(),

@@ -68,6 +68,7 @@ def test_the_schema_is_arviz_s() -> None:
         "step_size",
         "configurational_temperature",
         "stiff_temperature",
+        "kinetic_temperature",
     }
     for values in statistics.values():
         assert values.dims == ("chain", "draw")

@@ -155,6 +155,24 @@ def test_overall_and_by_block_it_is_the_temperature_asked_for(temperature: float
     np.testing.assert_allclose(total, stats["configurational_temperature"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "settings"),
+    [
+        (fe.BAOAB, {"friction": 2.0}),
+        (fe.SGHMC, {"friction": 0.3}),
+        (fe.SGNHT, {"friction": 2.0, "coupling": 1.0}),
+    ],
+)
+def test_momenta_have_it_too(kernel: type[fe.Kernel], settings: dict[str, float]) -> None:
+    built = kernel(constrained, step_size=0.005, temperature=2.0, **settings)
+    values = run(built, num_chains=100, num_samples=100).sample_stats["kinetic_temperature"]
+    value, error = mean(values)
+    assert abs(z_score(value, 2.0, error)) < 4.5
+    assert error < 0.03 * 2.0
+    without = run(fe.SGLD(constrained, step_size=0.005), num_chains=2, num_samples=10)
+    assert "kinetic_temperature" not in without.sample_stats
+
+
 def test_a_cold_chain_shows() -> None:
     kernel = fe.BAOAB(constrained, step_size=0.02, friction=2.0, temperature=0.8)
     stats = run(kernel, num_chains=100, num_samples=150).sample_stats

@@ -74,6 +74,14 @@ class Dynamics(Protocol):
 
 
 @runtime_checkable
+class WithMomentum(Dynamics, Protocol):
+    """Dynamics whose momenta have a temperature of their own to look at."""
+
+    def kinetic_temperature(self, state: Any, settings: Settings) -> Tensor:
+        """(C,): of the momenta, T as ε → 0; the mean of D squares, so sd √(2/D) of it."""
+
+
+@runtime_checkable
 class Preconditioned(Dynamics, Protocol):
     """Dynamics with a diagonal metric G, learnt in warm-up and constant afterwards."""
 

@@ -61,6 +61,11 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
     return State(state.position + 0.5 * h * (kicked + refreshed), refreshed)
 
 
+def kinetic_temperature(state: State, settings: Settings) -> Tensor:
+    """|p|²/D of each chain, right after the momenta were refreshed."""
+    return state.momentum.square().mean(-1)
+
+
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """ε = STIFFNESS/a, less if the noise asks for it; friction critical, or as the noise asks.
 

@@ -52,6 +52,11 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
     return State(state.position + h * momentum, momentum)
 
 
+def kinetic_temperature(state: State, settings: Settings) -> Tensor:
+    """(2 − α)|p|²/D of each chain: the momenta's law is N(0, T/(2 − α)) at small steps."""
+    return (2 - settings["friction"][:, 0]) * state.momentum.square().mean(-1)
+
+
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
     """Friction critical for an exact gradient, then the largest ε with T_eff ≤ (1 + tolerance) T.
 

@@ -37,6 +37,7 @@ hyperparameters = {"friction": 1.0, "coupling": 1.0}
 
 excess_temperature = baoab.excess_temperature
 relaxation_steps = baoab.relaxation_steps
+kinetic_temperature = baoab.kinetic_temperature
 
 
 class State(NamedTuple):
