@@ -20,6 +20,8 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
+from ppl_fe.inference.rewrites import inline_literals, turn_narrow_products
+
 TensorFunction = Callable[..., Sequence[Tensor]]
 CompileMode = Literal["auto", "compiled", "traced", "eager"]
 
@@ -38,30 +40,9 @@ def trace(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
     with torch.no_grad():
         graph = make_fx(function)(*example)
     inline_literals(graph)
+    turn_narrow_products(graph)
     graph.eval()
     return graph
-
-
-def inline_literals(graph: GraphModule) -> None:
-    """Make numbers of the tensors that the program itself wrote (a prior's scale, say).
-
-    As attributes they are inputs of the compiled kernel, which then takes their logarithms and
-    quotients anew at every vector of coordinates; as numbers they are folded beforehand.
-    """
-    for node in graph.graph.find_nodes(op="get_attr"):
-        value = getattr(graph, node.target)
-        literal = all(user.target is torch.ops.aten.lift_fresh_copy.default for user in node.users)
-        if not isinstance(value, Tensor) or value.dim() > 0 or not literal:
-            continue
-        with graph.graph.inserting_before(node):
-            number = graph.graph.call_function(
-                torch.ops.aten.full.default,
-                ([], value.item()),
-                {"dtype": value.dtype, "device": value.device},
-            )
-        node.replace_all_uses_with(number)
-        graph.graph.erase_node(node)
-    graph.recompile()
 
 
 def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:

@@ -1,0 +1,64 @@
+"""A rewritten graph is the same function: narrow products turned, whatever looks at the result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ppl_fe.inference.compile import TensorFunction, compile_graph, trace
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(3, 40, 8, generator=GENERATOR, dtype=torch.float64)
+W = torch.randn(3, 5, 8, generator=GENERATOR, dtype=torch.float64)
+
+
+def log_softmax(x: Tensor, w: Tensor) -> list[Tensor]:
+    return [torch.log_softmax(x @ w.transpose(1, 2), -1).sum(-1)]
+
+
+def flattened(x: Tensor, w: Tensor) -> list[Tensor]:
+    """A view that memory in another order does not have."""
+    return [(x @ w.transpose(1, 2)).tanh().view(3, 200) * 2.0]
+
+
+def split(x: Tensor, w: Tensor) -> list[Tensor]:
+    """As of sequences: (B, L) are one dimension of the product and two afterwards."""
+    return [(x @ w.transpose(1, 2)).view(3, 10, 4, 5).sum(2)]
+
+
+def gradient(x: Tensor, w: Tensor) -> list[Tensor]:
+    loss = torch.func.grad(lambda v: log_softmax(x, v)[0][:, ::3].sum())
+    return [loss(w)]
+
+
+def columns_of_products(function: TensorFunction) -> list[int]:
+    """Of the batched products that the traced graph runs, in order."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten.bmm.default:
+                seen.append(result.shape[-1])
+            return result
+
+    graph = trace(function, [X, W])
+    with Watch():
+        graph(X, W)
+    return seen
+
+
+def test_narrow_products_and_no_others_are_turned() -> None:
+    assert columns_of_products(log_softmax) == [40]
+    assert columns_of_products(lambda x, w: [x.transpose(1, 2) @ x]) == [8]
+    assert columns_of_products(lambda x, w: [w @ x.transpose(1, 2)]) == [40]
+
+
+@pytest.mark.parametrize("function", [log_softmax, flattened, split, gradient])
+@pytest.mark.parametrize("mode", ["traced", "compiled"])
+def test_it_is_the_same_function(function: TensorFunction, mode: str) -> None:
+    graph = trace(function, [X, W])
+    run = graph if mode == "traced" else compile_graph(graph, [X, W])
+    torch.testing.assert_close(run(X, W), function(X, W), rtol=1e-12, atol=1e-12)
