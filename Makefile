@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check installed notebooks docs clean
 
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
@@ -19,14 +19,26 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST) -m "slow or not slow"
 
-# mypy follows the mapped folder models/ on an installed copy only, hence the wheel beside.
-check: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+notebooks: $(READY)
+	$(BIN)/python notebooks/run.py
+
+# mypy and the site's reference follow the mapped folder models/ on an installed copy only.
+installed: $(READY)
 	rm -rf build && mkdir -p build
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/installed .
+
+check: installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	cd build && MYPYPATH=installed ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p ppl_fe
-	MYPYPATH=build/installed:benchmarks $(BIN)/mypy --cache-dir .mypy_cache/tests tests
+	MYPYPATH=build/installed:benchmarks:notebooks $(BIN)/mypy --cache-dir .mypy_cache/tests tests notebooks
+
+docs: installed $(VENV)/.docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+
+$(VENV)/.docs-ready: $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ppl_fe import models
 from ppl_fe.data import as_data
+from ppl_fe.diagnostics import Check, Diagnosis, diagnose, summary
 from ppl_fe.finetuning import (
     NotFiniteError,
     Selection,
+    SelectionError,
     StageOneError,
     Tuned,
     finetune,
+    load_selection,
     select_parameters,
 )
 from ppl_fe.free_energy import (
@@ -41,27 +46,45 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "AppliedDelta",
+    "Check",
     "CheckpointError",
     "DeltaError",
+    "Diagnosis",
     "FlatNetwork",
     "FreeEnergyEstimate",
     "Kernel",
     "NotFiniteError",
     "Selection",
+    "SelectionError",
     "StageOneError",
     "ThermodynamicEstimate",
     "Tuned",
     "__version__",
     "apply_delta",
     "as_data",
+    "diagnose",
     "estimate_free_energy",
     "finetune",
     "integrate_free_energy",
     "load_checkpoint",
+    "load_selection",
     "models",
     "rank_checkpoints",
     "read_checkpoint",
     "sample",
     "save_delta",
     "select_parameters",
+    "summary",
 ]
+
+if TYPE_CHECKING:
+    from ppl_fe.finetuning.trainer import MaskedTraining as MaskedTraining
+else:
+
+    def __getattr__(name: str) -> Any:
+        """MaskedTraining alone: transformers is optional, and takes seconds to import."""
+        if name != "MaskedTraining":
+            raise AttributeError(f"module 'ppl_fe' has no attribute {name!r}")
+        from ppl_fe.finetuning.trainer import MaskedTraining
+
+        return MaskedTraining

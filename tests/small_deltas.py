@@ -6,11 +6,14 @@ import copy
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.networks.delta_format import Delta, base_hash, base_tensors
+from ppl_fe.networks import checked_files
+from ppl_fe.networks.delta_format import Delta
 from ppl_fe.networks.deltas import save_delta
+from ppl_fe.networks.hashes import base_hash, base_tensors
 
 HEAD = ("3.weight", "3.bias")
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(71))
@@ -67,3 +70,13 @@ def saved(folder: Path, seed: int = 1) -> Path:
     path = folder / f"{seed}.safetensors"
     save_delta(Tuned(tuned(seed)[1]), path)
     return path
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on files of safetensors end half-way, with an error."""
+
+    def half_way(tensors: object, file: Path, metadata: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checked_files, "save_file", half_way)

@@ -33,6 +33,17 @@ class Means(nn.Module):
         return self.w.expand(len(x), -1)
 
 
+NUM_MOVED = 50
+
+
+def planted(count: int, generator: torch.Generator) -> Tensor:
+    """Observations (count,) of sd SD: the first 50 of weights that moved, the others of none."""
+    data = SD * torch.randn(count, generator=generator)
+    sides = torch.tensor([1.0, -1.0]).repeat(NUM_MOVED // 2)
+    data[:NUM_MOVED] = torch.linspace(0.65, 3.0, NUM_MOVED) * sides
+    return data
+
+
 def observed_weights(output: Tensor, targets: Tensor) -> object:
     return pyro.sample("y", dist.Normal(output, SD).to_event(1), obs=targets)
 

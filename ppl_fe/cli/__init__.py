@@ -9,7 +9,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ppl_fe.cli import demo_command, rank_command
+from ppl_fe.cli import (
+    demo_command,
+    diagnose_command,
+    finetune_command,
+    rank_command,
+    select_command,
+)
 from ppl_fe.version import __version__
 
 
@@ -40,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ppl-fe {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo_command, rank_command):
+    for command in (
+        demo_command,
+        rank_command,
+        select_command,
+        finetune_command,
+        diagnose_command,
+    ):
         command.add(commands)
     return parser

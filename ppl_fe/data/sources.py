@@ -54,7 +54,8 @@ def as_data(data: object, *, batch_size: int | None = None) -> TensorData | Load
             - (inputs, targets), each a tensor or numpy array, the inputs also a mapping of them;
             - a mapping of tensors: ``labels`` (or ``targets``) are the targets, the rest inputs
               by keyword (Hugging Face);
-            - a map-style ``Dataset``, its items pairs or mappings: stacked in memory;
+            - a map-style ``Dataset``, its items pairs or mappings, or a list of mappings: stacked
+              in memory;
             - a ``DataLoader``, which stays a loader;
             - ``TensorData`` or ``LoaderData``, returned as given.
         batch_size: B, if the caller has one; a loader brings its own.
@@ -89,7 +90,8 @@ def as_data(data: object, *, batch_size: int | None = None) -> TensorData | Load
         return data
     if isinstance(data, TensorDataset):
         data = data.tensors
-    if isinstance(data, Mapping | tuple | list):
+    rows = isinstance(data, list) and all(isinstance(row, Mapping) for row in data)
+    if isinstance(data, Mapping | tuple | list) and not rows:
         inputs, targets = convert(*split(data, "the data"), "the data")
     elif isinstance(data, IterableDataset) or not (
         hasattr(data, "__getitem__") and hasattr(data, "__len__")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from ppl_fe.finetuning.selected import Selection, StageOneError
 from ppl_fe.finetuning.selection import select_parameters
+from ppl_fe.finetuning.selection_files import SelectionError, load_selection
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 
 __all__ = [
     "NotFiniteError",
     "Selection",
+    "SelectionError",
     "StageOneError",
     "Tuned",
     "finetune",
+    "load_selection",
     "select_parameters",
 ]

@@ -38,6 +38,7 @@ Markov chain Monte Carlo, SIAM J. Imaging Sci. 2018.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, isfinite, sqrt
 from typing import NamedTuple
 
@@ -145,7 +146,9 @@ def joint_init(offset: Tensor, noise: Tensor, settings: Settings) -> JointState:
     return JointState(offset, settings.scales.draw_scale(offset, noise))
 
 
-def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
+def step(
+    state: State, gradient: Tensor, noise: Tensor | Sequence[Tensor], settings: Settings
+) -> State:
     """Δ -> Δ'. gradient (C, D) of the log-likelihood; noise (2, C, D) standard normal."""
     return State(_move(state.position, gradient, noise, settings))
 
@@ -158,7 +161,9 @@ def joint_step(
     return JointState(position, settings.scales.draw_scale(position, noise[2]))
 
 
-def _move(offset: Tensor, gradient: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+def _move(
+    offset: Tensor, gradient: Tensor, noise: Tensor | Sequence[Tensor], settings: Settings
+) -> Tensor:
     unit = sqrt(settings.step_size / 2)  # √η
     forward = offset / unit + unit * gradient + settings.forward_noise * noise[0]
     return unit * draw_unit(forward, noise[1], settings)

@@ -13,7 +13,7 @@ by block, in a cache's worth of memory and one compiled function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import sqrt
 
 import numpy as np
@@ -23,10 +23,11 @@ from tqdm.auto import tqdm
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import proximal
+from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
 from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.scale_moments import ScaleMoments
 from ppl_fe.finetuning.scale_plan import Plan
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.scale_posterior import ScalePosterior, drawn, expected
 from ppl_fe.finetuning.stiffness import measure
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy, padding_for
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
@@ -76,8 +77,9 @@ class ScaleChains:
         self.scales = ScalePosterior(alpha, beta, dtype, network.device)
         self.offset = torch.zeros(size + padding, dtype=dtype, device=network.device)
         self.forward_noise = self.offset
-        self.noise = self.offset.new_zeros((2, self.width))  # the tracer runs the step on it
+        self.noise = self.offset.new_zeros(self.width)
         self.blocks = [slice(k, k + self.width) for k in range(0, size + padding, self.width)]
+        self._keys = torch.zeros(len(self.blocks), KEYS, dtype=torch.int32, device=network.device)
         # Made with the first kept draw: `measure` wants the memory before.
         self.moments: ScaleMoments | None = None
         self.counts: Tensor | None = None
@@ -86,8 +88,8 @@ class ScaleChains:
         self._batches: Iterator[Batch] = iter(())
         self._generator = torch.Generator(network.device)
         self._update: TensorFunction | None = None
-        read = _drawn if plan.scale == "drawn" else _expected
-        self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise[0]])
+        read = drawn if plan.scale == "drawn" else expected
+        self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise])
 
     def run(self, *, progress_bar: bool) -> None:
         """Run every chain from a start of its own.
@@ -126,18 +128,17 @@ class ScaleChains:
 
     def step(self) -> float:
         """One step of the present chain; gives the minibatch's loss, in nats a datum."""
-        assert self._update is not None
         loss = self.working.differentiate(next(self._batches))
-        gradient, offset = self.working.gradient, self.offset
         heads = [self._head_step(where) for where in self.head]
-        for at in self.blocks:
-            self.noise.normal_(generator=self._generator)
-            moved = self._update(offset[at], gradient[at], self.noise, self.forward_noise[at])
-            offset[at] = moved[0]
+        self._move()
         for where, moved_head in zip(self.head, heads, strict=True):
-            offset[where] = moved_head
+            self.offset[where] = moved_head
         self._write()
         return loss
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """(D,) of what `moments` and `counts` hold."""
+        return values[: self.network.num_parameters]
 
     def _start(self, chain: int) -> None:
         state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
@@ -158,7 +159,7 @@ class ScaleChains:
         Once at the anchor and once half through the first chain's warm-up; never later, so that
         what is kept is a Markov chain, and the same one for all.
         """
-        plan, is_first = self.plan, self._update is None
+        plan, is_first = self.plan, self.step_size == 0
         self.forward_noise = self.offset  # an old one's memory is wanted for the measurement
         largest, along, self._direction = measure(
             self.working,
@@ -174,22 +175,34 @@ class ScaleChains:
         self.step_size = 2 * STEP_SHARE / largest if plan.step_size == "auto" else plan.step_size
         most = 0.999 * 2 * proximal.MOST_CURVED / self.step_size
         self.clamped = float((along > most).sum()) / self.network.num_parameters
-        settings = proximal.prepare(self.scales, self.step_size)
+        variance = self._prepare()
         # As `prepare` does it, in the memory of `along`; each block brings its own to the step.
         lost = along.clamp_max_(most).to(self.offset.dtype).mul_(0.5 * self.step_size)
-        self.forward_noise = lost.neg_().add_(settings.forward_noise.square()).sqrt_()
-        factor = -plan.data_size
+        self.forward_noise = lost.neg_().add_(variance).sqrt_()
 
-        def update(
-            offset: Tensor, gradient: Tensor, noise: Tensor, forward: Tensor
-        ) -> list[Tensor]:
+    def _prepare(self) -> float:
+        """Build the step of the present ε; gives the variance of y/√η where none is made up for."""
+        settings = proximal.prepare(self.scales, self.step_size)
+        factor = -self.plan.data_size
+
+        def update(offset: Tensor, gradient: Tensor, key: Tensor, forward: Tensor) -> list[Tensor]:
             own = settings._replace(forward_noise=forward)
             ahead = factor * gradient.to(offset.dtype)
-            return [proximal.step(proximal.State(offset), ahead, noise, own).position]
+            noise = [half.to(offset.dtype) for half in normals(key, len(offset))]
+            return [*proximal.step(proximal.State(offset), ahead, noise, own)]
 
         first = self.blocks[0]
-        example = [self.offset[first], self.working.gradient[first], self.noise]
-        self._update = self._build(update, [*example, self.forward_noise[first]])
+        example = [self.offset[first], self.working.gradient[first], self._keys[0]]
+        self._update = self._build(update, [*example, self.offset[first]])
+        return float(settings.forward_noise.square())
+
+    def _move(self) -> None:
+        """Δ -> Δ' by the last gradient, block by block."""
+        assert self._update is not None
+        gradient, offset = self.working.gradient, self.offset
+        keys = draw_keys(self._keys, self._generator)
+        for at, key in zip(self.blocks, keys, strict=True):
+            (offset[at],) = self._update(offset[at], gradient[at], key, self.forward_noise[at])
 
     def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
         steps = self.plan.num_chains * self.plan.num_steps
@@ -212,39 +225,26 @@ class ScaleChains:
         else:
             self.working.weights[:size] = self.network.anchor + self.offset[:size]
 
+    def _empty_moments(self, size: int) -> ScaleMoments:
+        chains, draws, errors = self.plan.num_chains, self.plan.num_samples, self.plan.errors
+        self._direction = None
+        return ScaleMoments(size, chains, draws, self.offset, errors=errors)
+
     def _keep(self) -> None:
         plan = self.plan
         if self.moments is None:
-            self._direction = None
-            self.moments = ScaleMoments(
-                len(self.offset), plan.num_chains, plan.num_samples, self.offset, errors=plan.errors
-            )
+            self.moments = self._empty_moments(len(self.offset))
             if plan.top is not None:
                 self.counts = torch.zeros_like(self.offset, dtype=torch.int32)
-        drawn = None if self.counts is None else torch.empty_like(self.offset)
+        draw = None if self.counts is None else torch.empty_like(self.offset)
         for at in self.blocks:
-            self.noise[0].normal_(generator=self._generator)
-            value, *extra = self._scale(self.offset[at], self.noise[0])
+            self.noise.normal_(generator=self._generator)
+            value, *extra = self._scale(self.offset[at], self.noise)
             self.moments.add(at, value, *extra)
-            if drawn is not None:
-                drawn[at] = value
+            if draw is not None:
+                draw[at] = value
         self.moments.next()
-        if drawn is not None and self.counts is not None and plan.top is not None:
+        if draw is not None and self.counts is not None and plan.top is not None:
             for where in [slice(self.network.num_parameters, None), *self.head]:
-                drawn[where] = -1
-            self.counts[torch.topk(drawn, plan.top, sorted=False).indices] += 1
-
-
-def _drawn(scales: ScalePosterior) -> TensorFunction:
-    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
-        return [scales.draw_scale(offset, noise)]
-
-    return read
-
-
-def _expected(scales: ScalePosterior) -> TensorFunction:
-    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
-        mean = scales.expected_scale(offset)
-        return [mean, (scales.expected_square(offset) - mean.square()).clamp_min(0)]
-
-    return read
+                draw[where] = -1
+            self.counts[torch.topk(draw, plan.top, sorted=False).indices] += 1

@@ -20,6 +20,7 @@ class Plan:
         errors: keep what R-hat and MCSE need.
         top: how many of the largest scales of every draw to count, or None.
         head_precision: of the head's prior, in 1/weight².
+        groups: what has one scale: a weight (None), a "layer" or a "row".
     """
 
     scale: Literal["drawn", "expected"]
@@ -34,6 +35,7 @@ class Plan:
     errors: bool
     top: int | None = None
     head_precision: float = 1.0
+    groups: Literal["layer", "row"] | None = None
 
     @property
     def num_steps(self) -> int:

@@ -17,6 +17,7 @@ linearly in log Δ, is one gather and one exponential an element on any device, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import lgamma, log
 
@@ -25,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import gammaln, kve, ndtri
 from torch import Tensor
+
+from ppl_fe.inference.compile import TensorFunction
 
 Array = NDArray[np.float64]
 
@@ -136,6 +139,25 @@ class ScalePosterior:
         place = (offset.abs().clamp_min(SMALLEST).log() - log(SMALLEST)) / spacing
         row = place.clamp(0, rows - 2).floor().nan_to_num()  # NaN stays one, in the fraction
         return row.to(torch.int32), place - row
+
+
+def drawn(scales: ScalePosterior) -> TensorFunction:
+    """What a kept draw's offsets and noise say of their scales: one draw of each."""
+
+    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+        return [scales.draw_scale(offset, noise)]
+
+    return read
+
+
+def expected(scales: ScalePosterior) -> TensorFunction:
+    """As `drawn`, without chance: E[λ | Δ], and Var[λ | Δ]."""
+
+    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+        mean = scales.expected_scale(offset)
+        return [mean, (scales.expected_square(offset) - mean.square()).clamp_min(0)]
+
+    return read
 
 
 def grid_place(noise: Tensor, columns: int) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,13 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_fe.diagnostics.scale_plots import plot_selection
+from ppl_fe.finetuning.knees import find_knees
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-SHALLOW = 0.1  # a bend that departs less from the straight line is no knee
-CLIFF = 0.5  # of a score's logarithm, from one rank to the next
-GRID = 400  # ranks looked at, evenly spread in their logarithm
+MEASURED = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +37,7 @@ class Selection:
             largest ones; None unless counted.
         settings: what was asked for, and the step size and data size used.
         notes: what to know before believing it; read them first.
+        base_hash: SHA-256 of the pretrained weights and buffers outside the head.
     """
 
     method: str
@@ -53,6 +52,7 @@ class Selection:
     probability_in_top: Tensor | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    base_hash: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,8 +98,48 @@ class Selection:
         table["share"] = table["selected"] / table["size"]
         return table
 
-    def plot(self) -> Figure:
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a parameter (D,): `tensor`, `selected`, `score`, and what else was measured.
+
+        Columns `scale_mean`, `scale_sd`, `r_hat`, `mcse` and `probability_in_top` are there where
+        the rule gives them. About 50 bytes a parameter.
+
+        Example:
+            >>> slices = {"weight": slice(0, 2), "bias": slice(2, 3)}
+            >>> mask = torch.tensor([True, False, False])
+            >>> found = Selection("random", torch.rand(3), mask, slices)
+            >>> found.to_dataframe()[["tensor", "selected"]].values.tolist()
+            [['weight', True], ['weight', False], ['bias', False]]
+        """
+        sizes = [where.stop - where.start for where in self.slices.values()]
+        codes = np.repeat(np.arange(len(sizes)), sizes)
+        columns: dict[str, Any] = {"tensor": np.array(list(self.slices), dtype=object)[codes]}
+        for column, name in {"selected": "mask", **{name: name for name in MEASURED}}.items():
+            values = getattr(self, name)
+            if values is not None:
+                columns[column] = values.cpu().numpy()
+        table = pd.DataFrame(columns)
+        table.index.name = "parameter"
+        return table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything as one safetensors file, for `fe.load_selection(path, network)`.
+
+        4 bytes a parameter for each vector (D,) that is there, in single precision. The file is
+        written aside and renamed, so that an interrupted write leaves the old one.
+
+        Raises:
+            ValueError: made by hand, without `base_hash`.
+        """
+        from ppl_fe.finetuning.selection_files import write_selection  # it imports this module
+
+        write_selection(self, path)
+
+    def plot(self) -> NDArray[Any]:
         """The sorted scores on log axes with the knees marked, and the selected share by tensor.
+
+        Returns:
+            (2,) axes, in a new figure: `selection.plot()[0].figure`.
 
         Raises:
             ImportError: without matplotlib.
@@ -116,9 +156,9 @@ class Selection:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{_escaped(note)}</li>" for note in self.notes)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         table = self.by_layer().to_html(formatters={"share": "{:.2%}".format})
-        return f"<p>{_escaped(repr(self).splitlines()[0])}</p><ul>{notes}</ul>{table}"
+        return f"<p>{escape(repr(self).splitlines()[0])}</p><ul>{notes}</ul>{table}"
 
 
 class StageOneError(FloatingPointError):
@@ -161,54 +201,3 @@ def largest(score: Tensor, count: int) -> Tensor:
     ties = (score == least).nonzero()[:, 0]
     mask[ties[: count - int(mask.sum())]] = True
     return mask
-
-
-def find_knees(ranked: NDArray[np.float64]) -> list[int]:
-    """Numbers of entries before each knee of a decreasing curve, the sharpest knee first.
-
-    On log axes, ranks scaled to run from 0 to 1 and scores from 1 down to 0 at their median, a knee
-    is a local maximum of how far the curve hangs below its chord (Satopää et al. 2011, "Kneedle"):
-    there a steep fall ends and the many that did not move begin. Below the median lies no knee: the
-    far end of a sorted curve always falls. Knees less than a tenth deep, or less than a twentieth
-    deeper than the curve between them, are left out.
-
-    Args:
-        ranked: scores, largest first.
-
-    Example:
-        >>> find_knees(np.concatenate([np.full(50, 1.0), np.full(9950, 1e-3)]))
-        [50]
-    """
-    half = len(ranked) // 2
-    floor = ranked[half]
-    if half < 2 or floor <= 0:
-        floor = ranked[ranked > 0].min(initial=np.inf)
-    if not 0 < floor < ranked[0]:
-        return []
-    ranks = np.unique(np.geomspace(1, len(ranked), GRID).round().astype(int))
-    height = np.log(np.maximum(ranked, floor) / floor)
-    cliffs = np.flatnonzero(np.diff(height) < -CLIFF)[:GRID] + 1  # they lie between grid points
-    ranks = np.unique(np.concatenate([ranks, cliffs, cliffs + 1]))
-    depth = 1 - np.log(ranks) / np.log(len(ranked)) - height[ranks - 1] / height[0]
-    knees: list[tuple[float, int]] = []
-    for k in range(1, len(depth) - 1):
-        if (
-            ranks[k] > half
-            or depth[k] < SHALLOW
-            or depth[k] <= depth[k - 1]
-            or depth[k] < depth[k + 1]
-        ):
-            continue
-        deeper = np.flatnonzero(depth > depth[k])
-        left, right = deeper[deeper < k], deeper[deeper > k]
-        between = [
-            depth[(left[-1] if len(left) else 0) : k].min(),
-            depth[k : (right[0] if len(right) else len(depth)) + 1].min(),
-        ]
-        if depth[k] - max(between) >= SHALLOW / 2:
-            knees.append((float(depth[k]), int(ranks[k]) - 1))
-    return [count for _, count in sorted(knees, reverse=True)]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

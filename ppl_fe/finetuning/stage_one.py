@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import other_priors, rules
+from ppl_fe.finetuning.group_chains import GroupScaleChains
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
@@ -61,23 +62,25 @@ def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Sco
     settings: dict[str, Any] = {**vars(plan)}
     if known is None:
         return _other(task, prior, plan, settings, progress_bar=progress_bar)
-    network, size = task.network, task.network.num_parameters
-    chains = ScaleChains(network, task.objective, task.source, *known, plan, task.head_slices)
+    network = task.network
+    kind = ScaleChains if plan.groups is None else GroupScaleChains
+    chains = kind(network, task.objective, task.source, *known, plan, task.head_slices)
     try:
         chains.run(progress_bar=progress_bar)
     except NotFiniteGradientError as error:
-        before = None if chains.moments is None else chains.moments.so_far()[:size]
+        before = None if chains.moments is None else chains.per_weight(chains.moments.so_far())
         advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"
         raise StageOneError(f"stage 1, {error}{advice}", before) from error
     assert chains.moments is not None
     mean, sd, r_hat, mcse = (
-        None if values is None else _without(values[:size], task.head_slices)
+        None if values is None else _without(chains.per_weight(values), task.head_slices)
         for values in chains.moments.summary()
     )
     assert mean is not None
     counts = None
     if chains.counts is not None:
-        counts = _without(chains.counts[:size] / chains.moments.num_draws, task.head_slices)
+        counts = chains.per_weight(chains.counts) / chains.moments.num_draws
+        counts = _without(counts, task.head_slices)
     settings |= {"alpha": known[0], "beta": known[1], "step_size": chains.step_size}
     notes = []
     if r_hat is not None and (bad := _share_above(r_hat, mean, plan)) is not None:
@@ -173,8 +176,8 @@ def gamma_prior(prior: Prior) -> tuple[float, float] | None:
         return None
     if given.pop("groups", None) is not None:
         raise ValueError(
-            "prior: laplace_gamma with groups has one scale a group, which ranks groups and not "
-            "parameters; leave groups out, and read `by_layer()` of the selection"
+            "prior: laplace_gamma with groups is for programs of your own; give groups='layer' or "
+            "'row' to select_parameters itself"
         )
     return float(given.get("alpha", 0.01)), float(given.get("beta", 100.0))
 
@@ -182,9 +185,10 @@ def gamma_prior(prior: Prior) -> tuple[float, float] | None:
 def _other(
     task: Task, prior: Prior, plan: Plan, settings: dict[str, Any], *, progress_bar: bool
 ) -> Scores:
-    if plan.scale == "expected" or plan.top is not None:
+    if plan.scale == "expected" or plan.top is not None or plan.groups is not None:
         raise ValueError(
-            "method='collapsed' and count_top are of the prior laplace_gamma alone; leave them out"
+            "method='collapsed' and count_top are of the prior laplace_gamma alone, and so are "
+            "groups; leave them out"
         )
     found = other_priors.sample_scales(
         task.network, task.source, task.likelihood, prior, plan, task.head_slices,

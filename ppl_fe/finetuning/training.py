@@ -15,8 +15,8 @@ from ppl_fe.finetuning.loop import Plan, train
 from ppl_fe.finetuning.objective import Objective, one_pass, shuffled
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.networks.delta_format import base_hash, base_tensors
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.sparse import (
     TrainedEntries,
     build_optimizer,
@@ -132,7 +132,6 @@ def finetune(
     with torch.no_grad():
         for name, value in network.unflatten(network.anchor).items():
             module.get_parameter(name).copy_(value)
-    hashed = base_hash(base_tensors(module, names))
     if method == "lora":
         selected, entries = lora.wrap(network, module, names, lora_rank, seed)
     else:
@@ -157,7 +156,7 @@ def finetune(
         history=outcome.history,
         mask=selected,
         step=outcome.step,
-        base_hash=hashed,
+        base_hash=network_hash(network, names),
         head={name: tensor for name, tensor in network.unflatten(vector).items() if name in names},
         network=network,
     )

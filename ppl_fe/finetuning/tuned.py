@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from html import escape
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ppl_fe.networks.delta_format import Delta, base_tensors
+from ppl_fe.networks.delta_format import Delta
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.hashes import base_tensors
 from ppl_fe.networks.sparse import mask_entries
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuned:
     """What `finetune` returns; `save_delta` writes what it changed.
 
@@ -35,7 +37,7 @@ class Tuned:
     step: int
     base_hash: str
     head: dict[str, Tensor]
-    network: FlatNetwork = field(repr=False)
+    network: FlatNetwork
 
     @property
     def indices(self) -> Tensor:
@@ -66,6 +68,37 @@ class Tuned:
             whole={name: tensors[name].cpu() for name, index in entries.items() if index is None},
             head=tuple(self.head),
         )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The history, one row an update."""
+        return self.history.copy()
+
+    def _rows(self) -> list[tuple[str, str]]:
+        trained, total = int(self.mask.sum()), len(self.vector)
+        rows = [("trained", f"{trained:,} of {total:,} parameters ({trained / total:.3g})")]
+        if self.head:
+            size = sum(tensor.numel() for tensor in self.head.values())
+            rows.append(("fresh head", f"{size:,} parameters in {', '.join(self.head)}"))
+        if len(self.history):
+            first, last = self.history["loss"].iloc[[0, -1]]
+            rows.append(("loss of a batch", f"{first:.4f} at first, {last:.4f} at last"))
+        rows.append(("weights of step", f"{self.step} of {len(self.history)}"))
+        at = self.history[self.history["step"] == self.step] if len(self.history) else self.history
+        for name in ("validation_loss", "validation_accuracy"):
+            if name in at and at[name].notna().any():
+                rows.append((name.replace("_", " "), f"{at[name].iloc[0]:.4f} there"))
+        return rows
+
+    def __repr__(self) -> str:
+        width = max(len(name) for name, _ in self._rows())
+        return "\n".join(["Tuned", *(f"{name:<{width}}  {value}" for name, value in self._rows())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in self._rows()
+        )
+        return f"<table><caption>Tuned</caption>{rows}</table>"
 
 
 class NotFiniteError(FloatingPointError):

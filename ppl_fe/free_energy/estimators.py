@@ -2,83 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from html import escape
 from math import sqrt
 from typing import Any, Unpack
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 from arviz_stats.base import array_stats
 
+from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
 from ppl_fe.networks.flat import FlatNetwork
 
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0  # Vehtari et al. 2021
 RELAXATIONS_TO_WARM_UP = 3.0
-
-
-@dataclass(frozen=True)
-class FreeEnergyEstimate:
-    """What `estimate_free_energy` returns; prints as a table.
-
-    Attributes:
-        wbic: E[nL_n(w)] at β, in nats: the pretraining WBIC at β = 1/log n.
-        wbic_mcse: its Monte-Carlo standard error, from the effective sample size.
-        llc: λ̂ = nβ(E[L_n(w)] − L_n(w*)), the local learning coefficient.
-        llc_mcse: its Monte-Carlo standard error.
-        anchor_loss: L_n(w*), nats an example, on all the data.
-        n: the number of examples.
-        inverse_temperature, localization: β and γ.
-        r_hat, ess: rank-normalised split R-hat and bulk ESS of the loss trace.
-        step_size: ε, the mean over chains.
-        notes: what to read before the number is used; empty if nothing is amiss.
-        draws: the chains.
-    """
-
-    wbic: float
-    wbic_mcse: float
-    llc: float
-    llc_mcse: float
-    anchor_loss: float
-    n: int
-    inverse_temperature: float
-    localization: float
-    r_hat: float
-    ess: float
-    step_size: float
-    notes: tuple[str, ...]
-    draws: xr.DataTree = field(repr=False)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row: the columns of `rank_checkpoints`."""
-        names = ("wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "step_size")
-        return pd.DataFrame(
-            [{**{name: getattr(self, name) for name in names}, "note": "; ".join(self.notes)}]
-        )
-
-    def _rows(self) -> list[tuple[str, str]]:
-        return [
-            ("WBIC  E[nL]", f"{self.wbic:.2f} ± {self.wbic_mcse:.2f} nats"),
-            ("λ̂  nβ(E[L] − L(w*))", f"{self.llc:.3f} ± {self.llc_mcse:.3f}"),
-            ("L(w*)", f"{self.anchor_loss:.5f} nats an example, n = {self.n}"),
-            (
-                "β, γ, ε",
-                f"{self.inverse_temperature:.4g}, {self.localization:.4g}, {self.step_size:.3g}",
-            ),
-            ("R-hat, ESS of the loss", f"{self.r_hat:.3f}, {self.ess:.0f}"),
-        ]
-
-    def __str__(self) -> str:
-        width = max(len(name) for name, _ in self._rows())
-        lines = [f"{name:<{width}}  {value}" for name, value in self._rows()]
-        return "\n".join(["Free energy", *lines, *(f"note: {note}" for note in self.notes)])
-
-    def _repr_html_(self) -> str:
-        cells = [*self._rows(), *(("note", note) for note in self.notes)]
-        rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in cells)
-        return f"<table><caption>Free energy</caption>{rows}</table>"
 
 
 def estimate_free_energy(
@@ -145,6 +80,7 @@ def estimate_free_energy(
     halved = sample_local_posteriors(network, network.anchor[None], data, **half)
     finer = summarize_group(halved, 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
+    estimate.draws.attrs["half_step_shift"] = [shift, error, estimate.llc]
     found = f"at half the step λ̂ = {finer.llc:.3f} ± {finer.llc_mcse:.3f}"
     if abs(shift) > max(3 * error, 0.02 * abs(estimate.llc)):
         found += (

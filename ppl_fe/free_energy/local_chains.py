@@ -20,6 +20,7 @@ from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.loop import RunLength
 from ppl_fe.inference.run import check_chains, run
 from ppl_fe.inference.samplers import BAOAB
+from ppl_fe.inference.temperature import at_most
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.flat import FlatNetwork
@@ -120,6 +121,7 @@ def sample_local_posteriors(
         data_per_chain=loader is not None,
         vectorized=chain_method != "sequential",
     )
+    anchor_loss = data_loss(program, anchors, source, vectorized=chain_method != "sequential")
     draws = run(
         kernel(program, step_size=step_size, tolerance=tolerance),
         density,
@@ -141,11 +143,15 @@ def sample_local_posteriors(
             "inverse_temperature": own_beta if ladder is not None else float(rungs[0]),
             "num_groups": num_groups,
             "batch_size": min(batch_size or n, n),
+            "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
+            "blocks": {
+                name: [block.start, block.stop] for name, block in at_most(network.slices).items()
+            },
         },
     )
     return LocalChains(
         draws,
-        data_loss(program, anchors, source, vectorized=chain_method != "sequential"),
+        anchor_loss,
         n,
         own_beta,
         num_groups,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ppl_fe.data.sources import TensorData, as_data
 from ppl_fe.free_energy.baselines import baselines
-from ppl_fe.free_energy.estimators import FreeEnergyEstimate, summarize_group
+from ppl_fe.free_energy.estimate import FreeEnergyEstimate
+from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import (
     DEFAULT_BATCH,
     DEFAULT_CHAINS,

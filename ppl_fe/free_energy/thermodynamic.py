@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass
+from html import escape
 from math import sqrt
 from typing import Any, Unpack
 
@@ -19,6 +21,7 @@ from ppl_fe.free_energy.local_chains import (
     held_out_loss,
     sample_local_posteriors,
 )
+from ppl_fe.inference.netcdf import write_netcdf
 from ppl_fe.models.localized import require_positive
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -26,9 +29,9 @@ NUM_PRIOR_DRAWS = 1000
 LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ThermodynamicEstimate:
-    """F = −log Z at β, in nats.
+    """F = −log Z at β, in nats; prints as a line and its ladder.
 
     Attributes:
         free_energy: F(β) = −log ∫ exp(−nβL_n(w)) N(w; w*, I/γ) dw.
@@ -43,8 +46,25 @@ class ThermodynamicEstimate:
     free_energy: float
     mcse: float
     ladder_error: float
-    ladder: pd.DataFrame = field(repr=False)
-    draws: xr.DataTree = field(repr=False)
+    ladder: pd.DataFrame
+    draws: xr.DataTree
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The ladder, one row a rung; `plot_ladder` draws it."""
+        return self.ladder.copy()
+
+    def to_netcdf(self, path: str | os.PathLike[str]) -> None:
+        """Write the draws as a netCDF file, the ladder as its group `ladder`.
+
+        Opened by `xr.open_datatree(path)`, or by ArviZ; the numbers above are attributes of its
+        root. An older file is replaced.
+
+        Raises:
+            ImportError: without h5netcdf: pip install 'ppl-fe[netcdf]'.
+        """
+        numbers = {name: getattr(self, name) for name in ("free_energy", "mcse", "ladder_error")}
+        ladder = xr.Dataset.from_dataframe(self.ladder.rename_axis("rung"))
+        write_netcdf(self.draws, path, numbers, {"ladder": ladder})
 
     def __str__(self) -> str:
         return (
@@ -52,6 +72,12 @@ class ThermodynamicEstimate:
             f"ladder of {len(self.ladder)} rungs: error below {self.ladder_error:.3f}, "
             f"worst R-hat {self.ladder['r_hat'].max():.3f}"
         )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>{self.ladder.to_html(float_format='{:.4g}'.format)}"
 
 
 def integrate_free_energy(

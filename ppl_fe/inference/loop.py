@@ -151,7 +151,9 @@ class Sampling:
         loss, virials = chains.take_means(num_steps)
         step_size = chains.settings["step_size"][:, 0]
         momenta = self.momenta
-        kinetic = momenta and momenta.kinetic_temperature(chains.state, chains.settings)
+        kinetic = None
+        if momenta is not None:
+            kinetic = momenta.kinetic_temperature(chains.state, chains.settings)
         return self.recorder.add(position, statistics, loss, virials, step_size, kinetic)
 
     def _step(self, phase: str) -> tuple[Tensor, Statistics]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ppl_fe.networks.matching import is_counter
+from ppl_fe.networks.checked_files import read_checked, write_checked
 
 FORMAT = "ppl-fe delta 1"
 # Positions are stored as steps from one to the next in 16 bits; this largest code means "that far
@@ -38,7 +33,7 @@ class Delta:
     """New values of some entries of a module.
 
     Args:
-        base_hash: of the weights it belongs to, by `base_hash`.
+        base_hash: of the weights it belongs to, by `hashes.base_hash`.
         shapes: name -> shape of every tensor outside the head.
         partly: the names among them that `positions` runs through, one after the other.
         positions: (K,) int64, increasing, in the flattened tensors of `partly` laid end to end.
@@ -67,68 +62,21 @@ class Delta:
         return parts
 
 
-def base_tensors(module: nn.Module, head: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer outside the head, integer counters left out.
-
-    Example:
-        >>> list(base_tensors(nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)), ["1.weight"]))
-        ['0.weight', '0.bias', '1.bias', '0.running_mean', '0.running_var']
-    """
-    stored = set(module.state_dict())
-    buffers = [
-        (name, buffer)
-        for name, buffer in module.named_buffers()
-        if name in stored and not is_counter(buffer)
-    ]
-    every = [*module.named_parameters(), *buffers]
-    return {name: tensor for name, tensor in every if name not in head}
-
-
-def base_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Give the SHA-256 of names, dtypes, shapes and bytes, in the order of the names.
-
-    Example:
-        >>> base_hash({"a": torch.zeros(2)}) == base_hash({"a": torch.zeros(2)})
-        True
-        >>> base_hash({"a": torch.zeros(2)}) == base_hash({"a": torch.zeros(2, 1)})
-        False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(content.numpy().data)
-    return digest.hexdigest()
-
-
 def write_delta(delta: Delta, path: str | os.PathLike[str]) -> None:
     """Write a delta as one safetensors file, aside and then renamed.
 
     About 6 bytes an entry in single precision, the head's tensors whole, and the names and shapes
     of the base.
     """
-    path = Path(path)
     tensors = {WHOLE + name: tensor for name, tensor in delta.whole.items()}
     tensors |= {"steps": _steps(delta.positions), "values": delta.values}
-    # Cloned: the format refuses tensors that share memory, as views of one vector do.
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    about = json.dumps(
-        {
-            "base_hash": delta.base_hash,
-            "shapes": delta.shapes,
-            "partly": delta.partly,
-            "head": delta.head,
-        }
-    )
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(
-            tensors, aside, {"format": FORMAT, "about": about, "content": _sum(tensors, about)}
-        )
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    about = {
+        "base_hash": delta.base_hash,
+        "shapes": delta.shapes,
+        "partly": delta.partly,
+        "head": delta.head,
+    }
+    write_checked(path, tensors, about, FORMAT)
 
 
 def read_delta(path: str | os.PathLike[str]) -> Delta:
@@ -138,24 +86,7 @@ def read_delta(path: str | os.PathLike[str]) -> Delta:
         FileNotFoundError: there is no such file.
         DeltaError: damaged, truncated, of another format, or no delta.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no delta file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise DeltaError(f"{path} is damaged, or no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise DeltaError(
-            f"{path} is no delta file that this version reads: its format is "
-            f"{metadata.get('format')!r}, not {FORMAT!r}"
-        )
-    about = metadata.get("about", "")
-    if _sum(tensors, about) != metadata.get("content"):
-        raise DeltaError(f"{path} is damaged: its content is not what was written; fetch it anew")
-    said = json.loads(about)
+    tensors, said = read_checked(path, FORMAT, "delta", DeltaError)
     delta = Delta(
         base_hash=said["base_hash"],
         shapes={name: tuple(shape) for name, shape in said["shapes"].items()},
@@ -170,10 +101,6 @@ def read_delta(path: str | os.PathLike[str]) -> Delta:
     if len(positions) != len(delta.values) or (len(positions) and int(positions[-1]) >= held):
         raise DeltaError(f"{path} is damaged: positions and values do not fit together")
     return delta
-
-
-def _sum(tensors: Mapping[str, Tensor], about: str) -> str:
-    return hashlib.sha256((base_hash(tensors) + about).encode()).hexdigest()
 
 
 def _steps(positions: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from ppl_fe.networks.delta_format import (
     Delta,
     DeltaError,
-    base_hash,
-    base_tensors,
     read_delta,
     write_delta,
 )
+from ppl_fe.networks.hashes import base_hash, base_tensors
 from ppl_fe.networks.matching import listed
 
 Replacement = tuple[nn.Parameter, Tensor | None, Tensor]  # tensor, positions (None: all), values

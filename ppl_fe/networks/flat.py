@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -165,12 +165,13 @@ class FlatNetwork:
         pieces = [mapping[name].reshape(-1) for name in self.names]
         return torch.cat([piece.to(self.device, self.dtype) for piece in pieces])
 
-    def with_state(self, state_dict: Mapping[str, Tensor]) -> FlatNetwork:
+    def with_state(self, state_dict: Mapping[str, Tensor], head: Sequence[str] = ()) -> FlatNetwork:
         """Give the network of another checkpoint: its parameters and its buffers.
 
         Args:
             state_dict: name -> tensor, as for ``load_checkpoint``: every parameter and every
                 persistent buffer; a prefix common to all names is taken off.
+            head: names of a fresh head's tensors, which stay as they are in this network.
 
         Returns:
             A new network with the same choice of parameters, whose anchor is the checkpoint.
@@ -184,7 +185,7 @@ class FlatNetwork:
             >>> network.with_state(state).anchor
             tensor([5.])
         """
-        matched = match_state(self.module, state_dict)
+        matched = match_state(self.module, state_dict, head=head)
         other = FlatNetwork(self.module, self.names, self.autocast)
         tensors = dict(other.module.named_parameters()) | dict(other.module.named_buffers())
         for name, entry in matched.items():

@@ -62,7 +62,10 @@ def is_counter(tensor: Tensor) -> bool:
 
 
 def match_state(
-    module: nn.Module, state: Mapping[str, Tensor], source: str = "the state dict"
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str = "the state dict",
+    head: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Give the entries of a state dict under the module's own names, in its dtypes.
 
@@ -75,6 +78,8 @@ def match_state(
         module: the network whose names, shapes, dtypes and devices decide. Not changed.
         state: name -> tensor.
         source: what the error message calls the state dict.
+        head: names of a fresh head's tensors, which are neither required nor taken: a checkpoint
+            may lack them, or hold those of another task in other shapes.
 
     Returns:
         The module's name (the first one of a tied tensor) -> tensor.
@@ -96,7 +101,7 @@ def match_state(
         first[name]
         for name, tensor in own.items()
         if first[name] in parameters or (name in persistent and not is_counter(tensor))
-    }
+    } - set(head)
 
     def misfits(renamed: Mapping[str, str]) -> tuple[list[str], list[str]]:
         present = {first[new] for new in renamed if new in first}
@@ -109,7 +114,7 @@ def match_state(
     matched: dict[str, Tensor] = {}
     shapes, kinds, conflicts, non_finite = [], [], [], []
     for new, old in renamed.items():
-        if new not in first:
+        if new not in first or first[new] in head:
             continue
         name, entry, mine = first[new], state[old].detach(), own[new]
         if entry.shape != mine.shape:

@@ -55,7 +55,8 @@ def test_every_form_of_pairs(data: Any) -> None:
 def test_mappings_go_by_keyword(key: str) -> None:
     ids, mask = Y.view(10, 1), torch.ones(10, 1)
     items = [{"ids": [int(i)], "mask": m, key: i} for i, m in zip(Y, mask, strict=True)]
-    for data in ({"ids": ids, "mask": mask, key: Y}, ({"ids": ids, "mask": mask}, Y), Items(items)):
+    pair = ({"ids": ids, "mask": mask}, Y)
+    for data in ({"ids": ids, "mask": mask, key: Y}, pair, list(pair), Items(items), items):
         result = tensors(data)
         assert isinstance(result.inputs, dict)
         assert list(result.inputs) == ["ids", "mask"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exact import laplace_gamma_posterior, log_marginal_prior, mcse_of_mean, scale_moment
+from small_selection import NUM_MOVED, SD, planted
 from torch import Tensor
 
 from ppl_fe.finetuning import proximal
@@ -112,10 +113,9 @@ def test_posterior_scales_at_the_reference_values(made_up_for: bool) -> None:
 
 def test_scales_of_the_few_weights_that_moved() -> None:
     """The paper's prior, 10³ weights of which 50 moved, among them some that half moved."""
-    alpha, beta, sd, top = 0.01, 100.0, 0.1, 50
+    alpha, beta, sd, top = 0.01, 100.0, SD, NUM_MOVED
     generator = torch.Generator().manual_seed(2)
-    data = sd * torch.randn(1000, generator=generator)
-    data[:top] = torch.linspace(0.65, 3.0, top) * torch.tensor([1.0, -1.0]).repeat(top // 2)
+    data = planted(1000, generator)
     scales = ScalePosterior(alpha, beta)
     settings = prepare(scales, 2 * 0.7 * sd**2, 1 / sd**2)
     start = data + 2 * sd * torch.randn(16, 1000, generator=generator)

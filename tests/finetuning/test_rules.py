@@ -8,7 +8,8 @@ from small_selection import select
 from small_tuning import HEAD, LABELS, N, X, network
 from torch import nn
 
-from ppl_fe.finetuning.selected import StageOneError, find_knees, largest
+from ppl_fe.finetuning.knees import find_knees
+from ppl_fe.finetuning.selected import StageOneError, largest
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.networks.flat import FlatNetwork
 

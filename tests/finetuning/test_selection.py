@@ -197,7 +197,7 @@ def test_a_selection_says_what_it_is() -> None:
     assert repr(found).startswith("Selection(method='magnitude', 2 of 25 parameters, 8 %")
     assert "<table" in found._repr_html_()
     assert isinstance(found, Selection)
-    axes = found.plot().axes
+    axes = found.plot()
     assert axes[0].get_xscale() == axes[0].get_yscale() == "log"
     assert len(axes[1].patches) == 2
 

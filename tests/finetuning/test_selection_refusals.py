@@ -15,7 +15,8 @@ from small_tuning import HEAD, LABELS, X, network
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ppl_fe.finetuning.selected import StageOneError, find_knees
+from ppl_fe.finetuning.knees import find_knees
+from ppl_fe.finetuning.selected import StageOneError
 from ppl_fe.networks.flat import FlatNetwork
 
 

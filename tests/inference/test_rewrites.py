@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_fe.inference.compile import TensorFunction, compile_graph, trace
 
@@ -35,18 +36,17 @@ def gradient(x: Tensor, w: Tensor) -> list[Tensor]:
 
 def columns_of_products(function: TensorFunction) -> list[int]:
     """Of the batched products that the traced graph runs, in order."""
-    seen = []
+    graph = trace(function, [X, W])
+    seen: list[int] = []
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            result = function(*args, **(kwargs or {}))
-            if function is torch.ops.aten.bmm.default:
+    class Watch(torch.fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            result = super().call_function(target, args, kwargs)
+            if target is torch.ops.aten.bmm.default:
                 seen.append(result.shape[-1])
             return result
 
-    graph = trace(function, [X, W])
-    with Watch():
-        graph(X, W)
+    Watch(graph).run(X, W)
     return seen
 
 

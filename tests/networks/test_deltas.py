@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_deltas import Tuned, X, base, contents, same, saved, tuned
+from small_deltas import Tuned, X, base, contents, full_disk, same, saved, tuned
 from torch import Tensor, nn
 
-from ppl_fe.networks import delta_format
 from ppl_fe.networks.delta_format import Delta, read_delta, write_delta
 from ppl_fe.networks.deltas import apply_delta, save_delta
 
@@ -48,11 +47,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     path = saved(tmp_path)
     old = path.read_bytes()
 
-    def half_way(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr(delta_format, "save_file", half_way)
+    full_disk(monkeypatch)
     with pytest.raises(OSError, match="no space left"):
         save_delta(Tuned(tuned(2)[1]), path)
     assert path.read_bytes() == old

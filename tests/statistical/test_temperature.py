@@ -163,7 +163,7 @@ def test_overall_and_by_block_it_is_the_temperature_asked_for(temperature: float
         (fe.SGNHT, {"friction": 2.0, "coupling": 1.0}),
     ],
 )
-def test_momenta_have_it_too(kernel: type[fe.Kernel], settings: dict[str, float]) -> None:
+def test_momenta_have_it_too(kernel: type[fe.Kernel], settings: dict[str, Any]) -> None:
     built = kernel(constrained, step_size=0.005, temperature=2.0, **settings)
     values = run(built, num_chains=100, num_samples=100).sample_stats["kinetic_temperature"]
     value, error = mean(values)

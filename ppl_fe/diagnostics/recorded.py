@@ -1,0 +1,214 @@
+"""What a diagnosis reads of a run: the arrays and settings that its draws carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# A site of more values than this is judged by its running moments; of its draws a hundred
+# coordinates are looked at. ArviZ takes about 1.5 ms for R-hat and both ESS of one scalar.
+MOST_NAMED, MOST_OF_A_SITE = 500, 100
+LEAST_DRAWS = 12  # a chain: thirds of four, ArviZ's least
+
+
+@dataclass(frozen=True)
+class Run:
+    """Draws of one target, (C, S) a scalar, in float64.
+
+    Attributes:
+        stats: of `sample_stats`, (C, S) or (C, S, L).
+        blocks: names of the L blocks.
+        named: label -> (C, S), the level and every value of the small sites.
+        sampled: label -> (C, S), at most a hundred values of every site.
+        r_hat: (D,), split R-hat of all coordinates.
+        layers: name -> its run of coordinates.
+        attrs: the settings, and what warm-up found.
+        chains: the numbers of the chains there are.
+    """
+
+    stats: Mapping[str, Array]
+    blocks: tuple[str, ...]
+    named: Mapping[str, Array]
+    sampled: Mapping[str, Array]
+    r_hat: Array
+    layers: Mapping[str, slice]
+    attrs: Mapping[str, Any]
+    chains: tuple[int, ...]
+
+    @property
+    def loss(self) -> Array:
+        """(C, S): mean negative log-likelihood of a datum, nats."""
+        return self.stats["loss"]
+
+    @property
+    def level(self) -> Array:
+        """(C, S): the loss, or −log p of a program without data: what levels off in a plateau."""
+        return self.loss if np.ptp(self.loss) != 0 else -self.stats["lp"]
+
+    @property
+    def temperature(self) -> float:
+        """T of the target p^{1/T}."""
+        return float(self.attrs["temperature"])
+
+    @property
+    def all_named(self) -> bool:
+        """Whether every coordinate is among `named`."""
+        return len(self.r_hat) < len(self.named)
+
+    @property
+    def num_draws(self) -> int:
+        """S, of each chain."""
+        return int(self.loss.shape[1])
+
+    def tuned(self, name: str) -> Array | None:
+        """(C,) of the attribute `tuned_{name}`; None where the step was set by hand."""
+        values = self.attrs.get(f"tuned_{name}")
+        return None if values is None else np.asarray(values, dtype=np.float64)[[*self.chains]]
+
+
+def open_draws(draws: Any) -> xr.DataTree:
+    """A DataTree from itself, from a zarr folder, or from what has one as `.draws`.
+
+    Raises:
+        TypeError: anything else.
+        FileNotFoundError: no such folder.
+        ValueError: a folder without zarr, or a tree that `fe.sample` did not make.
+    """
+    if isinstance(draws, str | Path):
+        draws = _from_disk(Path(draws))
+    elif not isinstance(draws, xr.DataTree):
+        draws = getattr(draws, "draws", draws)
+    if not isinstance(draws, xr.DataTree):
+        raise TypeError(
+            "draws must be what fe.sample returned, a path it was saved to, or an estimate, "
+            f"got {type(draws).__name__}"
+        )
+    missing = [group for group in ("posterior", "sample_stats") if group not in draws.children]
+    if missing:
+        raise ValueError(f"draws has no group {' and no '.join(missing)}; give fe.sample's draws")
+    return draws
+
+
+def _from_disk(path: Path) -> xr.DataTree:
+    if not path.exists():
+        raise FileNotFoundError(f"draws: there is nothing at {path}")
+    if not (path / "zarr.json").exists():
+        raise ValueError(f"draws: {path} is no zarr folder; give the path of fe.sample's save_to")
+    with xr.open_datatree(path, engine="zarr", consolidated=False) as tree:
+        return tree.load()
+
+
+def read_run(draws: xr.DataTree, group: int | None = None) -> Run:
+    """The arrays of one target's chains; of several targets in one run, those of `group`.
+
+    Raises:
+        ValueError: statistics or settings are missing, too few draws, temperature 0, or a run of
+            several targets without a group.
+    """
+    stats, attrs = draws["sample_stats"].to_dataset(), {str(k): v for k, v in draws.attrs.items()}
+    for name in ("loss", "lp", "temperature", "thinning"):
+        if name not in stats and name not in attrs:
+            raise ValueError(
+                f"draws holds no {name}: only complete runs of fe.sample can be diagnosed; go on "
+                "with one that was stopped by resume=True"
+            )
+    if float(attrs["temperature"]) == 0:
+        raise ValueError("temperature=0 descends the gradient: there is no law to be checked")
+    posterior = draws["posterior"].to_dataset()
+    moments = draws["moments"].to_dataset() if "moments" in draws.children else xr.Dataset()
+    groups = int(attrs.get("num_groups", 1))
+    if groups > 1:
+        own = _chains_of(group, groups, int(attrs["num_chains"]), stats)
+        stats, posterior = stats.sel(chain=own), posterior.sel(chain=own)
+        moments = moments.isel(group=group)
+        attrs |= _settings_of(own[0] * groups // int(attrs["num_chains"]), groups, own[0], attrs)
+    elif group not in (None, 0):
+        raise ValueError(f"group={group}: these draws have one target; leave group out")
+    if stats.sizes["draw"] < LEAST_DRAWS:
+        raise ValueError(
+            f"draws holds {stats.sizes['draw']} draws a chain, and {LEAST_DRAWS} are the least "
+            "that can be diagnosed; raise num_samples"
+        )
+    arrays = {str(name): _array(values) for name, values in stats.data_vars.items()}
+    level = "lp" if np.ptp(arrays["loss"]) == 0 else "loss"
+    named, sampled = _scalars(posterior)
+    if np.ptp(arrays[level]) != 0:
+        named = {level: arrays[level], **named}
+    tables = {
+        str(name): _array(values.sel(moment="r_hat")).ravel()
+        for name, values in moments.data_vars.items()
+    }
+    return Run(
+        stats=arrays,
+        blocks=tuple(str(name) for name in stats["block"].values) if "block" in stats else (),
+        named=named,
+        sampled=sampled,
+        r_hat=np.concatenate([*tables.values()]) if tables else np.empty(0),
+        layers=_layers(tables, attrs),
+        attrs=attrs,
+        chains=tuple(int(chain) for chain in stats["chain"].values),
+    )
+
+
+def _chains_of(group: int | None, groups: int, num_chains: int, stats: xr.Dataset) -> list[int]:
+    if group is None or not 0 <= group < groups:
+        raise ValueError(
+            f"these draws hold {groups} targets side by side, whose chains must not be compared; "
+            f"give group=0 to {groups - 1}, got {group}"
+        )
+    each = num_chains // groups
+    own = [int(chain) for chain in stats["chain"].values if int(chain) // each == group]
+    if not own:
+        raise ValueError(f"group={group}: none of its {each} chains stayed finite")
+    return own
+
+
+def _settings_of(group: int, groups: int, chain: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """L_n(w*), one an anchor, and β, one or one a chain, of the target that a chain belongs to."""
+    found: dict[str, Any] = {}
+    if "anchor_loss" in attrs:
+        losses = np.atleast_1d(attrs["anchor_loss"])
+        found["anchor_loss"] = float(losses[group * len(losses) // groups])
+    if np.ndim(attrs.get("inverse_temperature", 0.0)):
+        found["inverse_temperature"] = float(attrs["inverse_temperature"][chain])
+    return found
+
+
+def _scalars(posterior: xr.Dataset) -> tuple[dict[str, Array], dict[str, Array]]:
+    """`Run.named`, without what is the same in all draws of all chains, and `Run.sampled`."""
+    named: dict[str, Array] = {}
+    sampled: dict[str, Array] = {}
+    for key, variable in posterior.data_vars.items():
+        values = variable.values.reshape(*variable.shape[:2], -1)
+        count = values.shape[-1]
+        picked = np.unique(np.linspace(0, count - 1, min(count, MOST_OF_A_SITE)).astype(int))
+        for place in picked:
+            where = np.unravel_index(place, variable.shape[2:])
+            label = f"{key}[{', '.join(str(k) for k in where)}]" if count > 1 else str(key)
+            sampled[label] = values[..., place].astype(np.float64)
+        if count <= MOST_OF_A_SITE and len(named) + count <= MOST_NAMED:
+            named |= {label: sampled[label] for label in [*sampled][-count:]}
+    # The zeros of a triangular matrix, say; a chain that is stuck has others beside it that move.
+    named = {label: trace for label, trace in named.items() if np.ptp(trace) != 0}
+    return named, sampled
+
+
+def _layers(tables: Mapping[str, Array], attrs: Mapping[str, Any]) -> dict[str, slice]:
+    """The network's layers, where the one site is its weights; otherwise the sites."""
+    if len(tables) == 1 and "blocks" in attrs:
+        return {name: slice(*ends) for name, ends in json.loads(attrs["blocks"]).items()}
+    ends = np.cumsum([0, *(len(values) for values in tables.values())]).tolist()
+    return {name: slice(*pair) for name, *pair in zip(tables, ends[:-1], ends[1:], strict=True)}
+
+
+def _array(values: xr.DataArray) -> Array:
+    return np.asarray(values.values, dtype=np.float64)

@@ -1,0 +1,173 @@
+"""Scores ∇log p of draws on all the data: what the draws should have followed, without noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import xarray as xr
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ppl_fe.data import LoaderData
+from ppl_fe.inference.density import Density
+from ppl_fe.inference.fallback import batchable
+from ppl_fe.inference.gradients import exact_evaluation
+from ppl_fe.inference.kernels import Kernel
+
+ROUND_TRIP = 1e-3  # of a site's largest value; float32 makes 1e-5 of a logarithm and back
+
+
+class ScoredDraws(NamedTuple):
+    """positions (C, S, D) on unconstrained space and ∇log p there, likewise."""
+
+    positions: Tensor
+    scores: Tensor
+
+
+def full_data_scores(
+    model: Kernel | Callable[..., Any], draws: xr.DataTree, *args: Any, **kwargs: Any
+) -> Tensor:
+    """∇log p at every draw, (C, S, D), in the coordinates in which the chains moved.
+
+    Those are the sites in program order, each on unconstrained space, so that the score holds the
+    gradient of log |dx/du| besides those of prior and likelihood. Plates that subsample are
+    gone through whole. The target is the program's p, whatever temperature the draws were made at:
+    draws of p^{1/T} have the score ∇log p / T. A draw costs one gradient on all the data, so thin
+    first: `thinned`, or `draws.isel(draw=slice(None, None, 10))`.
+
+    Args:
+        model: the Pyro program of the draws, or the kernel that made them.
+        draws: of `fe.sample`.
+        *args, **kwargs: the program's arguments, as they were given to `fe.sample`.
+
+    Returns:
+        (C, S, D), in the precision of the program.
+
+    Raises:
+        ValueError: the draws are not those of this program with these arguments; a site kept in
+            part only; a value on the edge of its support, as rounding makes them; a support that
+            depends on another site; a score that is not finite.
+        TypeError: data in a `DataLoader`.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> import ppl_fe as fe
+        >>> def model(y):
+        ...     scale = pyro.sample("scale", dist.Exponential(1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(0.0, scale), obs=y)
+        >>> draws = fe.sample(fe.BAOAB(model), torch.ones(3), num_samples=5, progress_bar=False)
+        >>> scores = full_data_scores(model, draws, torch.ones(3))
+        >>> scale = torch.tensor(draws.posterior["scale"].values)
+        >>> # log p(u) = -scale - 3 log(scale) - 3/(2 scale²) + u, where u = log(scale)
+        >>> bool(torch.allclose(scores[..., 0], 3 / scale**2 - scale - 2, rtol=1e-3, atol=1e-3))
+        True
+    """
+    return scored_draws(model, draws, args, kwargs).scores
+
+
+def scored_draws(
+    model: Kernel | Callable[..., Any],
+    draws: xr.DataTree,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> ScoredDraws:
+    """The positions, too, at which `full_data_scores` takes its gradients."""
+    if any(isinstance(value, DataLoader | LoaderData) for value in args):
+        raise TypeError(
+            "scores on all the data need the data as tensors, not as a DataLoader; give the "
+            "tensors that it draws from"
+        )
+    density = Density(
+        model.model if isinstance(model, Kernel) else model,
+        args,
+        kwargs,
+        vectorized=draws.attrs.get("chain_method") != "sequential",
+    )
+    positions = _positions(density, draws)
+    density = batchable(density, positions[:, 0])
+    columns = [exact_evaluation(density, column).gradient for column in positions.unbind(1)]
+    scores = torch.stack(columns, 1)
+    if not torch.isfinite(scores).all():
+        chain, draw, place = (~torch.isfinite(scores)).nonzero()[0].tolist()
+        raise ValueError(
+            f"the score of chain {chain}, draw {draw} is not finite in coordinate {place}; check "
+            "the data, and look at that draw"
+        )
+    return ScoredDraws(positions, scores)
+
+
+def thinned(draws: xr.DataTree, most_draws: int) -> xr.DataTree:
+    """At most `most_draws` draws of all chains together, evenly spaced and the last among them.
+
+    Every chain gives the same number, ⌊most_draws/C⌋; of more than `most_draws` chains, as many
+    are kept, evenly, with their last draw.
+    """
+    posterior = draws["posterior"].to_dataset()
+    num_chains, num_draws = posterior.sizes["chain"], posterior.sizes["draw"]
+    chains = _even(num_chains, min(num_chains, most_draws))
+    kept = _even(num_draws, min(num_draws, max(1, most_draws // num_chains)))
+    chosen = posterior.isel(chain=chains, draw=kept)
+    tree = xr.DataTree.from_dict({"posterior": chosen})
+    tree.attrs.update(draws.attrs)
+    return tree
+
+
+def _even(size: int, count: int) -> list[int]:
+    """`count` of 0 ... size−1, evenly spaced, the last one among them.
+
+    Example:
+        >>> _even(10, 3)
+        [3, 6, 9]
+    """
+    stride = size // count
+    return list(range(size - 1 - (count - 1) * stride, size, stride))
+
+
+def _positions(density: Density, draws: xr.DataTree) -> Tensor:
+    """(C, S, D), checked by the way back: the transforms are exact for fixed supports only."""
+    if "posterior" not in draws.children:
+        raise ValueError("draws hold no group 'posterior'; give what fe.sample returns")
+    posterior = draws["posterior"].to_dataset()
+    parts = []
+    for site in density.sites:
+        if site.name not in posterior:
+            raise ValueError(
+                f"draws hold no site {site.name!r} of the model but "
+                f"{sorted(map(str, posterior.data_vars))}; give the model that the draws are of, "
+                "and sites that were kept whole"
+            )
+        values = torch.as_tensor(posterior[site.name].to_numpy()).to(density.device, density.dtype)
+        if tuple(values.shape[2:]) != site.support_shape:
+            raise ValueError(
+                f"a draw of site {site.name!r} has shape {tuple(values.shape[2:])}, in the model "
+                f"it is {site.support_shape}; give the arguments of the run, and a run whose "
+                "sites were kept whole"
+            )
+        # Transforms of whole vectors (a simplex) know leading dimensions, but not two of them.
+        unconstrained = density.transforms[site.name](values.flatten(0, 1))
+        if not torch.isfinite(unconstrained).all():
+            raise ValueError(
+                f"site {site.name!r} has draws on the edge of its support or beyond, rounded to "
+                "it perhaps; sample its logarithm, or run the model in double precision"
+            )
+        parts.append(unconstrained.reshape(*values.shape[:2], site.size))
+    positions = torch.cat(parts, -1)
+    if not density.is_static:
+        _check_round_trip(density, positions, posterior)
+    return positions
+
+
+def _check_round_trip(density: Density, positions: Tensor, posterior: xr.Dataset) -> None:
+    for name, found in density.constrain(positions).items():
+        if name not in posterior:
+            continue
+        given = torch.as_tensor(posterior[name].to_numpy()).to(found)
+        if not (found - given).abs().max() <= ROUND_TRIP * given.abs().max():
+            raise ValueError(
+                f"the model with these arguments does not give back the draws of site {name!r}: "
+                "its support depends on another site, or model and arguments are not those of "
+                "the run"
+            )

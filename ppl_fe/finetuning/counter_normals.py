@@ -1,0 +1,67 @@
+"""Standard normals as a function of a key and a counter, inside the compiled step.
+
+A generator with a state draws number after number, 4 ns each, into memory that the step then reads
+again. A function of (key, i) has no state (Salmon, Moraes, Dror & Shaw 2011), so that the compiler
+makes the i-th numbers in vector registers at the place that wants them. Here 32 random bits are
+the counter through a mixing of the integers and keys between two rounds of it; a pair of them
+gives two normals (Box & Muller 1958).
+
+The mixing is Wellons's `triple32`, whose every output bit changes with probability 0.5 to within
+1e-3 when any input bit does. It is a bijection: within one key no first word comes twice. Keys are
+drawn anew, by a generator with a state, for every step and block, so that a counter never runs
+beyond a block. This is enough for the noise of a sampler, and no use for secrets. The constants
+are in the public domain (https://github.com/skeeto/hash-prospector).
+
+Papers: Parallel random numbers: as easy as 1, 2, 3, SC 2011; A note on the generation of random
+normal deviates, Annals of Mathematical Statistics 1958.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+KEYS = 3  # words of 32 bits a key
+_MULTIPLIERS = (-312814405, -1404298415, 830770091)  # 0xed5ad4bb, 0xac4c1b51, 0x31848bab
+_SHIFTS = (17, 11, 15, 14)
+
+
+def draw_keys(keys: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill keys (..., KEYS), int32, in place with random words."""
+    return keys.random_(-(2**31), 2**31, generator=generator)
+
+
+def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Two independent vectors (size,) of standard normals, float32, of magnitude up to 5.9.
+
+    Args:
+        key: (KEYS,) int32.
+        size: at most 2³¹; the counter runs from 0.
+
+    Example:
+        >>> key = torch.tensor([1, 2, 3], dtype=torch.int32)
+        >>> one, other = normals(key, 100_000)
+        >>> bool(one.mean().abs() < 0.02), bool((one * other).mean().abs() < 0.02)
+        (True, True)
+    """
+    counter = torch.arange(size, dtype=torch.int32, device=key.device)
+    first = mixed(mixed(counter ^ key[0]) + key[1])
+    second = mixed(first + key[2])
+    # 24 bits fill a float's mantissa; the half keeps zero away from the logarithm.
+    radius = (-2 * ((_upper(first, 8).to(torch.float32) + 0.5) * 2.0**-24).log()).sqrt()
+    angle = _upper(second, 8).to(torch.float32) * (2 * pi * 2.0**-24)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def mixed(words: Tensor) -> Tensor:
+    """Each int32 mixed by triple32, modulo 2³²."""
+    for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
+        words = (words ^ _upper(words, shift)) * multiplier
+    return words ^ _upper(words, _SHIFTS[-1])
+
+
+def _upper(words: Tensor, shift: int) -> Tensor:
+    """Shifted right as unsigned numbers; torch's own shift copies the sign."""
+    return (words >> shift) & ((1 << (32 - shift)) - 1)

@@ -1,0 +1,100 @@
+"""Stage 1 with one scale for a layer or a row: `ScaleChains` under the grouped prior.
+
+    λ_g ~ Gamma(α, rate β),    w_i ~ Laplace(anchor_i, λ_{g(i)})
+
+The chain carries log λ. A step makes the noisy view y of the offsets as ever (`proximal`), moves
+every λ by a Metropolis step with the offsets integrated out, and then draws the offsets
+(`group_scales`).
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_fe.finetuning.group_scales import LARGEST_RATE, draw_offset, group_index, log_view
+from ppl_fe.finetuning.scale_chains import ScaleChains
+
+WIDEST = 30.0  # standard deviation of a proposal of log λ, whose prior has 1/α
+
+
+class GroupScaleChains(ScaleChains):
+    """As `ScaleChains`, with a scale a group; `plan.groups` says of what.
+
+    Attributes:
+        index: (D + padding,) the group of each weight; padding has one of its own.
+        log_scale: (G + 1,) of the present chain, in double precision.
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        assert self.plan.groups is not None
+        own = group_index(self.network, self.plan.groups)
+        self.num_groups = int(own[-1]) + 1
+        padding = own.new_full((len(self.offset) - len(own),), self.num_groups)
+        self.index = torch.cat([own, padding])
+        self.log_scale = torch.zeros(
+            self.num_groups + 1, dtype=torch.float64, device=self.offset.device
+        )
+        self._sizes = torch.bincount(self.index, minlength=len(self.log_scale)).clamp_min(1)
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """(D,) of what `moments` hold."""
+        return values[self.index[: self.network.num_parameters]]
+
+    def _start(self, chain: int) -> None:
+        super()._start(chain)
+        # As far apart as the offsets start: within a factor of e² of the step's own length.
+        self.log_scale.normal_(generator=self._generator).add_(0.5 * log(self.step_size))
+
+    def _prepare(self) -> float:
+        return 1.0  # no lattice takes its share
+
+    def _move(self) -> None:
+        unit = sqrt(self.step_size / 2)  # √η
+        for at in self.blocks:
+            self.noise.normal_(generator=self._generator)
+            ahead = -self.plan.data_size * self.working.gradient[at].to(self.offset.dtype)
+            noise = self.forward_noise[at] * self.noise
+            self.offset[at] = self.offset[at] / unit + unit * ahead + noise
+        self._move_scales(log(unit))
+        rate = self._rate(self.log_scale, log(unit))
+        for at in self.blocks:
+            self.noise.normal_(generator=self._generator)
+            self.offset[at] = unit * draw_offset(self.offset[at], rate[self.index[at]], self.noise)
+
+    def _move_scales(self, log_unit: float) -> None:
+        """One Metropolis step of every log λ given the views, which stand in `offset`.
+
+        The proposal's width is log-uniform from a group's own 1/√n to that of the prior, so that
+        the scale of a group that moved and that of one that did not both find one that fits.
+        """
+        proposal, width, uniform = (torch.empty_like(self.log_scale) for _ in range(3))
+        proposal.normal_(generator=self._generator)
+        width.uniform_(generator=self._generator)
+        uniform.uniform_(generator=self._generator)
+        narrowest = self._sizes.double().rsqrt()
+        proposal = self.log_scale + narrowest * (WIDEST / narrowest) ** width * proposal
+        gain = torch.zeros_like(proposal)
+        rates = [self._rate(values, log_unit) for values in (self.log_scale, proposal)]
+        for at in self.blocks:
+            now, then = (log_view(self.offset[at], rate[self.index[at]]) for rate in rates)
+            # Differences are summed, in double precision: the sums themselves lose them.
+            gain.index_add_(0, self.index[at], then.double() - now.double())
+        gain += self.scales.alpha * (proposal - self.log_scale)
+        gain -= self.scales.beta * (proposal.exp() - self.log_scale.exp())
+        self.log_scale = torch.where(uniform.log() < gain, proposal, self.log_scale)
+
+    def _rate(self, log_scale: Tensor, log_unit: float) -> Tensor:
+        rate = (log_unit - log_scale).exp().clamp(1 / LARGEST_RATE, LARGEST_RATE)
+        return rate.to(self.offset.dtype)
+
+    def _keep(self) -> None:
+        if self.moments is None:
+            self.moments = self._empty_moments(len(self.log_scale))
+        everything = slice(0, len(self.log_scale))
+        self.moments.add(everything, self.log_scale.exp().to(self.offset.dtype))
+        self.moments.next()

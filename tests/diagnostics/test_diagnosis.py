@@ -1,0 +1,156 @@
+"""The verdict as an object: what passes, how it prints, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from small_runs import gaussian, run
+
+import ppl_fe as fe
+
+NAN = float("nan")
+VERDICT = fe.Diagnosis(
+    (
+        fe.Check.below("r_hat", 1.002, 1.01, "raise num_samples"),
+        fe.Check.above("ess_bulk", 30.0, 400.0, "raise <num_samples>"),
+        fe.Check.within("temperature", 0.7, 1.0, 0.1, "too cold"),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "run.zarr"
+
+
+@pytest.fixture(scope="module")
+def draws(path: Path) -> xr.DataTree:
+    return run(fe.BAOAB(gaussian, step_size=0.25, friction=2.0), num_samples=60, save_to=path)
+
+
+@pytest.mark.parametrize("make", [fe.Check.below, fe.Check.above])
+def test_what_is_not_a_number_never_passes(make: Any) -> None:
+    for value, threshold in ((NAN, 1.0), (1.0, NAN), (NAN, NAN)):
+        check = make("name", value, threshold, "advice")
+        assert not check.passed
+        assert check.advice == "advice"
+    assert not fe.Check.within("name", NAN, 1.0, 0.1, "advice").passed
+    assert not fe.Check.within("name", 1.0, 1.0, NAN, "advice").passed
+
+
+def test_the_threshold_lies_on_the_value_s_side() -> None:
+    cold, hot = (fe.Check.within("t", value, 1.0, 0.1, "") for value in (0.95, 1.2))
+    assert (cold.threshold, cold.passed, cold.bound) == (0.9, True, "> 0.9")
+    assert (hot.threshold, hot.passed, hot.bound) == (1.1, False, "< 1.1")
+
+
+def test_the_table() -> None:
+    assert not VERDICT.passed
+    assert VERDICT.failures == ["ess_bulk", "temperature"]
+    table = VERDICT.table
+    assert list(table.columns) == ["check", "value", "threshold", "passed", "advice"]
+    assert table["passed"].tolist() == [True, False, False]
+    assert table["advice"].tolist() == ["", "raise <num_samples>", "too cold"]
+    assert table.equals(VERDICT.to_dataframe())
+
+
+def test_as_text_and_in_a_notebook() -> None:
+    lines = str(VERDICT).splitlines()
+    assert lines[0] == "Diagnosis: FAIL, 2 of 3 checks"
+    assert lines[1].split() == ["r_hat", "1.002", "<", "1.01", "pass"]
+    assert lines[2].split() == ["ess_bulk", "30", ">", "400", "FAIL", "raise", "<num_samples>"]
+    html = VERDICT._repr_html_()
+    assert html.count("<tr>") == 4
+    assert "raise &lt;num_samples&gt;" in html
+    assert str(fe.Diagnosis(VERDICT.checks[:1])).startswith("Diagnosis: pass, all 1 checks")
+
+
+def test_a_path_and_an_estimate_do_as_well(draws: xr.DataTree, path: Path) -> None:
+    expected = str(fe.diagnose(draws))
+    for given in (path, str(path), SimpleNamespace(draws=draws)):
+        assert str(fe.diagnose(given)) == expected
+        assert fe.summary(given).equals(fe.summary(draws))
+
+
+def test_the_summary_has_arviz_columns(draws: xr.DataTree) -> None:
+    table = fe.summary(draws)
+    assert list(table.index) == ["w[0]", "w[1]", "w[2]"]
+    assert {"mean", "sd", "ess_bulk", "r_hat"} <= set(table.columns)
+
+
+def without(draws: xr.DataTree, change: str) -> Any:
+    changed = draws.copy(deep=True)
+    if change == "group":
+        del changed["sample_stats"]
+    elif change == "loss":
+        changed["sample_stats"] = changed["sample_stats"].to_dataset().drop_vars("loss")
+    elif change == "temperature":
+        changed.attrs["temperature"] = 0.0
+    elif change == "targets":
+        changed.attrs["num_groups"] = 2
+    elif change == "draws":
+        return shortened(changed, 11)
+    return changed
+
+
+def shortened(draws: xr.DataTree, length: int) -> xr.DataTree:
+    groups = {
+        name: draws[name].to_dataset().isel(draw=slice(0, length))
+        for name in ("posterior", "sample_stats")
+    }
+    tree = xr.DataTree.from_dict({**groups, "moments": draws["moments"].to_dataset()})
+    tree.attrs.update(draws.attrs)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("group", "draws has no group sample_stats"),
+        ("loss", "draws holds no loss"),
+        ("temperature", "temperature=0 descends"),
+        ("targets", "2 targets side by side.*group=0 to 1, got None"),
+        ("draws", "11 draws a chain, and 12 are the least.*raise num_samples"),
+    ],
+)
+def test_what_cannot_be_diagnosed(draws: xr.DataTree, change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fe.diagnose(without(draws, change))
+
+
+def test_other_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"draws must be what fe\.sample returned.*got dict"):
+        fe.diagnose({"loss": 1})
+    with pytest.raises(FileNotFoundError, match="there is nothing at"):
+        fe.diagnose(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is no zarr folder"):
+        fe.summary(tmp_path)
+
+
+def test_the_least_number_of_draws_gives_a_verdict(draws: xr.DataTree) -> None:
+    verdict = fe.diagnose(shortened(draws, 12))
+    assert "ess_bulk" in verdict.failures
+    assert "interrupted" not in verdict.failures  # shortened on purpose
+
+
+def test_targets_side_by_side_are_judged_apart(draws: xr.DataTree) -> None:
+    two = draws.copy(deep=True)
+    two.attrs.update(num_groups=2, num_data=1, anchor_loss=[-5.0, 5.0])
+    two.attrs["inverse_temperature"] = [1.0, 1.0, 0.5, 0.5]
+    moments = two["moments"].to_dataset()
+    two["moments"] = xr.concat([moments, moments], "group")
+    posterior = two["posterior"].to_dataset()
+    posterior["w"][2:] += 100.0
+    two["posterior"] = posterior
+    for group in (0, 1):
+        assert "chain_apart" not in fe.diagnose(two, group=group).failures
+        found = fe.diagnose(two, group=group).table.set_index("check")["value"]
+        assert found["below_anchor"] == (5.0, -2.5)[group]  # the loss is zero: there are no data
+    with pytest.raises(ValueError, match="got 2"):
+        fe.diagnose(two, group=2)
+    assert np.isfinite(fe.diagnose(two, group=1).table["value"]).all()

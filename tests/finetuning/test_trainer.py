@@ -1,0 +1,250 @@
+"""`MaskedTraining` under Hugging Face's Trainer, on a BERT of six thousand random weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ppl_fe as fe
+from ppl_fe.networks.sparse import head_names
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")
+
+HEAD = "classifier"
+NUM_ROWS = 32
+IDS = torch.randint(0, 50, (NUM_ROWS, 10), generator=torch.Generator().manual_seed(101))
+DATA = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS[:, 0] % 3}
+ROWS = [{name: tensor[i] for name, tensor in DATA.items()} for i in range(NUM_ROWS)]
+INPUTS = {name: tensor for name, tensor in DATA.items() if name != "labels"}
+
+
+def bert(seed: int = 102, dropout: float = 0.1) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = transformers.BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=20, num_labels=3,
+            hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
+        )  # fmt: skip
+        module: nn.Module = transformers.BertForSequenceClassification(config)
+    return module
+
+
+def selected(network: fe.FlatNetwork, **options: Any) -> fe.Selection:
+    given: dict[str, Any] = {"method": "magnitude", "sparsity": 0.02, "head": HEAD, **options}
+    return fe.select_parameters(network, DATA, progress_bar=False, **given)
+
+
+def trainer(model: nn.Module | None, callback: Any, folder: Path, **options: Any) -> Any:
+    extra = {name: options.pop(name) for name in ("model_init",) if name in options}
+    given: dict[str, Any] = {
+        "max_steps": 20,
+        "per_device_train_batch_size": 8,
+        "weight_decay": 0.1,
+        "learning_rate": 1e-2,
+        "logging_steps": 5,
+    }
+    args = transformers.TrainingArguments(
+        output_dir=str(folder), report_to=[], save_strategy="no", use_cpu=True,
+        disable_tqdm=True, **{**given, **options},
+    )  # fmt: skip
+    return transformers.Trainer(model, args, train_dataset=ROWS, callbacks=[callback], **extra)
+
+
+def frozen(network: fe.FlatNetwork, mask: Tensor) -> Tensor:
+    left = ~mask
+    for name in head_names(network, HEAD):
+        left[network.slices[name]] = False
+    return left
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optim": "adamw_torch"},
+        {"optim": "sgd", "optim_args": "momentum=0.9"},
+        {"optim": "adafactor"},
+        {"gradient_accumulation_steps": 2},
+        {"bf16": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_frozen_entries_stay_and_the_delta_gives_the_tuned_network(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = bert()
+    network = fe.FlatNetwork(model)
+    selection = selected(network, method="movement", num_steps=3)
+    masked = fe.MaskedTraining(selection)
+    trainer(model, masked, tmp_path / "run", **options).train()
+    tuned = masked.tuned(network)
+    left = frozen(network, selection.mask)
+    assert torch.equal(tuned.vector[left], network.anchor[left])
+    assert (tuned.vector != network.anchor)[selection.mask].float().mean() > 0.5
+    assert tuned.step == 20
+    assert tuned.history["step"].tolist() == [5, 10, 15, 20]
+    assert tuned.history["loss"].notna().all()
+
+    fe.save_delta(tuned, tmp_path / "task.safetensors")
+    other_head = bert()  # the same base under another head
+    nn.init.normal_(other_head.get_parameter("classifier.weight"))
+    fe.apply_delta(other_head, tmp_path / "task.safetensors")
+    same = bert()  # as Trainer leaves its own in autocast, where that was on
+    same.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        logits = same.eval()(**INPUTS).logits
+        assert torch.equal(other_head.eval()(**INPUTS).logits, logits)
+        assert torch.equal(network(tuned.vector, INPUTS), logits)
+        assert not torch.equal(bert().eval()(**INPUTS).logits, logits)
+
+
+def test_it_is_the_training_of_finetune_where_the_rest_is_equal(tmp_path: Path) -> None:
+    model = bert(dropout=0.0)
+    network = fe.FlatNetwork(model)
+    selection = selected(network)
+    masked = fe.MaskedTraining(selection)
+    trainer(
+        model, masked, tmp_path, max_steps=5, per_device_train_batch_size=NUM_ROWS, optim="sgd",
+        optim_args="momentum=0.9", learning_rate=0.1, lr_scheduler_type="constant",
+        max_grad_norm=0.0, weight_decay=0.0,
+    ).train()  # fmt: skip
+    own = fe.finetune(
+        network, DATA, mask=selection.mask, head=HEAD, optimizer="sgd", learning_rate=0.1,
+        schedule="constant", num_steps=5, batch_size=NUM_ROWS,
+        progress_bar=False,
+    )  # fmt: skip
+    moved = own.vector - network.anchor
+    assert moved.abs().max() > 1e-3
+    found = masked.tuned(network).vector - network.anchor
+    torch.testing.assert_close(found, moved, rtol=2e-3, atol=1e-6)
+
+
+def test_the_clipped_norm_is_that_of_trained_entries(tmp_path: Path) -> None:
+    model = bert()
+    network = fe.FlatNetwork(model)
+    masked = fe.MaskedTraining(selected(network))
+    trainer(
+        model, masked, tmp_path, max_steps=1, optim="sgd", learning_rate=1.0, weight_decay=0.0,
+        lr_scheduler_type="constant", max_grad_norm=0.05, logging_steps=1,
+    ).train()  # fmt: skip
+    moved = (masked.tuned(network).vector - network.anchor).norm().item()
+    assert moved == pytest.approx(0.05, rel=1e-3)
+
+
+def test_the_optimiser_knows_only_tensors_with_trained_entries(tmp_path: Path) -> None:
+    model = bert()
+    network = fe.FlatNetwork(model)
+    selection = selected(network)
+    made = trainer(model, fe.MaskedTraining(selection), tmp_path, max_steps=1)
+    made.train()
+    table = selection.by_layer()["selected"]
+    names = {name for name, count in table.items() if count} | set(selection.head)
+    assert 2 < len(names) < len(network.names)
+    known = {id(t) for group in made.optimizer.param_groups for t in group["params"]}
+    assert known == {id(t) for name, t in model.named_parameters() if name in names}
+
+
+def test_what_is_no_part_of_the_vector_stays_too(tmp_path: Path) -> None:
+    model = bert()
+    network = fe.FlatNetwork(model, parameters=lambda name: "layer.1" in name or HEAD in name)
+    masked = fe.MaskedTraining(selected(network))
+    trainer(model, masked, tmp_path, max_steps=2).train()
+    assert (masked.tuned(network).vector != network.anchor).any()
+    before = bert().state_dict()
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items() if "layer.0" in n)
+
+
+def test_a_model_made_by_trainer_itself(tmp_path: Path) -> None:
+    network = fe.FlatNetwork(bert())
+    selection = selected(network)
+    masked = fe.MaskedTraining(selection)
+    made = trainer(None, masked, tmp_path, model_init=lambda: bert(), max_steps=2)
+    made.train()
+    tuned, left = masked.tuned(network), frozen(network, selection.mask)
+    assert torch.equal(tuned.vector, network.flatten(dict(made.model.named_parameters())).detach())
+    assert torch.equal(tuned.vector[left], network.anchor[left])
+    assert (tuned.vector != network.anchor).any()
+
+
+def one_bit_off() -> nn.Module:
+    model = bert()
+    with torch.no_grad():
+        weight = model.get_parameter("bert.encoder.layer.0.output.dense.weight")
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    return model
+
+
+def with_batch_norm() -> nn.Module:
+    model = bert()
+    model.add_module("norm", nn.BatchNorm1d(2))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.ModuleDict({"inner": bert()}), "another model than Trainer's ModuleDict"),
+        (lambda: bert(seed=5), "weights or buffers are not those"),
+        (one_bit_off, "weights or buffers are not those"),
+        (lambda: bert().half(), "another dtype"),
+        (with_batch_norm, "running statistics of norm"),
+    ],
+)
+def test_another_model_is_refused_before_training(make: Any, message: str, tmp_path: Path) -> None:
+    masked = fe.MaskedTraining(selected(fe.FlatNetwork(bert())))
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        trainer(model, masked, tmp_path)
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_what_cannot_be_kept_is_refused() -> None:
+    masked = fe.MaskedTraining(selected(fe.FlatNetwork(bert())))
+    with pytest.raises(ValueError, match="without DeepSpeed and FSDP"):
+        masked.on_init_end(SimpleNamespace(fsdp="full_shard"), None, None, model=bert())
+
+
+def test_weights_that_changed_behind_its_back(tmp_path: Path) -> None:
+    model = bert()
+    network = fe.FlatNetwork(model)
+    masked = fe.MaskedTraining(selected(network))
+    with pytest.raises(RuntimeError, match=r"call trainer.train\(\) first"):
+        masked.tuned(network)
+    made = trainer(model, masked, tmp_path, max_steps=1)
+    weight = model.get_parameter("bert.pooler.dense.bias")
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1.0)
+    with pytest.raises(fe.SelectionError, match="before training"):
+        made.train()
+    with torch.no_grad():
+        weight.copy_(before)
+    made.train()
+    with pytest.raises(fe.SelectionError, match="not the pretrained one"):
+        masked.tuned(fe.FlatNetwork(bert(seed=5)))
+    with torch.no_grad():
+        weight.add_(1.0)
+    with pytest.raises(fe.SelectionError, match="after training"):
+        masked.tuned(network)
+
+
+def test_tokenised_sets_go_straight_into_the_selection() -> None:
+    network = fe.FlatNetwork(bert())
+    encoded = transformers.BatchEncoding(DATA)
+    lists = [{name: tensor.tolist() for name, tensor in row.items()} for row in ROWS]
+    found = [
+        fe.select_parameters(network, data, head=HEAD, method="gradient_squared")
+        for data in (DATA, encoded, ROWS, lists)
+    ]
+    for other in found[1:]:
+        assert torch.equal(other.mask, found[0].mask)
+    with pytest.raises(TypeError, match="'sentence' is a str that is no tensor"):
+        fe.select_parameters(network, [{**row, "sentence": "x"} for row in lists], head=HEAD)

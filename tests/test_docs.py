@@ -1,0 +1,51 @@
+"""The site's reference names every public function and class, and its menu every page.
+
+Whether it builds without a warning is `make docs`'s own business (`--strict`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = DOCS / "pages"
+DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+NOT_CODE = {"__version__", "models"}
+
+
+def documented() -> list[str]:
+    texts = [page.read_text(encoding="utf-8") for page in sorted(PAGES.glob("reference/*.md"))]
+    return [name for text in texts for name in DIRECTIVE.findall(text)]
+
+
+@pytest.mark.parametrize("package", ["ppl_fe", "ppl_fe.models", "ppl_fe.diagnostics"])
+def test_every_public_name_has_its_place(package: str) -> None:
+    public = {
+        name
+        for name in importlib.import_module(package).__all__
+        if name not in NOT_CODE and not name.endswith("Posterior")  # made by a function, not called
+    }
+    assert public <= {name.rpartition(".")[2] for name in documented()}
+
+
+def test_nothing_is_named_that_is_not_there() -> None:
+    for path in documented():
+        try:
+            importlib.import_module(path)
+        except ImportError:
+            module, _, name = path.rpartition(".")
+            assert hasattr(importlib.import_module(module), name), path
+
+
+def test_no_name_has_two_places() -> None:
+    assert len(documented()) == len(set(documented()))
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES.rglob("*.md"):
+        assert f": {page.relative_to(PAGES).as_posix()}\n" in menu, page.name
