@@ -109,8 +109,12 @@ def gaussian_scale_mixture(
     """
     choice = dist.Categorical(anchor.new_tensor(shares).expand(len(anchor), -1))
     each = dist.Normal(anchor[:, None], anchor.new_tensor(scales))
-    w: Tensor = pyro.sample("w", dist.MixtureSameFamily(choice, each).to_event(1))
+    w: Tensor = pyro.sample("w", _RealMixture(choice, each).to_event(1))
     return w
+
+
+class _RealMixture(dist.MixtureSameFamily):  # its own support is one that nothing can transform
+    support = constraints.real
 
 
 class LogGamma(TorchDistribution):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import ppl_fe as fe
 from glue.results import Record, append, chosen, key, read, revision, settings_hash
 from glue.rules import METHODS, Budget, Problem, choose, selection_settings, train_and_measure
 
@@ -89,9 +90,14 @@ def go(
                 if key(record) in {key(one) for one in done}:
                     continue
                 problem = problem or make_problem(task, seed)
-                mask, selection = kept_mask(problem, run, record["settings_hash"], budget, masks)
-                record |= selection
-                record |= train_and_measure(problem, run.rule, record["rate"], mask, budget, seed)
+                try:
+                    found = kept_mask(problem, run, record["settings_hash"], budget, masks)
+                except fe.StageOneError as error:
+                    record["error"] = str(error)  # a run that failed is one of the results
+                else:
+                    record |= found[1]
+                    rate = record["rate"]
+                    record |= train_and_measure(problem, run.rule, rate, found[0], budget, seed)
                 append(output, record | {"settings": settings, "revision": code})
                 say(f"{task} {run.rule} seed {seed} rate {record['rate']:g}: {outcome(record)}")
 

@@ -1,7 +1,7 @@
 """Stage 1 under any prior: the whole Pyro program through the engine, for small networks.
 
 Only the Laplace/Gamma hierarchy has the exact steps of `scale_chains`. Any other prior is sampled
-by SGLD on `bayestune_posterior(prior=...)`, all its sites together. It wants a density without
+by BAOAB on `bayestune_posterior(prior=...)`, all its sites together. It wants a density without
 poles and with gradients that find their way; priors of a few scales, smooth about the anchor.
 """
 
@@ -17,7 +17,7 @@ from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.moments import MomentSummary, RunningMoments
-from ppl_fe.inference.samplers import SGLD
+from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.sampling import sample
 from ppl_fe.models.bayestune import Prior, bayestune_posterior
 from ppl_fe.models.likelihoods import Likelihood
@@ -83,7 +83,7 @@ def sample_scales(
         noise = torch.randn((plan.num_chains, *site.shape), generator=generator).to(anchor)
         starts[name] = centres[name] + START * noise if name in centres else noise
     draws = sample(
-        SGLD(model, step_size=plan.step_size),
+        BAOAB(model, step_size=plan.step_size),
         *([source] if isinstance(source, LoaderData) else args),
         num_samples=plan.num_samples,
         warmup_steps=plan.warmup_steps,

@@ -79,7 +79,7 @@ def select_parameters(
         threshold: select scores above it instead; `sparsity` then does not matter.
         method: see above.
         prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`. Another
-            prior is sampled whole by SGLD, in small networks; the score is the mean of its site
+            prior is sampled whole by BAOAB, in small networks; the score is the mean of its site
             `scale` if that is one a weight, and of |w − anchor| otherwise.
         groups: of method "bayestune" and the prior laplace_gamma: one λ for each tensor ("layer")
             or each row of a matrix ("row", biases whole) instead of one a parameter, so that whole

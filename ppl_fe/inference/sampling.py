@@ -66,10 +66,11 @@ def sample(
             "compiled" means "traced", with one warning.
 
     Returns:
-        `xarray.DataTree` in ArviZ's schema, dimensions (chain, draw, ...): `posterior` (sites on
-        their support) and `sample_stats` (`lp`, the log-density on unconstrained space as
-        estimated from the minibatch; `loss`, minus the minibatch log-likelihood per datum,
-        averaged over the draw's steps; `gradient_norm`; `step_size`); all settings as attributes.
+        An `xarray.DataTree` in ArviZ's schema. Dimensions are (chain, draw, ...), groups
+        `posterior` (sites on their support) and `sample_stats` (`lp`, the log-density on
+        unconstrained space as estimated from the minibatch; `loss`, minus the minibatch
+        log-likelihood per datum, averaged over the draw's steps; `gradient_norm`; `step_size`);
+        all settings as attributes.
         A chain that became non-finite is left out and named in the attribute `failed_chains`.
         The attribute `chain_method` says how the chains did run: a program whose control flow
         depends on latent values runs them one after another, after a RuntimeWarning.

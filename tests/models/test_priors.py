@@ -80,6 +80,16 @@ def test_mixture_density() -> None:
     assert log_density(prior, w=W) == pytest.approx(np.log(sum(parts)).sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("prior", [laplace_gamma, horseshoe, student_t, gaussian_scale_mixture])
+def test_samplers_find_every_support(prior: Callable[[Tensor], Tensor]) -> None:
+    """A mixture's own support, in torch, is one that no transform leads to."""
+    traced = poutine.trace(prior).get_trace(ANCHOR.float())
+    for name in traced.stochastic_nodes:
+        law, value = traced.nodes[name]["fn"], traced.nodes[name]["value"]
+        transform = torch.distributions.biject_to(law.support)
+        torch.testing.assert_close(transform(transform.inv(value)), value)
+
+
 @pytest.mark.parametrize("alpha", [0.01, 0.5, 5.0])
 def test_log_gamma_draws(alpha: float) -> None:
     pyro.set_rng_seed(3)

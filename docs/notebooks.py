@@ -1,0 +1,57 @@
+"""A hook of mkdocs: every notebook of the repository becomes a page, outputs and pictures as kept.
+
+The notebooks stay where they are; nothing is run. Their pages are Markdown like all others, so
+formulas, code and search work the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+from traitlets.config import Config
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Name the pages in the navigation, by the notebook's title."""
+    pages = [{_title(path): f"notebooks/{path.stem}.md"} for path in sorted(FOLDER.glob("*.ipynb"))]
+    for entry in config.nav or []:
+        if "Notebooks" in entry:
+            entry["Notebooks"] = pages
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Make the pages and the pictures on them."""
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        text, pictures = _convert(path)
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"notebooks/{path.stem}/{name}", content=picture))
+    return files
+
+
+def _title(path: Path) -> str:
+    first = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+    return str(first.removeprefix("# "))
+
+
+def _convert(path: Path) -> tuple[str, dict[str, bytes]]:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = cell.source.replace("  # fmt: skip", "")
+    exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}))
+    resources: dict[str, Any] = {"output_files_dir": path.stem}
+    text, made = exporter.from_notebook_node(notebook, resources=resources)
+    pictures = {Path(name).name: picture for name, picture in made.get("outputs", {}).items()}
+    return text, pictures
+
+
+SHOWN = ["image/png", "text/html", "text/markdown", "text/plain"]
