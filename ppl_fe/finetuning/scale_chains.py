@@ -69,7 +69,7 @@ class ScaleChains:
         head: list[slice],
     ) -> None:
         self.network, self.source, self.plan, self.head = network, source, plan, head
-        size = network.num_parameters
+        size = self.size = network.num_parameters
         self.width, padding = padding_for(size, BLOCK)
         self.working = WorkingCopy(network, objective, padding)
         wide = network.dtype in (torch.float32, torch.float64)
@@ -148,9 +148,9 @@ class ScaleChains:
         if chain == 0:
             self._write()
             self._tune()
-        # Twice the width that the stiffest direction leaves, so that chains start apart.
-        size = self.network.num_parameters
-        self.offset[:size].normal_(generator=self._generator).mul_(sqrt(2 * self.step_size))
+        # Overdispersed, but no wider than the prior: of that no network would be left.
+        spread = 2 * min(sqrt(self.step_size / 2), self.scales.offset_sd)
+        self.offset[: self.size].normal_(generator=self._generator).mul_(spread)
         self._write()
 
     def _tune(self) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import lgamma, log
+from math import lgamma, log, sqrt
 
 import numpy as np
 import torch
@@ -80,6 +80,11 @@ class ScalePosterior:
             delta = np.exp(np.arange(log(SMALLEST), log(largest) + spacing, spacing))
             table = torch.as_tensor(tabulate(delta, self.alpha, self.beta), dtype=self.dtype)
             object.__setattr__(self, name, table.to(self.device).contiguous())
+
+    @property
+    def offset_sd(self) -> float:
+        """√(2α(α + 1))/β, the prior standard deviation of an offset."""
+        return sqrt(2 * self.alpha * (self.alpha + 1)) / self.beta
 
     def expected_scale(self, offset: Tensor) -> Tensor:
         """E[λ | Δ = |offset|], any shape: the Rao–Blackwellised scale, monotone in Δ."""

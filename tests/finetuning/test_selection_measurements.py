@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.objective import Objective, shuffled
+from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_moments import ScaleMoments
+from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.stiffness import Stiffness, measure
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy
 from ppl_fe.inference.moments import RunningMoments
@@ -137,3 +139,16 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
     working.weights[0] = float("inf")
     with pytest.raises(NotFiniteGradientError, match=r"loss is .*first in the output of layer '0'"):
         working.differentiate((torch.ones(3, 2), torch.zeros(3)))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.01, 100.0), (5.0, 0.05)])
+def test_chains_start_overdispersed_but_no_wider_than_the_prior(alpha: float, beta: float) -> None:
+    """A step of 0.5, as flat data allow, would start every weight of a network half a unit away."""
+    net = FlatNetwork(nn.Linear(4000, 1, bias=False))
+    source = TensorData(torch.zeros(1, 4000), torch.zeros(1), 1)
+    plan = Plan("expected", 1, 1, 0, 1, 0.5, 1.0, 1, 0, False)
+    chains = ScaleChains(net, Objective("normal", net.device), source, alpha, beta, plan, [])
+    chains._start(0)
+    prior = (2 * alpha * (alpha + 1)) ** 0.5 / beta
+    found = chains.offset[:4000].std().item()
+    assert found == pytest.approx(2 * min(0.25**0.5, prior), rel=0.05)
