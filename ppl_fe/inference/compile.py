@@ -20,7 +20,11 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from ppl_fe.inference.rewrites import inline_literals, turn_narrow_products
+from ppl_fe.inference.rewrites import (
+    inline_literals,
+    spread_single_writes,
+    turn_narrow_products,
+)
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 CompileMode = Literal["auto", "compiled", "traced", "eager"]
@@ -41,6 +45,7 @@ def trace(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
         graph = make_fx(function)(*example)
     inline_literals(graph)
     turn_narrow_products(graph)
+    spread_single_writes(graph)
     graph.eval()
     return graph
 

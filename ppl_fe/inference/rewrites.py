@@ -11,6 +11,8 @@ aten = torch.ops.aten
 # Matrix products of fewer columns than this run at a quarter of the speed on a processor: its
 # vectors of 16 numbers lie along the columns.
 NARROW = 16
+# Classes up to which a pass over all of them is quicker than a write to one.
+FEW = 64
 
 
 def inline_literals(graph: GraphModule) -> None:
@@ -50,6 +52,40 @@ def turn_narrow_products(graph: GraphModule) -> None:
         turned = True
     if turned:
         _allow_any_strides(graph)
+    graph.recompile()
+
+
+def spread_single_writes(graph: GraphModule) -> None:
+    """Write one entry of each row of zeros as a comparison with the numbers of all its entries.
+
+    The gradient of picking a label's log-probability is one. A comparison joins the arithmetic
+    about it in one loop, where a scatter needs memory of its own. Labels out of range still fail:
+    in the picking itself.
+    """
+    nodes = graph.graph
+    for node in nodes.find_nodes(op="call_function", target=aten.scatter_add.default):
+        zeros, dim, index, source = node.args
+        shape, picked = zeros.meta["val"].shape, [*index.meta["val"].shape]
+        dim %= len(shape)
+        size = shape[dim]
+        rows = [*shape[:dim], 1, *shape[dim + 1 :]]
+        known_zero = zeros.target is aten.new_zeros.default
+        if not known_zero or size > FEW or picked != rows or [*source.meta["val"].shape] != rows:
+            continue
+        like = zeros.meta["val"]
+        along = [size if place == dim else 1 for place in range(len(shape))]
+        with nodes.inserting_before(node):
+            numbers = nodes.call_function(
+                aten.arange.default, (size,), {"dtype": torch.int64, "device": like.device}
+            )
+            numbers = nodes.call_function(aten.reshape.default, (numbers, along))
+            hit = nodes.call_function(aten.eq.Tensor, (numbers, index))
+            zero = nodes.call_function(
+                aten.full.default, ([], 0.0), {"dtype": like.dtype, "device": like.device}
+            )
+            spread = nodes.call_function(aten.where.self, (hit, source, zero))
+        node.replace_all_uses_with(spread)
+        nodes.erase_node(node)
     graph.recompile()
 
 

@@ -34,6 +34,16 @@ def gradient(x: Tensor, w: Tensor) -> list[Tensor]:
     return [loss(w)]
 
 
+def likelihood(x: Tensor, w: Tensor) -> list[Tensor]:
+    """The gradient of picked log-probabilities, as of a classifier."""
+    labels = torch.arange(40).expand(3, 40)[..., None] % 5
+
+    def picked(v: Tensor) -> Tensor:
+        return torch.log_softmax(x @ v.transpose(1, 2), -1).gather(-1, labels).square().sum()
+
+    return [torch.func.grad(picked)(w)]
+
+
 def columns_of_products(function: TensorFunction) -> list[int]:
     """Of the batched products that the traced graph runs, in order."""
     graph = trace(function, [X, W])
@@ -56,9 +66,25 @@ def test_narrow_products_and_no_others_are_turned() -> None:
     assert columns_of_products(lambda x, w: [w @ x.transpose(1, 2)]) == [40]
 
 
-@pytest.mark.parametrize("function", [log_softmax, flattened, split, gradient])
+@pytest.mark.parametrize("function", [log_softmax, flattened, split, gradient, likelihood])
 @pytest.mark.parametrize("mode", ["traced", "compiled"])
 def test_it_is_the_same_function(function: TensorFunction, mode: str) -> None:
     graph = trace(function, [X, W])
     run = graph if mode == "traced" else compile_graph(graph, [X, W])
     torch.testing.assert_close(run(X, W), function(X, W), rtol=1e-12, atol=1e-12)
+
+
+def test_a_write_to_one_entry_becomes_a_comparison() -> None:
+    def targets(function: TensorFunction) -> list[object]:
+        return [node.target for node in trace(function, [X, W]).graph.nodes]
+
+    aten = torch.ops.aten
+    assert aten.scatter_add.default not in targets(likelihood)
+    assert aten.where.self in targets(likelihood)
+
+    def several(x: Tensor, w: Tensor) -> list[Tensor]:
+        places = torch.zeros(3, 2, 8, dtype=torch.int64)
+        return [x[:, :1].new_zeros(3, 5, 8).scatter_add(1, places, w[:, :2])]
+
+    assert aten.scatter_add.default in targets(several)
+    torch.testing.assert_close(trace(several, [X, W])(X, W), several(X, W))
