@@ -87,7 +87,7 @@ def warmup_length(run: Run) -> Check | None:
         WARM_UP_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
         f"warmup_steps={WARM_UP_RELAXATIONS * np.ceil(steps):.0f}, or a shorter way: "
-        "metric='dense', a larger localization",
+        "gradient='control_variate' where minibatch noise keeps the step small, metric='dense'",
     )
 
 
@@ -100,8 +100,8 @@ def run_length(run: Run) -> Check | None:
         run.num_draws * thinning / steps,
         RUN_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"num_samples={np.ceil(wanted):.0f} at this thinning, metric='dense', or a larger "
-        "localization",
+        f"num_samples={np.ceil(wanted):.0f} at this thinning; with minibatches try "
+        "gradient='control_variate', with few parameters metric='dense'",
     )
 
 

@@ -78,9 +78,10 @@ def select_parameters(
             them; or "knee", as many as come before the sharpest bend of the sorted scores.
         threshold: select scores above it instead; `sparsity` then does not matter.
         method: see above.
-        prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`. Another
-            prior is sampled whole by BAOAB, in small networks; the score is the mean of its site
-            `scale` if that is one a weight, and of |w − anchor| otherwise.
+        prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`; or a
+            function of the anchor (D,) that samples and returns the site `w` (event dimension D).
+            Such a one is sampled whole by BAOAB, in small networks; the score is the mean of its
+            site `scale` if that is one a weight, and of |w − anchor| otherwise.
         groups: of method "bayestune" and the prior laplace_gamma: one λ for each tensor ("layer")
             or each row of a matrix ("row", biases whole) instead of one a parameter, so that whole
             groups rank alike; `threshold` selects none in part, a `sparsity` the last one. It
@@ -93,7 +94,7 @@ def select_parameters(
             steps a kept draw costs; 1,500 steps a chain by default, of 20,000 in the paper.
         step_size: ε, of the project's convention; "auto" from curvature and gradient noise at the
             anchor and half through the first warm-up.
-        batch_size: B, 32 by default, at most n; a DataLoader brings its own.
+        batch_size: B, 32 by default, at most n, which is all the data; a DataLoader brings its own.
         num_steps: of "movement".
         learning_rate: of "movement" (5e-5 by default) and "paper" (1e-4), both AdamW.
         count_top: also give the probability of each parameter to be among the round(p·D) largest.

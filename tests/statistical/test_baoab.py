@@ -9,23 +9,9 @@ import pytest
 import torch
 import xarray as xr
 from exact import baoab_stationary_variance, mcse_of_mean, z_score
-from torch import Tensor
+from small_conjugate import CENTRE, CURVATURE, NOISE, B, Y, conjugate
 
 import ppl_fe as fe
-
-N, B = 30, 5
-SD = torch.tensor([1.0, 3.0])
-Y = 0.5 + SD * torch.randn(N, 2, generator=torch.Generator().manual_seed(22))
-CURVATURE = 1 + N / SD.double().numpy() ** 2
-CENTRE = Y.double().sum(0).numpy() / SD.double().numpy() ** 2 / CURVATURE
-NOISE = N**2 / B * Y.double().var(0, correction=0).numpy() / SD.double().numpy() ** 4
-
-
-def conjugate(y: Tensor, size: int | None) -> None:
-    mean = pyro.sample("mean", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
-    with pyro.plate("data", N, subsample_size=size):
-        batch = pyro.subsample(y, event_dim=1)
-        pyro.sample("y", dist.Normal(mean, SD).to_event(1), obs=batch)
 
 
 def run(
