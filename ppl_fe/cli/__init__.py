@@ -1,6 +1,7 @@
 """The shell command `ppl-fe`: the Python functions with the same defaults, one file a command.
 
-A command's file has `add(commands)`, its options, and `run(options)`, which gives the exit status.
+A command's file has `add(commands)`, its options, and `run(given)`, which takes them by name and
+gives the exit status.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["rank", "--network", "nowhere:factory", "--data", "nowhere:data", "a.pt"])
         2
     """
-    options = _parser().parse_args(arguments)
+    given = vars(_parser().parse_args(arguments))
+    command, run = given.pop("command"), given.pop("run")
     try:
-        status: int = options.run(options)
+        status: int = run(given)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError) as error:
-        print(f"ppl-fe {options.command}: {error}", file=sys.stderr)
+        print(f"ppl-fe {command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"ppl-fe {options.command}: interrupted", file=sys.stderr)
+        print(f"ppl-fe {command}: interrupted", file=sys.stderr)
         return 130
     return status
 

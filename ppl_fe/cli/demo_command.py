@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -19,12 +18,12 @@ def add(commands: Any) -> None:
     demo.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: dict[str, Any]) -> int:
     """Run the demo and print its report."""
     try:
         from ppl_fe.demo import run_demo
     except ImportError as error:
         raise ImportError(f"{error}; pip install 'ppl-fe[demo]'") from error
-    report = run_demo(options.output, seed=options.seed, progress_bar=sys.stderr.isatty())
+    report = run_demo(given["output"], seed=given["seed"], progress_bar=sys.stderr.isatty())
     print(report)
     return 0

@@ -25,11 +25,10 @@ def add(commands: Any) -> None:
     diagnose.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: dict[str, Any]) -> int:
     """Print the verdict; 1 if a check failed."""
     from ppl_fe.diagnostics import diagnose
 
-    given = {k: v for k, v in vars(options).items() if k not in ("run", "command")}
     verdict = diagnose(given.pop("draws"), **given)
     print(verdict)
     return 0 if verdict.passed else 1

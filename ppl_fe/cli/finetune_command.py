@@ -47,11 +47,8 @@ def add(commands: Any) -> None:
     tune.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: dict[str, Any]) -> int:
     """Fine-tune, write the delta, and print what came of it."""
-    given = dict(vars(options))
-    for name in ("run", "command"):
-        del given[name]
     output, selected = given.pop("output"), given.pop("selection", None)
     check_output("--output", output)
     method = given.get("method", "mask")

@@ -44,13 +44,10 @@ def add(commands: Any) -> None:
     rank.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: dict[str, Any]) -> int:
     """Rank, print and write the table; 1 if a checkpoint got no number."""
     from ppl_fe.free_energy.ranking import rank_checkpoints
 
-    given = dict(vars(options))
-    for name in ("run", "command"):
-        del given[name]
     output = given.pop("output", None)
     if output is not None:
         check_table_name(output)

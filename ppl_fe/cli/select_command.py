@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
+from ppl_fe.files import written_aside
 from ppl_fe.finetuning.selected import Selection
 from ppl_fe.finetuning.selection import METHODS, select_parameters
 
@@ -44,11 +44,8 @@ def add(commands: Any) -> None:
     select.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(given: dict[str, Any]) -> int:
     """Select, write, and print the selection and its table by layer."""
-    given = dict(vars(options))
-    for name in ("run", "command"):
-        del given[name]
     output, picture = given.pop("output"), given.pop("plot", None)
     check_output("--output", output)
     if picture is not None:
@@ -80,6 +77,5 @@ def _check_picture(path: str) -> None:
 
 def _draw(selection: Selection, path: Path) -> None:
     (first, *_) = np.ravel(np.asarray(selection.plot(), dtype=object))
-    aside = path.with_name(f"{path.name}.partial")
-    first.figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        first.figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
+
+from ppl_fe.files import written_aside
 
 
 def check_table_name(path: str) -> None:
@@ -20,9 +21,8 @@ def check_table_name(path: str) -> None:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write aside and rename, so that an interrupted write leaves the old file."""
-    aside = path.with_name(f"{path.name}.partial")
-    if path.suffix == ".csv":
-        table.to_csv(aside)
-    else:
-        table.to_json(aside, orient="index", indent=2)
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        if path.suffix == ".csv":
+            table.to_csv(aside)
+        else:
+            table.to_json(aside, orient="index", indent=2)

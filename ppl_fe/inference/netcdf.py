@@ -13,6 +13,8 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from ppl_fe.files import written_aside
+
 
 def write_netcdf(
     draws: xr.DataTree,
@@ -51,12 +53,8 @@ def write_netcdf(
         node.attrs = {
             str(name): _writable(value) for name, value in node.attrs.items() if value is not None
         }
-    aside = path.with_name(f"{path.name}.partial")
-    try:
+    with written_aside(path) as aside:
         tree.to_netcdf(aside, engine=engine)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _engine() -> Literal["h5netcdf", "netcdf4"]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ppl_fe.files import written_aside
 from ppl_fe.networks.hashes import base_hash
 
 
@@ -47,12 +48,8 @@ def write_checked(
     held = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     text = json.dumps(about)
     metadata = {"format": file_format, "about": text, "content": _sum(held, text)}
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with written_aside(path) as aside:
         save_file(held, aside, metadata)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_checked(
