@@ -17,7 +17,7 @@ NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 def test_examples_print_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS.findall(README.read_text(encoding="utf-8"))
-    assert len(examples) == 4
+    assert len(examples) == 5
     names: dict[str, object] = {}
     for code, shown in examples:
         printed = io.StringIO()

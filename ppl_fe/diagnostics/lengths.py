@@ -8,6 +8,7 @@ from arviz_stats.base import array_stats
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
 from ppl_fe.diagnostics.recorded import Run
+from ppl_fe.inference.slowness import shorter_ways
 
 # e⁻⁵ of the start is left: of a start ten standard deviations off, less than a tenth of one.
 WARM_UP_RELAXATIONS = 5.0
@@ -86,8 +87,7 @@ def warmup_length(run: Run) -> Check | None:
         float(run.attrs["warmup_steps"]) / steps,
         WARM_UP_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"warmup_steps={WARM_UP_RELAXATIONS * np.ceil(steps):.0f}, or a shorter way: "
-        "gradient='control_variate' where minibatch noise keeps the step small, metric='dense'",
+        f"warmup_steps={WARM_UP_RELAXATIONS * np.ceil(steps):.0f}{_shorter(run)}",
     )
 
 
@@ -100,9 +100,13 @@ def run_length(run: Run) -> Check | None:
         run.num_draws * thinning / steps,
         RUN_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"num_samples={np.ceil(wanted):.0f} at this thinning; with minibatches try "
-        "gradient='control_variate', with few parameters metric='dense'",
+        f"num_samples={np.ceil(wanted):.0f} at this thinning{_shorter(run)}",
     )
+
+
+def _shorter(run: Run) -> str:
+    ways = shorter_ways(run.attrs) if run.tuned("relaxation_steps") is not None else ""
+    return f", or a shorter way: {ways}" if ways else ""
 
 
 def _relaxation_steps(run: Run) -> float:

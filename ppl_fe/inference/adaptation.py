@@ -127,7 +127,8 @@ class Adaptation:
         self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
         self.noise = self._upper(torch.stack([n for _, n in recent]))
         self.slowest = self._slowest()
-        descending = self.num_steps < DESCENT_SHARE * self.warmup_steps
+        descends = not self.chains.near_mode
+        descending = descends and self.num_steps < DESCENT_SHARE * self.warmup_steps
         noise = torch.zeros_like(self.noise) if descending else self.noise
         tolerance = DESCENT_TOLERANCE if descending else self.tuning.tolerance
         settings, automatic = self._at_temperature(), self.tuning.automatic

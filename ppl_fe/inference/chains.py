@@ -45,7 +45,8 @@ class Chains:
         batches: an endless iterator of data tensors (C, B, ...) for data that do not fit in memory.
         blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
             the sites.
-        control_variates: keep an anchor; where it is, `set_anchor` says.
+        anchor: (C, D), where control variates are taken, until `set_anchor` moves it.
+        near_mode: the chains start near a mode, with nothing to descend first.
         metric: a dense metric; changed by `set_metric`.
     """
 
@@ -62,16 +63,16 @@ class Chains:
         compile: CompileMode = "auto",
         batches: Iterator[tuple[Tensor, ...]] | None = None,
         blocks: Blocks | None = None,
-        control_variates: bool = False,
+        anchor: Tensor | None = None,
+        near_mode: bool = False,
         metric: LinearMap | None = None,
     ) -> None:
         self.density, self.dynamics, self.settings = density, dynamics, settings
         self.stream, self.num_chains, self.metric = stream, len(position), metric
+        self.near_mode = near_mode
         self.blocks = at_most(blocks or site_blocks(density.sites))
         self.anchor = (
-            Anchor(position.clone(), *exact_evaluation(density, position))
-            if control_variates
-            else None
+            None if anchor is None else Anchor(anchor.clone(), *exact_evaluation(density, anchor))
         )
         self._batches, self._batches_taken = batches, 0
         own = position if metric is None else metric.from_position(position)
@@ -108,6 +109,8 @@ class Chains:
         ]
         function = flat_step(dynamics, estimator, self.blocks, structure)
         self._step, self.compile_mode = build(function, self._leaves, compile, num_steps)
+        # Building took steps, and they were added up.
+        self._leaves[self._width : self._num_written] = Totals.zero(own, len(self.blocks))
         self._estimator, self._num_steps = estimator, num_steps
         self._evaluate: TensorFunction | None = None
 
@@ -124,10 +127,6 @@ class Chains:
     def totals(self) -> Totals:
         """Sums over the steps since `take_means`, and when each chain failed."""
         return Totals(*self._leaves[self._width : self._num_written])
-
-    @totals.setter
-    def totals(self, totals: Totals) -> None:
-        self._leaves[self._width : self._num_written] = [*totals]
 
     @property
     def position(self) -> Tensor:
@@ -174,11 +173,9 @@ class Chains:
             leaves[at + 1 : at + 1 + len(indices)] = indices
         if self._batches is not None:
             leaves[self._tensors_at : self._tensors_at + self._num_tensors] = self._next_batch()
-        written = self._step(*leaves)
-        spare, num_totals = self._spare_at, self._num_written - self._width
+        written, spare = self._step(*leaves), self._spare_at
         leaves[: self._width], leaves[spare:] = leaves[spare:], leaves[: self._width]
-        leaves[self._width : self._num_written] = written[:num_totals]
-        return Statistics(*written[num_totals:])
+        return Statistics(*written)
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
         """Means over the `num_steps` steps since the last call: loss (C,), temperatures (C, L + 1).
@@ -188,11 +185,10 @@ class Chains:
         """
         totals = self.totals
         loss = -totals.log_likelihood / (num_steps * self.density.num_data)
-        self.totals = totals._replace(
-            log_likelihood=torch.zeros_like(totals.log_likelihood),
-            virials=torch.zeros_like(totals.virials),
-        )
-        return loss, totals.virials / num_steps
+        temperatures = totals.virials / num_steps
+        for total in (totals.log_likelihood, totals.virials):
+            total.zero_()
+        return loss, temperatures
 
     def evaluate(self, position: Tensor, indices: Indices) -> Evaluation:
         """The gradient estimate at (C, D) in the chains' coordinates, apart from the chains."""

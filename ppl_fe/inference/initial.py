@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,24 +44,44 @@ def uniform_positions(density: Density, num_chains: int, seed: int, radius: floa
     return torch.stack(starts)
 
 
-def about_the_mode(density: Density, metric: LinearMap, seed: int) -> Tensor:
-    """(C, D) starts at twice the posterior standard deviation that the metric predicts.
+def spread_out(
+    center: Tensor,
+    displacement: Tensor,
+    predicted: Tensor,
+    log_density: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """(C, D) starts: centre + displacement, as far as the quadratic model it comes from holds.
 
-    Each chain's displacement is halved until the log-density on all the data falls no more than
-    the quadratic model says it should, within a tenth.
+    Each chain's displacement is halved until the log-density falls no more than predicted, within
+    a tenth.
+
+    Args:
+        center, displacement: (C, D).
+        predicted: (C,), the fall of the log-density that the model predicts.
+        log_density: (C, D) -> (C,).
     """
+    at_center = log_density(center)
+    for _ in range(MAX_TRIES):
+        too_far = ~(at_center - log_density(center + displacement) <= 1.1 * predicted + 1)
+        if not too_far.any():
+            break
+        displacement = torch.where(too_far[:, None], 0.5 * displacement, displacement)
+        predicted = torch.where(too_far, 0.25 * predicted, predicted)
+    return center + displacement
+
+
+def about_the_mode(density: Density, metric: LinearMap, seed: int) -> Tensor:
+    """(C, D) starts at twice the posterior standard deviation that the metric predicts."""
     generator = torch.Generator(density.device).manual_seed(seed)
     u = OVERDISPERSION * torch.randn(
         metric.origin.shape, generator=generator, dtype=density.dtype, device=density.device
     )
-    at_mode = full_data_sums(density, metric.origin).log_density
-    for _ in range(MAX_TRIES):
-        fall = at_mode - full_data_sums(density, metric.to_position(u)).log_density
-        too_far = ~(fall <= 0.55 * u.square().sum(-1) + 1)
-        if not too_far.any():
-            break
-        u = torch.where(too_far[:, None], 0.5 * u, u)
-    return metric.to_position(u)
+    return spread_out(
+        metric.origin,
+        metric.to_displacement(u),
+        0.5 * u.square().sum(-1),
+        lambda positions: full_data_sums(density, positions).log_density,
+    )
 
 
 def overdispersed_positions(
@@ -71,9 +93,8 @@ def overdispersed_positions(
     E[z ⊙ Hz] over random signs z, never below `least_curvature` (a localised posterior's γ).
     N(w*, I/γ) itself would start far outside the basin where γ is small.
 
-    Curvature at a degenerate minimum misleads: there it is zero, and a step away it is not. So each
-    chain's displacement is halved until the log-density falls no more than its quadratic
-    model says it should, within a tenth.
+    Curvature at a degenerate minimum misleads: there it is zero, and a step away it is not. So
+    `spread_out` goes only as far as the quadratic model holds.
 
     Args:
         chains: give the density and its gradients; their state is not touched.
@@ -100,12 +121,9 @@ def overdispersed_positions(
     curvature = curvature.clamp_min(least_curvature)
     displacement = OVERDISPERSION * normal() * curvature.rsqrt()
     indices = chains.stream.indices()
-    at_center = chains.evaluate(center, indices).log_density
-    for _ in range(MAX_TRIES):
-        fall = at_center - chains.evaluate(center + displacement, indices).log_density
-        predicted = 0.5 * (curvature * displacement.square()).sum(-1)
-        too_far = ~(fall <= 1.1 * predicted + 1)
-        if not too_far.any():
-            break
-        displacement = torch.where(too_far[:, None], 0.5 * displacement, displacement)
-    return center + displacement
+    return spread_out(
+        center,
+        displacement,
+        0.5 * (curvature * displacement.square()).sum(-1),
+        lambda positions: chains.evaluate(positions, indices).log_density,
+    )

@@ -14,6 +14,7 @@ from ppl_fe.inference.adaptation import Tuning
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
+from ppl_fe.inference.descent import about_modes
 from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.fallback import batchable
 from ppl_fe.inference.gradients import ESTIMATORS, Estimator, accumulated
@@ -45,7 +46,8 @@ class Kernel(PyroKernel):
             wants every setting as a number.
         gradient: "minibatch" as the program's plates say; "full_data"; or "control_variate", the
             minibatch's difference to the same minibatch at an anchor, where the gradient is known
-            on all the data (w* for the estimators, otherwise a mean of warm-up draws).
+            on all the data: w* for the estimators, otherwise a mode that the start was found
+            from, or with starts given by hand a mean of warm-up draws.
         minibatches: "replacement" draws every index independently; "epoch" goes through all the
             data in an order drawn anew each time, and a chain's errors nearly cancel over an epoch.
         micro_batches: K ≥ 1 minibatches whose gradients are averaged before each step, in the
@@ -162,7 +164,7 @@ class Kernel(PyroKernel):
 
         Args:
             start: (C, D); by default uniform on (−2, 2) of unconstrained space, and with a dense
-                metric about the mode.
+                metric or minibatches about the mode found from there.
             seed, num_steps, compile, blocks: as in `Chains`.
             source: a loader to draw minibatches from.
         """
@@ -174,10 +176,16 @@ class Kernel(PyroKernel):
         position = uniform_positions(density, num_chains, seed) if start is None else start
         density = batchable(density, position)
         metric: LinearMap | None = None
+        anchor, near_mode = position, False
         if self.metric == "dense":
             metric = at_the_mode(density, position)
+            anchor = metric.origin
             if start is None:
-                position = about_the_mode(density, metric, seed)
+                position, near_mode = about_the_mode(density, metric, seed), True
+        elif start is None and density.subsamples and self.gradient != "full_data":
+            position, anchor = about_modes(density, position, seed)
+            near_mode = not torch.equal(position, anchor)
+        with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
         return Chains(
             density,
             self.dynamics,
@@ -195,7 +203,8 @@ class Kernel(PyroKernel):
             compile=compile if density.traceable else "eager",
             batches=None if source is None else stacked_batches(source, num_chains, seed),
             blocks=blocks,
-            control_variates=self.gradient == "control_variate" and bool(density.subsamples),
+            anchor=anchor if with_anchor else None,
+            near_mode=near_mode,
             metric=metric,
         )
 

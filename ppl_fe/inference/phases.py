@@ -89,7 +89,8 @@ class Phases:
 
     def _learn(self) -> None:
         mean = self._mean
-        if self.chains.anchor is not None and self.center is None:
+        known = self.center is not None or self.chains.near_mode
+        if self.chains.anchor is not None and not known:
             metric = self.chains.metric
             self.chains.set_anchor(mean if metric is None else metric.to_position(mean))
         if self.chains.metric is not None:

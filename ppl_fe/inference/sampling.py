@@ -19,6 +19,7 @@ from ppl_fe.inference.density import Density
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.loop import RunLength
 from ppl_fe.inference.run import check_chains, run
+from ppl_fe.inference.slowness import shorter_ways
 
 RELAXATIONS_TO_WARM_UP = 5
 
@@ -56,7 +57,8 @@ def sample(
         chain_method: "vectorized"; "sequential" for programs whose control flow depends on latent
             values; "parallel" for one process a chain, as many at once as there are cores.
         initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`; by default
-            uniform on (−2, 2).
+            uniform on (−2, 2), and where plates subsample about the modes that L-BFGS finds from
+            there (`about_modes`): a minibatch chain's small steps would take long to come so far.
         seed: equal seeds give equal draws on the same machine.
         save_to: a new zarr folder, written as draws come.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
@@ -141,9 +143,11 @@ def _tell_short_warm_up(attributes: Mapping[Any, Any]) -> None:
     slowest = nanmax(attributes["tuned_relaxation_steps"])
     wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
     if attributes["warmup_steps"] < wanted:
+        shorter = shorter_ways(attributes)
         warnings.warn(
             f"warmup_steps={attributes['warmup_steps']} is shorter than five relaxation times of "
-            f"the slowest direction ({slowest:.0f} steps each); give at least {wanted}",
+            f"the slowest direction ({slowest:.0f} steps each); give at least {wanted}"
+            + (f", or a shorter way: {shorter}" if shorter else ""),
             RuntimeWarning,
             stacklevel=3,
         )

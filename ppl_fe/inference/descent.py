@@ -1,0 +1,146 @@
+"""Modes that chains start about, where minibatches would keep them from arriving by themselves.
+
+Gradient noise keeps a minibatch chain's steps so small that it may never come from far away, and
+control variates cancel that noise only about an anchor near the posterior (Baker et al. 2019,
+Control variates for stochastic gradient MCMC, also optimise first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ppl_fe.inference.density import Density, Indices
+from ppl_fe.inference.full_data import weighted_chunks
+from ppl_fe.inference.gradients import minibatch
+from ppl_fe.inference.initial import OVERDISPERSION, spread_out
+
+Array = NDArray[np.float64]
+Energy = Callable[[Array], tuple[float, Array]]
+
+MOST_PARAMETERS = 1000  # D² numbers; what is larger is a network, and brings its own starts
+MOST_ROWS = 10_000  # a mode of so many is within √(N/n) posterior sd of that of all N
+MOST_DESCENTS, MOST_ITERATIONS = 16, 200
+ARRIVED = 0.5  # nats that the quadratic model at the end still promises
+
+
+class Starts(NamedTuple):
+    """Where chains start (C, D), and the modes (C, D) they start about."""
+
+    position: Tensor
+    mode: Tensor
+
+
+def about_modes(density: Density, far: Tensor, seed: int) -> Starts:
+    """Descend from each far start (C, D) by itself, then spread out about what is found.
+
+    L-BFGS on all the data, or on 10⁴ rows drawn once; the displacement is twice the posterior
+    standard deviation that the Hessian at the first mode found predicts. Chains that lead to
+    different modes stay apart, and R-hat will tell. A chain that finds no mode (a funnel has none)
+    keeps its far start, and so does every chain of more than a thousand parameters. Of many chains
+    sixteen descend, and the others share what they find.
+    """
+    if density.num_parameters > MOST_PARAMETERS:
+        return Starts(far, far)
+    energy = _energy(density, _rows(density, seed))
+    modes = far.double().cpu().numpy().copy()
+    found = [_descend(energy, start) for start in modes[:MOST_DESCENTS]]
+    first = next((mode for mode in found if mode is not None), None)
+    if first is None:
+        return Starts(far, far)
+    u = OVERDISPERSION * np.random.default_rng(seed).standard_normal(far.shape)
+    for chain in range(len(far)):
+        mode = found[chain % len(found)]
+        if mode is None:
+            u[chain] = 0
+        else:
+            modes[chain] = mode.position
+    displacement, predicted = u @ _root(energy, first).T, 0.5 * np.square(u).sum(1)
+
+    def log_density(positions: Tensor) -> Tensor:
+        return torch.tensor([-energy(w)[0] for w in positions.numpy()])
+
+    center, away, fall = map(torch.from_numpy, (modes, displacement, predicted))
+    return Starts(spread_out(center, away, fall, log_density).to(far), center.to(far))
+
+
+class _Mode(NamedTuple):
+    """position (D,), and one standard deviation of each coordinate (D,) as far as L-BFGS knows."""
+
+    position: Array
+    sd: Array
+
+
+def _descend(energy: Energy, start: Array) -> _Mode | None:
+    """The mode downhill of a start, or None where L-BFGS has not arrived at one."""
+    found: Any = minimize(
+        energy,
+        start,
+        method="L-BFGS-B",
+        jac=True,
+        options={"maxiter": MOST_ITERATIONS, "ftol": 1e-10, "gtol": 1e-8},
+    )
+    inverse: Array = found.hess_inv.todense()
+    promised = 0.5 * found.jac @ inverse @ found.jac
+    if not (isfinite(found.fun) and promised < ARRIVED):
+        return None
+    return _Mode(found.x, np.sqrt(inverse.diagonal()))
+
+
+def _root(energy: Energy, mode: _Mode) -> Array:
+    """(D, D), R with RRᵀ the inverse Hessian at the mode, from differences of gradients.
+
+    Directions that bend down, or not at all, are taken by the size of their curvature.
+    """
+    steps = 0.1 * np.diag(mode.sd)
+    ahead = [energy(mode.position + step)[1] for step in steps]
+    behind = [energy(mode.position - step)[1] for step in steps]
+    scaled = 5 * (np.array(ahead) - behind) * mode.sd  # in coordinates of about unit curvature
+    sizes, axes = np.linalg.eigh(0.5 * (scaled + scaled.T))
+    sizes = np.maximum(abs(sizes), 1e-6 * abs(sizes).max())
+    root: Array = mode.sd[:, None] * axes / np.sqrt(sizes)
+    return root
+
+
+def _energy(density: Density, rows: tuple[Tensor, Indices]) -> Energy:
+    """−log p and its gradient on the rows, in float64 sums."""
+    weights, subsets = rows
+    plain = minibatch(density)
+
+    def energy(position: Array) -> tuple[float, Array]:
+        w = torch.from_numpy(position).to(density.device, density.dtype).expand(len(weights), -1)
+        with torch.no_grad():
+            at = plain(w, subsets, (), density.tensors, None)
+        value = -float(weights @ at.log_density.double())
+        gradient = -(weights @ at.gradient.double()).cpu().numpy()
+        if not (isfinite(value) and np.isfinite(gradient).all()):
+            return inf, np.zeros_like(gradient)
+        return value, gradient
+
+    return energy
+
+
+def _rows(density: Density, seed: int) -> tuple[Tensor, Indices]:
+    """Weights (K,) and index sets (K, B): all the data, or minibatches of 10⁴ rows."""
+    weights, subsets = weighted_chunks(density)
+    num_minibatches = max(1, MOST_ROWS // subsets[0].shape[1])
+    if len(weights) > num_minibatches:
+        generator = torch.Generator(density.device).manual_seed(seed)
+        picked = [
+            torch.randint(
+                plate.size,
+                (num_minibatches, plate.subsample_size),
+                generator=generator,
+                device=density.device,
+            )
+            for plate in density.subsamples
+        ]
+        weights, subsets = weights.new_full((num_minibatches,), 1 / num_minibatches), tuple(picked)
+    return weights.double(), subsets
