@@ -91,7 +91,7 @@ def test_a_failing_compiler_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) 
         raise RuntimeError("ld: cannot find -lgomp\nmore")
 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
-    monkeypatch.setattr("torch._inductor.compile", fail)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx_inner", fail)
     with pytest.warns(RuntimeWarning, match="RuntimeError: ld: cannot find -lgomp") as told:
         fallen_back = draws("compiled", BY_HAND)
     assert len(told) == 1
