@@ -100,8 +100,8 @@ def chains(net: FlatNetwork, source: TensorData) -> Step:
     plan = Plan("expected", 1, 100, 500, 10, "auto", float(ROWS), BATCH, 0, False)
     objective = Objective("categorical", net.device)
     made = ScaleChains(net, objective, source, 0.01, 100.0, plan, [])
-    made._start(0)
-    made._keep()
+    made.start(0)
+    made.keep()
     return made.step
 
 

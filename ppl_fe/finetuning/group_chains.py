@@ -45,8 +45,8 @@ class GroupScaleChains(ScaleChains):
         """(D,) of what `moments` hold."""
         return values[self.index[: self.network.num_parameters]]
 
-    def _start(self, chain: int) -> None:
-        super()._start(chain)
+    def start(self, chain: int) -> None:
+        super().start(chain)
         # As far apart as the offsets start: within a factor of e² of the step's own length.
         self.log_scale.normal_(generator=self._generator).add_(0.5 * log(self.step_size))
 
@@ -92,7 +92,7 @@ class GroupScaleChains(ScaleChains):
         rate = (log_unit - log_scale).exp().clamp(1 / LARGEST_RATE, LARGEST_RATE)
         return rate.to(self.offset.dtype)
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         if self.moments is None:
             self.moments = self._empty_moments(len(self.log_scale))
         everything = slice(0, len(self.log_scale))

@@ -19,7 +19,6 @@ from math import sqrt
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import proximal
@@ -29,7 +28,7 @@ from ppl_fe.finetuning.scale_moments import ScaleMoments
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.scale_posterior import ScalePosterior, drawn, expected
 from ppl_fe.finetuning.stiffness import measure
-from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy, padding_for
+from ppl_fe.finetuning.working_copy import WorkingCopy, padding_for
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -40,7 +39,7 @@ WORTH_COMPILING = 4e8  # weights times steps
 
 
 class ScaleChains:
-    """All chains of stage 1; `run` runs them, `moments` and `counts` hold what they said.
+    """All chains of stage 1; `run_chains` runs them, `moments` and `counts` hold what they said.
 
     Args:
         network, objective, source: what is fitted to what.
@@ -52,6 +51,7 @@ class ScaleChains:
         moments: `ScaleMoments` of D + padding scales; None before the first kept draw.
         counts: (D + padding,) in how many draws a scale was among the largest, if asked for.
         step_size: ε in use; that of the later half of the warm-up in the end.
+        num_moved: steps taken since the beginning, of all chains.
         clamped: the share of weights whose a + s² the step size cannot make up for.
 
     Raises:
@@ -83,7 +83,7 @@ class ScaleChains:
         # Made with the first kept draw: `measure` wants the memory before.
         self.moments: ScaleMoments | None = None
         self.counts: Tensor | None = None
-        self.step_size, self.clamped = 0.0, 0.0
+        self.step_size, self.clamped, self.shorter, self.num_moved = 0.0, 0.0, 1.0, 0
         self._direction: Tensor | None = None
         self._batches: Iterator[Batch] = iter(())
         self._generator = torch.Generator(network.device)
@@ -91,40 +91,10 @@ class ScaleChains:
         read = drawn if plan.scale == "drawn" else expected
         self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise])
 
-    def run(self, *, progress_bar: bool) -> None:
-        """Run every chain from a start of its own.
-
-        Raises:
-            NotFiniteGradientError: names chain, step and layer; `moments` hold the draws before.
-        """
-        plan = self.plan
-        with tqdm(
-            total=plan.num_chains * plan.num_steps,
-            disable=not progress_bar,
-            desc="stage 1",
-            unit="step",
-            leave=False,
-        ) as bar:
-            for chain in range(plan.num_chains):
-                step = 0
-                try:
-                    self._start(chain)
-                    for step in range(plan.num_steps):
-                        if chain == 0 and 0 < step == plan.warmup_steps // 2:
-                            self._tune()
-                        loss = self.step()
-                        kept = step + 1 - plan.warmup_steps
-                        if kept > 0 and kept % plan.thinning == 0:
-                            self._keep()
-                        bar.update()
-                        if not bar.disable:
-                            shown = {"chain": chain, "loss": f"{loss:.4f}"}
-                            bar.set_postfix(shown, refresh=False)
-                except NotFiniteGradientError as error:
-                    raise NotFiniteGradientError(
-                        f"chain {chain}, step {step + 1} of {plan.num_steps}, at step size "
-                        f"{self.step_size:.3g}: {error}"
-                    ) from error
+    def begin_anew(self, shorter: float) -> None:
+        """Forget everything but the share of the step to take from now on, 1/`shorter`."""
+        self.shorter, self.step_size, self.num_moved = shorter, 0.0, 0
+        self.moments = self.counts = self._direction = None
 
     def step(self) -> float:
         """One step of the present chain; gives the minibatch's loss, in nats a datum."""
@@ -134,26 +104,28 @@ class ScaleChains:
         for where, moved_head in zip(self.head, heads, strict=True):
             self.offset[where] = moved_head
         self._write()
+        self.num_moved += 1
         return loss
 
     def per_weight(self, values: Tensor) -> Tensor:
         """(D,) of what `moments` and `counts` hold."""
         return values[: self.network.num_parameters]
 
-    def _start(self, chain: int) -> None:
+    def start(self, chain: int) -> None:
+        """Put a chain at a start of its own; the first also measures how stiff the anchor is."""
         state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
         self._generator.manual_seed(int(state[0]))
         self._batches = shuffled(self.source, self.plan.batch_size, int(state[1]))
         self.offset.zero_()
         if chain == 0:
             self._write()
-            self._tune()
+            self.tune()
         # Overdispersed, but no wider than the prior: of that no network would be left.
         spread = 2 * min(sqrt(self.step_size / 2), self.scales.offset_sd)
         self.offset[: self.size].normal_(generator=self._generator).mul_(spread)
         self._write()
 
-    def _tune(self) -> None:
+    def tune(self) -> None:
         """Measure stiffness at the present weights, and set ε and the noise that makes up for it.
 
         Once at the anchor and once half through the first chain's warm-up; never later, so that
@@ -172,7 +144,8 @@ class ScaleChains:
         )
         if not is_first:
             self._direction = None
-        self.step_size = 2 * STEP_SHARE / largest if plan.step_size == "auto" else plan.step_size
+        step_size = 2 * STEP_SHARE / (self.shorter * largest)
+        self.step_size = step_size if plan.step_size == "auto" else plan.step_size
         most = 0.999 * 2 * proximal.MOST_CURVED / self.step_size
         self.clamped = float((along > most).sum()) / self.network.num_parameters
         variance = self._prepare()
@@ -189,10 +162,13 @@ class ScaleChains:
             own = settings._replace(forward_noise=forward)
             ahead = factor * gradient.to(offset.dtype)
             noise = [half.to(offset.dtype) for half in normals(key, len(offset))]
-            return [*proximal.step(proximal.State(offset), ahead, noise, own)]
+            (moved,) = proximal.step(proximal.State(offset), ahead, noise, own)
+            offset.copy_(moved)
+            return []
 
         first = self.blocks[0]
-        example = [self.offset[first], self.working.gradient[first], self._keys[0]]
+        # A clone: what is built is also run, and it writes in place.
+        example = [self.offset[first].clone(), self.working.gradient[first], self._keys[0]]
         self._update = self._build(update, [*example, self.offset[first]])
         return float(settings.forward_noise.square())
 
@@ -202,7 +178,7 @@ class ScaleChains:
         gradient, offset = self.working.gradient, self.offset
         keys = draw_keys(self._keys, self._generator)
         for at, key in zip(self.blocks, keys, strict=True):
-            (offset[at],) = self._update(offset[at], gradient[at], key, self.forward_noise[at])
+            self._update(offset[at], gradient[at], key, self.forward_noise[at])
 
     def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
         steps = self.plan.num_chains * self.plan.num_steps
@@ -230,7 +206,8 @@ class ScaleChains:
         self._direction = None
         return ScaleMoments(size, chains, draws, self.offset, errors=errors)
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Add the present draw's scales to `moments` and `counts`."""
         plan = self.plan
         if self.moments is None:
             self.moments = self._empty_moments(len(self.offset))

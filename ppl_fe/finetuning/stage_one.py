@@ -16,6 +16,7 @@ from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.scale_runs import run_chains
 from ppl_fe.finetuning.selected import StageOneError, outside
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError
 from ppl_fe.models.bayestune import Prior
@@ -23,7 +24,6 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
 from ppl_fe.networks.flat import FlatNetwork
 
-GOOD_R_HAT = 1.1
 LARGE_SHARE = 0.01
 
 
@@ -44,7 +44,10 @@ class Task(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a rule found, (D,) each, as in `Selection`; the head's entries mean nothing."""
+    """What a rule found, (D,) each, as in `Selection`; the head's entries mean nothing.
+
+    `what` names the quantities whose posterior means they are, where `r_hat` is measured.
+    """
 
     score: Tensor
     scale_mean: Tensor | None = None
@@ -54,6 +57,7 @@ class Scores(NamedTuple):
     probability_in_top: Tensor | None = None
     settings: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
+    what: str = "the scales"
 
 
 def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Scores:
@@ -66,7 +70,7 @@ def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Sco
     kind = ScaleChains if plan.groups is None else GroupScaleChains
     chains = kind(network, task.objective, task.source, *known, plan, task.head_slices)
     try:
-        chains.run(progress_bar=progress_bar)
+        shortened = run_chains(chains, progress_bar=progress_bar)
     except NotFiniteGradientError as error:
         before = None if chains.moments is None else chains.per_weight(chains.moments.so_far())
         advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"
@@ -83,8 +87,11 @@ def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Sco
         counts = _without(counts, task.head_slices)
     settings |= {"alpha": known[0], "beta": known[1], "step_size": chains.step_size}
     notes = []
-    if r_hat is not None and (bad := _share_above(r_hat, mean, plan)) is not None:
-        notes.append(bad)
+    if shortened:
+        notes.append(
+            "loss or gradient overflowed at the step chosen by the stiffness at the anchor; all "
+            f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
+        )
     if chains.clamped > LARGE_SHARE:
         notes.append(
             f"{100 * chains.clamped:.3g} % of the weights are stiffer than the step size "
@@ -164,12 +171,14 @@ def gamma_prior(prior: Prior) -> tuple[float, float] | None:
     """(α, β) of `laplace_gamma` or a `functools.partial` of it, None of any other prior.
 
     Raises:
+        TypeError: no prior at all.
         ValueError: scales for groups of weights.
 
     Example:
         >>> gamma_prior(partial(laplace_gamma, alpha=0.5))
         (0.5, 100.0)
     """
+    other_priors.check_prior(prior)
     given = dict(prior.keywords) if isinstance(prior, partial) else {}
     function = prior.func if isinstance(prior, partial) else prior
     if function is not laplace_gamma:
@@ -199,27 +208,13 @@ def _other(
         _placed(values, task) for values in (moments.mean, moments.sd, moments.r_hat, moments.mcse)
     ]
     mean, sd, r_hat, mcse = placed
-    settings |= {"score": found.score, "step_size": found.step_size}
-    bad = _share_above(r_hat, mean, plan)
-    notes = [f"scores are posterior means of {found.score}"] + ([bad] if bad else [])
-    has_scales = found.score == "scale"
-    return Scores(
-        mean, mean if has_scales else None, sd if has_scales else None, r_hat, mcse,
-        None, settings, tuple(notes),
-    )  # fmt: skip
-
-
-def _share_above(r_hat: Tensor, mean: Tensor, plan: Plan) -> str | None:
-    """A note if scales have not mixed, those of largest mean first of all."""
-    upper = r_hat[mean > mean.nanmedian()]
-    share = float((upper > GOOD_R_HAT).float().mean())
-    if share <= LARGE_SHARE:
-        return None
-    return (
-        f"R-hat exceeds {GOOD_R_HAT} in {100 * share:.3g} % of the scales above the median, up to "
-        f"{upper.nan_to_num(0).max().item():.2f}: run longer than {plan.warmup_steps} + "
-        f"{plan.num_samples} x {plan.thinning} steps"
-    )
+    settings |= {
+        "prior": other_priors.prior_name(prior), "score": found.score, "step_size": found.step_size,
+    }  # fmt: skip
+    notes = (f"scores are posterior means of {found.score}",)
+    if found.score == "scale":
+        return Scores(mean, mean, sd, r_hat, mcse, None, settings, notes)
+    return Scores(mean, None, None, r_hat, mcse, None, settings, notes, what=found.score)
 
 
 def _without(values: Tensor, head: list[slice]) -> Tensor:

@@ -17,6 +17,7 @@ from ppl_fe.demo.pretraining import digits_network
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.scale_runs import run_chains
 from ppl_fe.finetuning.selected import Selection
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -157,6 +158,14 @@ def test_the_head_is_not_ranked_and_equal_seeds_are_equal() -> None:
     assert torch.equal(net.anchor, network().anchor)
 
 
+def test_batches_of_32_by_default_and_all_the_data_for_none() -> None:
+    def used(**options: int | None) -> object:
+        found = select(network(), (X, LABELS), method="gradient_squared", **options)
+        return found.settings["batch_size"]
+
+    assert (used(), used(batch_size=None), used(batch_size=10**6)) == (32, len(X), len(X))
+
+
 def test_the_head_follows_its_own_posterior() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -173,7 +182,7 @@ def test_the_head_follows_its_own_posterior() -> None:
     chains = ScaleChains(
         net, Objective("normal", net.device), source, 5.0, 50.0, plan, [net.slices["head"]]
     )
-    chains.run(progress_bar=False)
+    run_chains(chains, progress_bar=False)
     draws = []
     for k in range(1500):
         chains.step()

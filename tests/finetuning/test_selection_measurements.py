@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ppl_fe.data import TensorData
+from ppl_fe.finetuning.mixing import mixing_notes
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_moments import ScaleMoments
 from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.stage_one import Scores
 from ppl_fe.finetuning.stiffness import Stiffness, measure
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy
 from ppl_fe.inference.moments import RunningMoments
@@ -83,6 +87,47 @@ def test_means_of_an_unfinished_run() -> None:
             moments.summary()
 
 
+STEPS = "500 \\+ 100 x 10 steps, or num_chains above 2"
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "settings", "batch_size", "said"),
+    [
+        (0, {}, 32, None),
+        # One in a hundred of those above the median, by chance; half of those selected is none.
+        (
+            5,
+            {},
+            32,
+            f"the scales exceeds 1.1 in 50 % of those selected, up to 2.20: raise .* {STEPS}",
+        ),
+        (50, {}, 32, "in 10 % of those above the median and 100 % of those selected, up to 2.20"),
+        (
+            50,
+            {"prior": "own"},
+            32,
+            r"2.20: take all the data in every step \(batch_size=None\), or",
+        ),
+        (50, {"prior": "own"}, 100, "up to 2.20: raise warmup_steps and num_samples above"),
+    ],
+)
+def test_a_ranking_whose_chains_disagree_says_so(
+    num_bad: int, settings: dict[str, str], batch_size: int, said: str | None
+) -> None:
+    score, r_hat = torch.arange(1010.0).flip(0), torch.ones(1010)
+    score[1000:] = torch.nan  # a head
+    r_hat[1000:], r_hat[:num_bad] = torch.nan, 2.2
+    mask = torch.arange(1010) < 10
+    plan = Plan("drawn", 2, 100, 500, 10, "auto", 100.0, batch_size, 0, True)
+    found = Scores(score, r_hat=r_hat, settings=settings)
+    notes = mixing_notes(found, mask, plan, 100)
+    if said is None:
+        assert notes == []
+    else:
+        assert re.search(said, "; ".join(notes))
+    assert mixing_notes(found._replace(r_hat=None), mask, plan, 100) == []
+
+
 def regression(batch_size: int, data_size: float = 400.0) -> tuple[Tensor, Stiffness]:
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(400, 6, generator=generator, dtype=torch.float64)
@@ -148,7 +193,7 @@ def test_chains_start_overdispersed_but_no_wider_than_the_prior(alpha: float, be
     source = TensorData(torch.zeros(1, 4000), torch.zeros(1), 1)
     plan = Plan("expected", 1, 1, 0, 1, 0.5, 1.0, 1, 0, False)
     chains = ScaleChains(net, Objective("normal", net.device), source, alpha, beta, plan, [])
-    chains._start(0)
+    chains.start(0)
     prior = (2 * alpha * (alpha + 1)) ** 0.5 / beta
     found = chains.offset[:4000].std().item()
     assert found == pytest.approx(2 * min(0.25**0.5, prior), rel=0.05)
