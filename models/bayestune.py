@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .likelihoods import Likelihood, find_likelihood
 from .localized import Inputs, checked_anchor, require_positive
-from .priors import laplace_gamma
+from .priors import PRIOR_EXAMPLE, laplace_gamma
 
 Prior = Callable[[Tensor], Tensor]
 
@@ -67,13 +67,27 @@ class BayesTunePosterior:
         return vector
 
     def draw_weights(self) -> Tensor:
-        """The prior alone: w about the anchor, and the head about zero."""
+        """The prior alone: w about the anchor, and the head about zero.
+
+        Raises:
+            TypeError: the prior does not return weights, one for each of the anchor's.
+        """
         if self.head is None:
-            return self.prior(self.anchor)
-        pretrained = self.prior(self.anchor[self.head.pretrained])
+            return self._draw_about(self.anchor)
+        pretrained = self._draw_about(self.anchor[self.head.pretrained])
         centre = torch.zeros_like(self.anchor[self.head.fresh])
         fresh = pyro.sample("head", dist.Normal(centre, self.head_precision**-0.5).to_event(1))
         return torch.cat([pretrained, fresh])[self.head.order]
+
+    def _draw_about(self, anchor: Tensor) -> Tensor:
+        w: Any = self.prior(anchor)  # another's function, which may end without a return
+        if isinstance(w, Tensor) and w.shape == anchor.shape:
+            return w
+        given = f"a tensor of shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
+        raise TypeError(
+            f"prior must return the site 'w', a tensor of shape {tuple(anchor.shape)}, got "
+            f"{given}; write the like of {PRIOR_EXAMPLE}"
+        )
 
 
 def bayestune_posterior(
@@ -91,8 +105,8 @@ def bayestune_posterior(
     Args:
         network: a `FlatNetwork`, or any function of (vector (D,), inputs) with an `anchor` (D,).
         likelihood: "categorical", "normal", "next_token" or a function (see `likelihoods`).
-        prior: a function of the anchor that samples the site `w`; other hyperparameters by
-            `functools.partial(laplace_gamma, alpha=...)`.
+        prior: a function of the anchor that samples and returns the site `w`, see `priors`; other
+            hyperparameters by `functools.partial(laplace_gamma, alpha=...)`.
         batch_size: B, minibatch of the plate; None or anything above n means all the data.
         num_data: n, where the program will be called with minibatches of a larger data set.
         data_size: N̂ > 0, what the data count for; n by default, which is Bayes' rule. The

@@ -18,6 +18,11 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
+# For messages about priors that are none.
+PRIOR_EXAMPLE = (
+    '`def prior(anchor): return pyro.sample("w", dist.StudentT(4.0, anchor, 0.1).to_event(1))`'
+)
+
 
 def gaussian(anchor: Tensor, precision: float | Tensor = 1.0) -> Tensor:
     """w ~ Normal(anchor, 1/√precision), normalised; the localiser of the free energy.

@@ -73,6 +73,16 @@ def legend_beside(axes: Axes) -> None:
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
+def legend_above(axes: Axes) -> None:
+    """A legend in one row above the axes, for lines from their bottom to their top."""
+    axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=len(axes.get_legend_handles_labels()[0]),
+    )
+
+
 def _shortened(name: str) -> str:
     parts = name.split(" ... ")  # first and last of several tensors that share a row
     room = LONGEST_NAME // len(parts)

@@ -13,6 +13,7 @@ from ppl_fe.diagnostics.palette import (
     COLOURS,
     HEIGHT,
     height_of_rows,
+    legend_above,
     name_rows,
     one_axes,
     row_of_axes,
@@ -73,7 +74,7 @@ def plot_ranked_scales(
         )
     axes.set_xlabel("share of parameters, largest first")
     axes.set_ylabel(what)
-    axes.legend(frameon=False)
+    legend_above(axes)
     return axes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,6 +98,39 @@ def scored_draws(
             "the data, and look at that draw"
         )
     return ScoredDraws(positions, scores)
+
+
+def arguments_of(
+    model: Kernel | Callable[..., Any], data: Any
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments that `data` means: a tuple of them, a mapping by keyword, else the single one.
+
+    Raises:
+        TypeError: they are not those that the program takes.
+
+    Example:
+        >>> def model(y, size=None):
+        ...     pass
+        >>> arguments_of(model, 3.0), arguments_of(model, (3.0, 2)), arguments_of(model, {"y": 3.0})
+        (((3.0,), {}), ((3.0, 2), {}), ((), {'y': 3.0}))
+    """
+    kwargs = data if isinstance(data, Mapping) else {}
+    args = () if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
+    try:
+        signature = inspect.signature(model.model if isinstance(model, Kernel) else model)
+    except (TypeError, ValueError):  # of a program that tells none
+        return args, kwargs
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        bare = [own.replace(annotation=own.empty) for own in signature.parameters.values()]
+        several = isinstance(data, tuple | list | Mapping)
+        raise TypeError(
+            f"data must be the arguments {inspect.Signature(bare)} of the model's program "
+            f"({error}): a tuple of all, a mapping of those given by keyword, or the single one; "
+            f"got a {type(data).__name__}{f' of {len(data)}' if several else ''}"
+        ) from error
+    return args, kwargs
 
 
 def thinned(draws: xr.DataTree, most_draws: int) -> xr.DataTree:

@@ -28,7 +28,7 @@ dimensions. What it cannot see:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ import xarray as xr
 from torch import Tensor
 
 from ppl_fe.diagnostics.diagnosis import Check
-from ppl_fe.diagnostics.scores import scored_draws, thinned
+from ppl_fe.diagnostics.scores import arguments_of, scored_draws, thinned
 from ppl_fe.diagnostics.stein_kernel import (
     TILE_NUMBERS,
     check_draws,
@@ -167,12 +167,12 @@ def stein_check(
         draws: of `fe.sample`.
         model: the program of the draws, or the kernel that made them.
         data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
-            the single one.
+            the single one as it is; a list counts as one argument.
         most_draws: M at most.
 
     Raises:
-        ValueError, TypeError: as `full_data_scores` and `stein_test`; draws at temperature 0,
-            which follow no density.
+        ValueError, TypeError: as `full_data_scores` and `stein_test`; `data` that are not the
+            program's arguments; draws at temperature 0, which follow no density.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -191,9 +191,7 @@ def stein_check(
     temperature = float(draws.attrs.get("temperature", 1.0))
     if not temperature > 0:
         raise ValueError("draws at temperature 0 follow no density: there are no scores to test")
-    kwargs = data if isinstance(data, Mapping) else {}
-    args = () if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
-    found = scored_draws(model, thinned(draws, most_draws), args, kwargs)
+    found = scored_draws(model, thinned(draws, most_draws), *arguments_of(model, data))
     return stein_test(found.positions, found.scores / temperature)
 
 

@@ -54,14 +54,14 @@ def diagnose(
         model: the program of the draws, or its kernel; the check costs 400 gradients on all the
             data.
         data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
-            the single one.
+            the single one as it is; a list counts as one argument.
 
     Returns:
         A `Diagnosis`: `.passed`, `.failures`, `.table`. A check that does not apply is left out
         (no momenta, one chain), except that R-hat of one chain counts as failed.
 
     Raises:
-        TypeError: draws of another kind.
+        TypeError: draws of another kind; `data` that are not the arguments of `model`.
         FileNotFoundError: nothing at that path.
         ValueError: not draws of `fe.sample`, fewer than twelve a chain, temperature 0, or several
             targets without `group`; a `model` that the draws are not of, data

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ppl_fe.data.sources import LoaderData, TensorData, check_labels
+from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.program import run_program
 from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
 
@@ -116,6 +116,27 @@ class Objective:
                     right += int((output.argmax(-1) == targets).sum())
         accuracy = right / count if self.likelihood is categorical else float("nan")
         return loss / count, accuracy
+
+
+def data_and_batch(
+    data: Any, batch_size: int | None, default: int
+) -> tuple[TensorData | LoaderData, int]:
+    """Check data in any usual form, and give B: at most N, all the data for None.
+
+    A loader brings its own B; another one is refused unless it is the caller's default.
+
+    Raises:
+        TypeError, ValueError: as `as_data`.
+
+    Example:
+        >>> rows = (torch.zeros(40, 1), torch.zeros(40))
+        >>> [data_and_batch(rows, size, 32)[1] for size in (32, 64, None)]
+        [32, 40, 40]
+    """
+    source = as_data(data, batch_size=None if batch_size == default else batch_size)
+    if isinstance(source, LoaderData):
+        return source, source.batch_size
+    return source, min(batch_size or source.num_data, source.num_data)
 
 
 def shuffled(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iterator[Batch]:

@@ -7,6 +7,8 @@ poles and with gradients that find their way; priors of a few scales, smooth abo
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.sampling import sample
 from ppl_fe.models.bayestune import Prior, bayestune_posterior
 from ppl_fe.models.likelihoods import Likelihood
+from ppl_fe.models.priors import PRIOR_EXAMPLE
 from ppl_fe.networks.flat import FlatNetwork
 
 MOST_VALUES = 10**7  # of a site's draws; the engine keeps no more of them whole
@@ -33,6 +36,42 @@ class OtherScales(NamedTuple):
     score: str
     moments: MomentSummary
     step_size: float
+
+
+def check_prior(prior: object) -> None:
+    """Refuse what cannot be called with the anchor alone.
+
+    Raises:
+        TypeError: no function, or one of other arguments.
+
+    Example:
+        >>> check_prior(lambda anchor, scale=0.1: anchor)        # may be called with it alone
+    """
+    if not callable(prior) or hasattr(prior, "log_prob"):
+        raise TypeError(
+            f"prior must be a function of the anchor, got a {type(prior).__name__}; write the like "
+            f"of {PRIOR_EXAMPLE}"
+        )
+    try:
+        inspect.signature(prior).bind("the anchor")
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and not isinstance(prior, partial):
+            return  # a function that does not tell its arguments
+        raise TypeError(
+            f"prior must be a function of the anchor alone: {error}; give the other arguments by "
+            f"functools.partial(prior, name=value), and write the like of {PRIOR_EXAMPLE}"
+        ) from error
+
+
+def prior_name(prior: object) -> str:
+    """What a prior is called, whatever arguments it was given before.
+
+    Example:
+        >>> prior_name(partial(check_prior, prior=None))
+        'check_prior'
+    """
+    function = prior.func if isinstance(prior, partial) else prior
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def sample_scales(
@@ -50,6 +89,7 @@ def sample_scales(
     Raises:
         ValueError: more draws times weights than 10⁷; a prior without the site `w`, or one that
             cannot be sampled.
+        TypeError: a prior that does not return weights.
         FloatingPointError: no chain stayed finite.
     """
     size = network.num_parameters - sum(part.stop - part.start for part in head)
@@ -72,7 +112,10 @@ def sample_scales(
     args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
     sites = {site.name: site for site in Density(model, args, {}).sites}
     if "w" not in sites or sites["w"].size != size:
-        raise ValueError(f"prior must sample the site 'w' of shape ({size},); sites: {list(sites)}")
+        raise ValueError(
+            f"prior must sample the site 'w' of shape ({size},), its sites are {list(sites)}; "
+            f"write the like of {PRIOR_EXAMPLE}"
+        )
     anchor = network.anchor if model.head is None else network.anchor[model.head.pretrained]
     centres = {"w": anchor}
     if model.head is not None:

@@ -26,13 +26,15 @@ class Selection:
 
     Attributes:
         method: the rule.
-        score: (D,) what parameters are ranked by, larger first: the scale's posterior mean, or
-            the rule's own. NaN in the head, which is not ranked.
+        score: (D,) what parameters are ranked by, larger first: the scale's posterior mean, that
+            of another prior (`settings["score"]`), or the rule's own. NaN in the head, which is not
+            ranked.
         mask: (D,) bool, the selected ones; False in the head, which is trained anyway.
         slices: name -> the tensor's slice of the vector.
         head: names of the fresh head's tensors.
         scale_mean, scale_sd: (D,) posterior mean and sd of λ; None from rules without scales.
-        r_hat, mcse: (D,) of the scale's mean, over halves of chains; None unless measured.
+        r_hat, mcse: (D,) of the score as a posterior mean, over halves of chains; None unless
+            measured.
         probability_in_top: (D,) share of draws in which a scale was among the selected number of
             largest ones; None unless counted.
         settings: what was asked for, and the step size and data size used.
@@ -146,11 +148,16 @@ class Selection:
         """
         ranked = self.ranked.double().cpu().numpy()
         what = "score" if self.scale_mean is None else "posterior mean of the scale λ"
+        if self.settings.get("score", "scale") != "scale":  # of another prior
+            what = f"posterior mean of {self.settings['score']}"
         return plot_selection(ranked, self.num_selected, self.knees, self.by_layer(), what)
 
     def __repr__(self) -> str:
+        rule = f"method={self.method!r}"
+        if "prior" in self.settings:  # another than BayesTune's
+            rule = f"prior={self.settings['prior']!r} by BAOAB"
         lines = [
-            f"Selection(method={self.method!r}, {self.num_selected:,} of {len(self.ranked):,} "
+            f"Selection({rule}, {self.num_selected:,} of {len(self.ranked):,} "
             f"parameters, {100 * self.sparsity:.3g} %)"
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from ppl_fe.data.sources import LoaderData, as_data
 from ppl_fe.finetuning import stage_one
 from ppl_fe.finetuning.knees import find_knees
-from ppl_fe.finetuning.objective import Objective
+from ppl_fe.finetuning.mixing import mixing_notes
+from ppl_fe.finetuning.objective import Objective, data_and_batch
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.selected import Selection, largest, outside
 from ppl_fe.models.bayestune import Prior
@@ -51,7 +51,7 @@ def select_parameters(
     warmup_steps: int = 500,
     thinning: int = 10,
     step_size: float | Literal["auto"] = "auto",
-    batch_size: int | None = None,
+    batch_size: int | None = DEFAULT_BATCH,
     num_steps: int = 500,
     learning_rate: float | None = None,
     count_top: bool = False,
@@ -80,8 +80,9 @@ def select_parameters(
         method: see above.
         prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`; or a
             function of the anchor (D,) that samples and returns the site `w` (event dimension D).
-            Such a one is sampled whole by BAOAB, in small networks; the score is the mean of its
-            site `scale` if that is one a weight, and of |w − anchor| otherwise.
+            Such a one is sampled whole by BAOAB, in small networks, and mixes soonest with
+            batch_size=None; the score is the mean of its site `scale` if that is one a weight, and
+            of |w − anchor| otherwise.
         groups: of method "bayestune" and the prior laplace_gamma: one λ for each tensor ("layer")
             or each row of a matrix ("row", biases whole) instead of one a parameter, so that whole
             groups rank alike; `threshold` selects none in part, a `sparsity` the last one. It
@@ -94,7 +95,7 @@ def select_parameters(
             steps a kept draw costs; 1,500 steps a chain by default, of 20,000 in the paper.
         step_size: ε, of the project's convention; "auto" from curvature and gradient noise at the
             anchor and half through the first warm-up.
-        batch_size: B, 32 by default, at most n, which is all the data; a DataLoader brings its own.
+        batch_size: B, at most n; None takes all the data in a step. A DataLoader brings its own.
         num_steps: of "movement".
         learning_rate: of "movement" (5e-5 by default) and "paper" (1e-4), both AdamW.
         count_top: also give the probability of each parameter to be among the round(p·D) largest.
@@ -103,6 +104,7 @@ def select_parameters(
         progress_bar: show steps, chain and loss.
 
     Raises:
+        TypeError: a prior that is no function of the anchor, or returns no weights.
         ValueError: arguments out of range or that do not go together; data of one class; nothing
             or everything selected; no knee.
         StageOneError: the loss or a gradient is not finite: names chain, step and layer; its
@@ -148,8 +150,7 @@ def select_parameters(
             raise ValueError(f"{name} must be a positive number, got {value!r}")
     if step_size != "auto" and not (isinstance(step_size, float | int) and 0 < step_size < 1e30):
         raise ValueError(f"step_size must be 'auto' or a positive number, got {step_size!r}")
-    source = as_data(data, batch_size=batch_size)
-    size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
+    source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     plan = Plan(
@@ -160,7 +161,7 @@ def select_parameters(
         thinning=thinning,
         step_size=step_size,
         data_size=float(data_size or source.num_data),
-        batch_size=min(size, source.num_data),
+        batch_size=size,
         seed=seed,
         errors=num_chains > 1 if diagnose is None else diagnose,
         top=count if count_top else None,
@@ -184,6 +185,7 @@ def select_parameters(
         notes.append(f"every bias is selected, {int(mask.sum())}; sparsity plays no part")
     else:
         mask = _choose(score, kept, count, threshold)
+    notes += mixing_notes(found, mask, plan, source.num_data)
     settings = {
         "likelihood": getattr(likelihood, "__name__", str(likelihood)),
         "sparsity": sparsity if threshold is None else None,

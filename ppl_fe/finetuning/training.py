@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ppl_fe.data.sources import LoaderData, as_data
+from ppl_fe.data.sources import as_data
 from ppl_fe.finetuning import lora
 from ppl_fe.finetuning.loop import Plan, train
-from ppl_fe.finetuning.objective import Objective, one_pass, shuffled
+from ppl_fe.finetuning.objective import Objective, data_and_batch, one_pass, shuffled
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
@@ -43,7 +43,7 @@ def finetune(
     learning_rate: float | None = None,
     num_steps: int | None = None,
     num_epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | None = DEFAULT_BATCH,
     weight_decay: float = 0.0,
     schedule: Literal["linear", "constant"] = "linear",
     validation: Any = None,
@@ -73,7 +73,7 @@ def finetune(
         learning_rate: η, the largest; for AdamW by default 1e-3, and 5e-5 for "full".
         num_steps: T; or
         num_epochs: passes over the data, 3 if neither is given.
-        batch_size: B, 16 by default, at most N; a DataLoader brings its own.
+        batch_size: B, at most N; None takes all the data in a step. A DataLoader brings its own.
         weight_decay: towards zero, of trained entries only.
         schedule: "linear", up over the first 6 % of the steps, then down; or "constant".
         validation: data in any of the forms above. The state of lowest validation loss is kept.
@@ -106,10 +106,8 @@ def finetune(
     """
     names = head_names(network, head)
     selected = _selected(network, mask, method, names)
-    source = as_data(data, batch_size=batch_size)
+    source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
     held_out = None if validation is None else as_data(validation)
-    size = source.batch_size if isinstance(source, LoaderData) else batch_size or DEFAULT_BATCH
-    size = min(size, source.num_data)
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     if learning_rate is None:

@@ -120,6 +120,7 @@ def integrate_free_energy(
         **options,
         "batch_size": None,
         "thinning": 1,
+        "inverse_temperature": beta,  # each rung has its own, but 1/log n needs more than two data
     }
     rungs = beta * (torch.arange(1, num_rungs + 1) / num_rungs) ** LADDER_POWER
     chains = sample_local_posteriors(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.inference.arguments import is_array, raise_explained, refuse_non_finite
 from ppl_fe.inference.layout import join, split
 from ppl_fe.inference.program import (
     ProgramRun,
     Site,
     Subsample,
+    TrialRunError,
     prototype,
-    refuse_non_finite,
     run_program,
 )
 
@@ -66,7 +68,8 @@ class Density:
 
     Raises:
         ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
-            plate; a program that fails on the data given; NaN or infinity in the arguments.
+            plate; a program that fails on the data given, with the arguments to change where they
+            are no tensors or of another dtype than it wants; NaN or infinity in the arguments.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -100,9 +103,15 @@ class Density:
         self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
         refuse_non_finite(self.tensors)
-        run = prototype(
-            lambda: self._call(self.tensors, [v[0] for v in self.chain_values]), self.tensors
-        )
+        first = {name: value[0] for name, value in self.chain_kwargs.items()}
+        try:
+            run = prototype(
+                lambda: self._call(self.tensors, list(first.values())),
+                self.tensors,
+                gradient=any(map(is_array, leaves)),
+            )
+        except TrialRunError as failed:
+            raise_explained(failed, partial(model, **first), args, kwargs or {})
         self.sites: tuple[Site, ...] = run.sites
         self._plates: tuple[Subsample, ...] = run.subsamples
         # Plates whose index sets are inputs; with minibatches drawn elsewhere there are none.

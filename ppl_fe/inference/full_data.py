@@ -23,7 +23,8 @@ def full_data_terms(
         return density(position, None, chain_values, tensors)
     weights, chunks = weighted_chunks(density)
     each = torch.func.vmap(lambda subset: density(position, subset, chain_values, tensors))(chunks)
-    return Terms(weights @ each.log_density, weights @ each.log_likelihood)
+    # float64 data under a float32 prior make the terms float64.
+    return Terms(*(weights.to(values.dtype) @ values for values in each))
 
 
 def full_data_sums(density: Density, positions: Tensor) -> Terms:

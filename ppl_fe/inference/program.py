@@ -59,6 +59,14 @@ class Prototype:
     transforms: dict[str, Any]
 
 
+class TrialRunError(Exception):
+    """A program failed on its trial run: its error, and the dtype of its sites up to there."""
+
+    def __init__(self, error: Exception, dtype: torch.dtype) -> None:
+        super().__init__(error)
+        self.error, self.dtype = error, dtype
+
+
 class _Substitute(Messenger):
     """Give every latent site the image of its unconstrained value, every plate its indices."""
 
@@ -66,11 +74,13 @@ class _Substitute(Messenger):
         self,
         unconstrained: Mapping[str, Tensor] | None,
         indices: Mapping[str, Tensor] | None,
-        otherwise: torch.dtype | None = None,
+        otherwise: torch.dtype = torch.float32,
+        *,
+        gradient: bool = False,
     ) -> None:
         super().__init__()
         self.unconstrained, self.indices = unconstrained, indices
-        self.otherwise = torch.get_default_dtype() if otherwise is None else otherwise
+        self.otherwise, self.gradient = otherwise, gradient
         self.log_jacobian: Tensor | float = 0.0
         self.latent: dict[str, Any] = {}
 
@@ -96,6 +106,7 @@ class _Substitute(Messenger):
             shape = transform.inverse_shape(fn.shape())
             start = _likely_dtype(fn, self.otherwise)
             unconstrained = torch.zeros(shape, dtype=start.dtype, device=start.device)
+            unconstrained = unconstrained.requires_grad_(self.gradient).clone()
         else:
             unconstrained = self.unconstrained[name]
         value = transform(unconstrained)
@@ -128,17 +139,25 @@ def run_program(
     return ProgramRun(log_density, log_likelihood, values)
 
 
-def prototype(call: Callable[[], Any], data: Sequence[Tensor]) -> Prototype:
+def prototype(
+    call: Callable[[], Any], data: Sequence[Tensor], *, gradient: bool = False
+) -> Prototype:
     """Run the program once, with Pyro's validation on, and say what it is made of.
 
     A site whose distribution holds no tensors (an improper flat prior) takes the data's dtype.
+
+    Raises:
+        TrialRunError: the program failed; with `gradient` also where none would go through it.
+        ValueError: it ran, but is none that can be sampled.
     """
     floating = {tensor.dtype for tensor in data if tensor.is_floating_point()}
-    handler = _Substitute(None, None, floating.pop() if len(floating) == 1 else None)
+    otherwise = floating.pop() if len(floating) == 1 else torch.get_default_dtype()
+    handler = _Substitute(None, None, otherwise, gradient=gradient)
     try:
         trace = _trace(call, handler, validate=True)
-    except (ValueError, IndexError, RuntimeError) as error:
-        raise ValueError(f"the model failed on a trial run with the data given: {error}") from error
+    except Exception as error:
+        dtypes = (msg["value"].dtype for _, msg in handler.latent.values())
+        raise TrialRunError(error, next(dtypes, otherwise)) from error
     if not handler.latent:
         raise ValueError(
             "the model has no latent site: every pyro.sample statement is observed, "
@@ -178,17 +197,6 @@ def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> 
         trace = poutine.trace(call).get_trace()
         trace.compute_log_prob()
     return trace
-
-
-def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
-    """Refuse NaN and infinity among a program's tensors, and say where."""
-    for position, tensor in enumerate(tensors):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            count = int((~torch.isfinite(tensor)).sum())
-            raise ValueError(
-                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
-                f"{count} NaN or infinite values; remove or impute them first"
-            )
 
 
 def _refuse_discrete(name: str, fn: Any) -> None:

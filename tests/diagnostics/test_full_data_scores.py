@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
+from ppl_fe.diagnostics import SteinTest, stein_check
 from ppl_fe.diagnostics.scores import full_data_scores, scored_draws, thinned
-from ppl_fe.diagnostics.stein import stein_check, stein_discrepancy
+from ppl_fe.diagnostics.stein import stein_discrepancy
 
 Y = torch.linspace(-1.0, 2.0, 11, dtype=torch.float64)
 DOUBLE = partial(torch.tensor, dtype=torch.float64)
@@ -109,6 +110,7 @@ def test_a_run_is_held_against_its_own_target_and_temperature() -> None:
     how = {"warmup_steps": 500, "thinning": 20, "compile": "traced", "initial_params": start}
     draws = run(kernel, y, num_samples=200, **how)
     healthy = stein_check(draws, kernel, y)
+    assert isinstance(healthy, SteinTest)
     assert healthy.p_value > 0.001  # a thousandth of all seeds
     assert healthy.num_draws == 400
     fewer = stein_check(draws, regression, (y,), most_draws=100)
@@ -141,6 +143,29 @@ def test_a_diagnosis_holds_draws_against_model_and_data() -> None:
         fe.diagnose(draws, data=y)
     with pytest.raises(ValueError, match="stand for one target"):
         stein_discrepancy(draws, kernel, y, 0)
+
+
+def test_data_that_are_not_the_arguments_are_refused() -> None:
+    def line(x: Tensor, y: Tensor, *, scale: float = 1.0) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        pyro.sample("y", dist.Normal(slope * x, scale).to_event(1), obs=y)
+
+    x, y = torch.ones(5), torch.zeros(5)
+    kernel = fe.BAOAB(line, step_size=1e-3, friction=1.0)
+    draws = run(kernel, x, y, num_samples=12)
+    takes = r"data must be the arguments \(x, y, \*, scale=1.0\) of the model's program "
+    for model in (kernel, line):
+        with pytest.raises(TypeError, match=takes + r"\(missing .* 'y'\): a tuple of .* a Tensor$"):
+            fe.diagnose(draws, model=model, data=x)
+    for data, said in [
+        ([x, y], r"\(missing .* got a list of 2$"),
+        ((x, y, y), r"\(too many positional arguments\).* got a tuple of 3$"),
+        ({"x": x, "z": y}, r"\(missing a required argument: 'y'\).* got a dict of 2$"),
+    ]:
+        with pytest.raises(TypeError, match=takes + said):
+            fe.diagnose(draws, model=line, data=data)
+    with pytest.raises(ValueError, match="argument 0 is a NumPy array; give a tensor"):
+        fe.diagnose(draws, model=line, data=(x.numpy(), y))
 
 
 def other_name(y: Tensor) -> None:

@@ -30,6 +30,19 @@ def test_ranked_scales() -> None:
     assert axes.get_ylabel() == "scale"
 
 
+@pytest.mark.parametrize("num_selected", [1, 50, 450])
+def test_the_legend_crosses_no_line(num_selected: int) -> None:
+    ranked = np.append(np.full(250, 1.0), np.full(250, 1e-3))  # into all corners
+    axes, beside = plot_selection(ranked, num_selected, [10, 100, 250], TABLE, "scale")
+    axes.figure.draw_without_rendering()
+    legend = axes.get_legend().get_window_extent()
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [f"selected: {num_selected}", "knees"]
+    assert not any(legend.overlaps(line.get_window_extent()) for line in axes.get_lines())
+    assert not legend.overlaps(beside.get_tightbbox())
+    assert axes.figure.bbox.containsy(legend.y1)
+
+
 def test_scores_of_zero_have_no_place_on_a_log_axis() -> None:
     curve = plot_ranked_scales(np.append(RANKED, np.zeros(100)), 50).get_lines()[0]
     assert np.asarray(curve.get_ydata()).min() == pytest.approx(1e-3)

@@ -39,7 +39,7 @@ def test_fifty_of_ten_thousand(method: str) -> None:
     for rule in (method, "gradient_squared"):
         found = select(
             network, (x, y), likelihood="normal", sparsity=NUM_MOVED / NUM_WEIGHTS, method=rule,
-            batch_size=NUM_ROWS if rule == method else None, warmup_steps=400, num_samples=50,
+            batch_size=NUM_ROWS if rule == method else 32, warmup_steps=400, num_samples=50,
             thinning=6,
         )  # fmt: skip
         hits[rule] = int((moved[found.mask] != 0).sum())

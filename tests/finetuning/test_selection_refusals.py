@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
 from ppl_fe.models import horseshoe, laplace_gamma, student_t
+from ppl_fe.models.priors import PRIOR_EXAMPLE
 from small_selection import OBSERVED, PRIOR, SD, means, observed_weights, select
 from small_tuning import HEAD, LABELS, X, network
 from torch import Tensor, nn
@@ -99,7 +103,7 @@ def test_the_draws_before_a_failure_are_kept() -> None:
         return observed_weights(output * (torch.nan if calls > 200 else 1.0), targets)
 
     with pytest.raises(StageOneError, match=r"chain 0, step \d+ of 2050, .*likelihood") as caught:
-        select(net, data, likelihood=failing, num_samples=1000)
+        select(net, data, likelihood=failing, num_samples=1000, step_size=0.05)
     before = caught.value.scale_mean
     assert before is not None
     assert before.shape == (10,)
@@ -112,11 +116,83 @@ def test_a_step_that_diverges_says_so() -> None:
         select(net, data, likelihood=observed_weights, step_size=10.0, num_samples=500)
 
 
+class Cubic(nn.Module):
+    """Flat at its anchor and stiff around it: where the step is measured, it is chosen too long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.w + 100 * self.w**3).expand(len(x), -1)
+
+
+def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
+    net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
+    settings: dict[str, Any] = {"likelihood": "normal", "num_samples": 200, "batch_size": None}
+    found = select(net, data, **settings)
+    assert found.scale_mean is not None
+    assert bool(found.scale_mean.isfinite().all())
+    (note,) = [note for note in found.notes if "times shorter" in note]
+    times = int(note.split(" times shorter")[0].split()[-1])
+    assert times in (4, 16, 64)
+    with pytest.raises(StageOneError, match="lower step_size"):
+        select(net, data, **settings, step_size=found.settings["step_size"] * times)
+
+
 def test_a_loader_brings_its_own_batches() -> None:
     loader = DataLoader(TensorDataset(X, LABELS), batch_size=20)
     assert select(network(), loader, head=HEAD).num_selected == 2
     with pytest.raises(ValueError, match="the loader brings its own"):
         select(network(), loader, batch_size=7)
+
+
+def no_return(anchor: Tensor) -> None:
+    pyro.sample("w", dist.Normal(anchor, 0.1).to_event(1))
+
+
+def of_two(anchor: Tensor, scale: float) -> Tensor:
+    w: Tensor = pyro.sample("w", dist.Normal(anchor, scale).to_event(1))
+    return w
+
+
+def misnamed(anchor: Tensor) -> Tensor:
+    w: Tensor = pyro.sample("weights", dist.Normal(anchor, 0.1).to_event(1))
+    return w
+
+
+TYPO: dict[str, Any] = {"scael": 0.1}
+WRONG = r"prior must be a function of the anchor alone: "
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (no_return, r"prior must return the site 'w', a tensor of shape \(37,\), got None; "),
+        (lambda anchor: of_two(anchor, 1.0).sum(), "must return .*, got a tensor of shape "),
+        (of_two, WRONG + "missing a required argument: 'scale'; .*functools.partial.*"),
+        (lambda: of_two(torch.zeros(37), 1.0), WRONG + "too many positional arguments; .*"),
+        (partial(student_t, **TYPO), WRONG + ".*'?scael'?=0.1.* has incorrect arguments.*"),
+        (partial(laplace_gamma, **TYPO), WRONG + ".*scael=0.1.* has incorrect arguments.*"),
+        ("horseshoe", "prior must be a function of the anchor, got a str; "),
+        (dist.Normal(torch.zeros(37), 1.0), "a function of the anchor, got a Normal; "),
+        (misnamed, r"prior must sample the site 'w' .*, its sites are \['weights'\]; "),
+    ],
+)
+def test_a_prior_that_is_none_is_shown_one(prior: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{message}.*write the like of") as raised:
+        select(network(), (X, LABELS), prior=prior, method="bayestune")
+    assert str(raised.value).endswith(PRIOR_EXAMPLE)
+
+
+def test_the_prior_shown_is_one() -> None:
+    space: dict[str, Any] = {"pyro": pyro, "dist": dist}
+    exec(PRIOR_EXAMPLE.strip("`"), space)
+    own = {"prior": space["prior"], "method": "bayestune", "step_size": 1e-3}
+    found = select(network(), (X, LABELS), **own)
+    assert found.score.isfinite().all()
+    # 50 + 20 x 2 steps on minibatches are far too few, and it says so.
+    assert re.search(r"^R-hat of \|w - anchor\| exceeds .*batch_size=None", found.notes[1])
 
 
 def test_another_prior_goes_through_the_engine() -> None:
@@ -134,7 +210,9 @@ def test_another_prior_goes_through_the_engine() -> None:
         prior=partial(student_t, scale=0.1), warmup_steps=500, num_samples=1000, thinning=5,
         num_chains=4, sparsity=0.2,
     )  # fmt: skip
-    assert found.notes[0] == "scores are posterior means of |w - anchor|"
+    assert found.notes == ("scores are posterior means of |w - anchor|",)
+    assert repr(found).startswith("Selection(prior='student_t' by BAOAB, 1 of 5 parameters, 20 %)")
+    assert found.plot()[0].get_ylabel() == "posterior mean of |w - anchor|"
     assert found.scale_mean is None
     assert found.mcse is not None
     assert found.score[:2].isnan().all()

@@ -133,6 +133,9 @@ def test_epochs_are_passes_over_the_data() -> None:
     assert history["step"].tolist() == list(range(1, 13))  # 3 whole batches of 16 in 60 rows
     assert len(tune(num_steps=None, batch_size=20).history) == 9
     assert tune(batch_size=1000).history["step"].iloc[-1] == 20
+    passes: dict[str, Any] = {"num_steps": None, "num_epochs": 4}
+    assert len(tune(**passes).history) == 12  # the default
+    assert len(tune(**passes, batch_size=None).history) == 4
     rates = tune(num_steps=1, learning_rate=0.1).history["learning_rate"]
     assert rates.tolist() == [0.1]
 

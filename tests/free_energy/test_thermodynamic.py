@@ -107,6 +107,16 @@ def test_what_must_be_positive(name: str) -> None:
         integrate(**{name: 0.0})
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_data_too_few_for_a_default_temperature(n: int) -> None:
+    # 1/log n is no temperature there, and none is needed: the ladder has its own.
+    short: dict[str, Any] = {**FAST, "num_samples": 100, "warmup_steps": 200}
+    found = fe.integrate_free_energy(network(), (X[:n], Y[:n]), num_rungs=4, **short)
+    inputs, targets = X[:n].double().numpy(), Y[:n].double().numpy()
+    exact = linear_gaussian_posterior(inputs, targets, np.zeros(2), gamma=1.0, beta=1.0)
+    assert abs(found.free_energy - exact.free_energy) < 4 * found.mcse + found.ladder_error
+
+
 def test_a_lost_chain_is_an_error_and_no_bias() -> None:
     # Stable on the flat rungs, unstable on the cold ones.
     with (

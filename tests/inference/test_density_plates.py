@@ -68,6 +68,15 @@ def test_full_data_is_exact_for_every_batch_size(size: int | None, explicit: boo
     torch.testing.assert_close(terms.log_density, likelihood + log_normal_pdf(position[0]))
 
 
+def test_full_data_of_another_precision_than_the_prior() -> None:
+    # Control: the minibatch alone takes float64 data under a float32 prior.
+    density = Density(subsampling, (Y.double(), False, 3))
+    position = torch.tensor([-0.8])
+    assert density(position).log_likelihood.dtype == torch.float64
+    found = full_data_terms(density, position, (), density.tensors).log_likelihood
+    torch.testing.assert_close(found, log_normal_pdf(Y.double(), -0.8, 2.0).sum())
+
+
 def crossed(y: Tensor, rows: int, columns: int) -> None:
     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
     with (

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -102,3 +105,120 @@ def test_data_outside_a_likelihoods_support() -> None:
 
     with pytest.raises(ValueError, match="failed on a trial run"):
         Density(model, (torch.tensor([0.0, 2.0]),))
+
+
+X = torch.linspace(-1.0, 1.0, 12).reshape(6, 2)
+Y = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+FRAME, COLUMN = pd.DataFrame(X.numpy(), columns=["a", "b"]), pd.Series(Y.numpy())
+GROUPS = torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def regression(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+
+def proportional(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+
+def logistic(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=x @ slope), obs=y)
+
+
+def grouped(group: Any, y: Any) -> None:
+    level = pyro.sample("level", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=level[group]), obs=y)
+
+
+def in_double_precision(x: Any, y: Any) -> None:
+    prior = dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1)
+    slope = pyro.sample("slope", prior)
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+
+FLOATS = "dtype=torch.float32)"
+A_FRAME = f"argument 0 is a pandas DataFrame; give a tensor: torch.tensor(frame.values, {FLOATS}"
+A_COLUMN = f"argument 1 is a pandas Series; give a tensor: torch.tensor(series.values, {FLOATS}"
+ARRAY_0, ARRAY_1 = (
+    f"argument {k} is a NumPy array; give a tensor: torch.tensor(array, {FLOATS}" for k in (0, 1)
+)
+DOUBLES = (
+    "argument 0 is a tensor of torch.float64, the model's sites are of torch.float32; give "
+    "tensor.to(torch.float32), or write the model in torch.float64"
+)
+LABELS = "argument 1 is a tensor of torch.int64, the model wants floats; give tensor.to(torch.float"
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # of NumPy's own product
+@pytest.mark.parametrize(
+    ("model", "args", "advice"),
+    [
+        (regression, (FRAME, COLUMN), f"{A_FRAME}; {A_COLUMN} ("),
+        (regression, (FRAME, Y), f"{A_FRAME} ("),
+        (regression, (X, COLUMN), f"{A_COLUMN} ("),
+        (regression, (X.double().numpy(), Y.numpy()), f"{ARRAY_0}; {ARRAY_1} ("),
+        (regression, (X.numpy(), Y), f"{ARRAY_0} ("),
+        # NumPy multiplies the number that the site is, but no gradient goes through.
+        (proportional, (X[:, 0].numpy(), Y), f"{ARRAY_0} ("),
+        (regression, (X.double(), Y.double()), f"{DOUBLES} ("),
+        (in_double_precision, (X, Y), "give tensor.to(torch.float64), or write the model in"),
+        (logistic, (X, Y.long()), f"{LABELS}32) ("),
+        (logistic, (X, Y.bool()), "argument 1 is a tensor of torch.bool, the model wants floats"),
+        (logistic, (X.double(), Y.long()), f"{DOUBLES}; {LABELS}32) ("),
+        (logistic, (X, Y.long().numpy()), f"{ARRAY_1} ("),
+        # Integers that choose a group stay what they are.
+        (grouped, (GROUPS, Y.long()), f": {LABELS}32) ("),
+        (grouped, (GROUPS.numpy(), Y.long()), f": {LABELS}32) ("),
+        (regression, (FRAME.assign(b=True), Y), "torch.tensor(frame.astype(float).values, "),
+        (regression, (FRAME.assign(c="x"), Y), "tensor of the columns of numbers: torch.tensor(fr"),
+        # Missing values are met once it is a tensor.
+        (regression, (X, COLUMN.where(COLUMN > 0)), f"{A_COLUMN} ("),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(
+    model: Callable[..., None], args: tuple[Any, ...], advice: str
+) -> None:
+    with pytest.raises(ValueError, match="the model failed on a trial run") as raised:
+        Density(model, args)
+    assert advice in str(raised.value)
+    assert "Trace Shapes" not in str(raised.value)
+    assert raised.value.__cause__ is not None
+
+
+def test_arguments_by_keyword_and_in_mappings_have_names() -> None:
+    def model(data: dict[str, Any], *, response: Any) -> None:
+        regression(data["x"], response)
+
+    with pytest.raises(ValueError, match=r"argument 0\['x'\] is a .* argument 'response' is a N"):
+        Density(model, ({"x": X.numpy()},), {"response": Y.numpy()})
+
+
+def test_what_a_program_can_use_is_left_to_it() -> None:
+    def own(frame: pd.DataFrame, y: Tensor) -> None:
+        regression(torch.tensor(frame.to_numpy(), dtype=torch.float32), y)
+
+    assert Density(own, (FRAME, Y)).num_parameters == 2
+    assert Density(grouped, (GROUPS.numpy(), Y)).num_parameters == 2
+    assert Density(proportional, (GROUPS, Y.long())).dtype == torch.float32
+    assert Density(in_double_precision, (X.double(), Y.double())).dtype == torch.float64
+    assert Density(regression, (X, Y.double())).dtype == torch.float32  # the terms are float64
+
+
+def test_failures_that_are_none_of_the_arguments_keep_their_own_message() -> None:
+    def mistaken(x: Any, y: Any) -> None:
+        regression(X, y)
+        raise TypeError("of the program's own")
+
+    with pytest.raises(TypeError, match=r"^of the program's own$"):
+        Density(mistaken, (X.numpy(), Y))
+    with pytest.raises(ValueError, match=r"data given: [^(]*size") as raised:
+        Density(regression, (X[:, :1], Y.long()))
+    assert "wants floats" not in str(raised.value)

@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -114,3 +115,13 @@ def test_a_broken_anchor_is_refused() -> None:
 
     with pytest.raises(ValueError, match="anchor holds NaN or infinite weights"):
         bayestune_posterior(Broken())
+
+
+@pytest.mark.parametrize("head", [[], [slice(1, 2)]])
+def test_a_prior_without_a_return_is_named(head: list[slice]) -> None:
+    def forgetful(anchor: Tensor) -> None:
+        pyro.sample("w", dist.Normal(anchor, 1.0).to_event(1))
+
+    model: Any = bayestune_posterior
+    with pytest.raises(TypeError, match=r"prior must return the site 'w', .*, got None"):
+        model(Plane(), "normal", forgetful, head=head)(X, Y)
