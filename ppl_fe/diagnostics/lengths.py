@@ -7,6 +7,7 @@ from arviz_stats.base import array_stats
 
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
+from ppl_fe.diagnostics.mixing import ESS
 from ppl_fe.diagnostics.recorded import Run
 from ppl_fe.inference.slowness import shorter_ways
 
@@ -94,13 +95,15 @@ def warmup_length(run: Run) -> Check | None:
 def run_length(run: Run) -> Check | None:
     """Draws of one chain in relaxation times of the slowest direction."""
     steps, thinning = _relaxation_steps(run), float(run.attrs["thinning"])
-    wanted = RUN_RELAXATIONS * steps / thinning
+    # Draws of relaxation time τ count as one in 2τ.
+    enough = max(RUN_RELAXATIONS, 2 * ESS / len(run.chains)) * steps / thinning
     return Check.above(
         "run_length",
         run.num_draws * thinning / steps,
         RUN_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"num_samples={np.ceil(wanted):.0f} at this thinning{_shorter(run)}",
+        f"num_samples={np.ceil(RUN_RELAXATIONS * steps / thinning):.0f} at this thinning to see "
+        f"it at all, about {np.ceil(enough):.0f} for an ESS of {ESS:.0f}{_shorter(run)}",
     )
 
 

@@ -47,9 +47,19 @@ def r_hat(run: Run) -> Check:
         "r_hat",
         value,
         R_HAT,
-        f"{worst}: the chains disagree; raise warmup_steps and thinning, or num_samples, and where "
-        "directions differ much in scale try metric='dense' or a larger localization",
+        f"{worst}: the chains disagree; raise warmup_steps and thinning, or num_samples"
+        + _where_scales_differ(run),
     )
+
+
+def _where_scales_differ(run: Run) -> str:
+    dense = ", and where directions differ much in scale try metric='dense'"
+    return (dense if run.attrs.get("metric") == "identity" else "") + _or_localization(run)
+
+
+def _or_localization(run: Run) -> str:
+    """Advice for local posteriors alone: `fe.sample` has no such argument."""
+    return ", or a larger localization" if "localization" in run.attrs else ""
 
 
 def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
@@ -115,7 +125,7 @@ def coordinate_r_hat(run: Run) -> Check | None:
         float(run.r_hat.max()),  # NaN if one is, as of a coordinate that never moved
         _r_hat_exceeded(run, FALSE_ALARM / len(run.r_hat)),
         f"coordinate {int(np.argmax(run.r_hat))} differs between chains; raise warmup_steps, "
-        "num_samples or thinning, or localization",
+        "num_samples or thinning" + _or_localization(run),
     )
 
 
@@ -132,8 +142,8 @@ def coordinates_unmixed(run: Run) -> Check | None:
         "coordinates_unmixed",
         _share(run, run.r_hat),
         _share_allowed(len(run.r_hat), 1),
-        "too many coordinates differ between chains; raise num_samples or thinning, warmup_steps, "
-        "or localization",
+        "too many coordinates differ between chains; raise num_samples or thinning, or "
+        "warmup_steps" + _or_localization(run),
     )
 
 
@@ -149,7 +159,8 @@ def layer_unmixed(run: Run) -> Check | None:
     return Check.below(
         "layer_unmixed",
         *found[worst],
-        f"{worst!r} mixes worst of all layers; raise num_samples or thinning, or localization",
+        f"{worst!r} mixes worst of all layers; raise num_samples or thinning"
+        + _or_localization(run),
     )
 
 

@@ -82,7 +82,7 @@ def chain_apart(run: Run) -> Check | None:
         worst,
         allowed,
         f"{place} sits in another place than the rest; raise warmup_steps, or bring every chain "
-        "into one mode by initial_params or localization",
+        "into one mode by initial_params (a larger localization, of a local posterior)",
     )
 
 

@@ -15,7 +15,7 @@ from ppl_fe.finetuning.selected import Selection, largest, outside
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.sparse import head_names
 
@@ -73,7 +73,8 @@ def select_parameters(
     Args:
         network: the pretrained network; it is not changed.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader.
-        likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
+        likelihood: "categorical", "normal" (of sd 1), "next_token", or a function of (output,
+            targets) with a site `pyro.sample("y", ..., obs=targets)`.
         sparsity: p in (0, 1), the share of parameters outside the head to select, round(p·D) of
             them; or "knee", as many as come before the sharpest bend of the sorted scores.
         threshold: select scores above it instead; `sparsity` then does not matter.
@@ -105,8 +106,7 @@ def select_parameters(
 
     Raises:
         TypeError: a prior that is no function of the anchor, or returns no weights.
-        ValueError: arguments out of range or that do not go together; data of one class; nothing
-            or everything selected; no knee.
+        ValueError: arguments out of range or at odds; one class; nothing or all selected; no knee.
         StageOneError: the loss or a gradient is not finite: names chain, step and layer; its
             `scale_mean` is that of the draws before.
 
@@ -124,6 +124,7 @@ def select_parameters(
         >>> selection.mask.nonzero().item()
         7
     """
+    require_network(network)
     if method not in METHODS:
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
     names = head_names(network, head)

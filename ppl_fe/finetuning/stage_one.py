@@ -12,13 +12,13 @@ from torch import Tensor
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import other_priors, rules
 from ppl_fe.finetuning.group_chains import GroupScaleChains
-from ppl_fe.finetuning.objective import Objective
+from ppl_fe.finetuning.objective import Objective, one_pass
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.scale_runs import run_chains
 from ppl_fe.finetuning.selected import StageOneError, outside
-from ppl_fe.finetuning.working_copy import NotFiniteGradientError
+from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
@@ -199,6 +199,8 @@ def _other(
             "method='collapsed' and count_top are of the prior laplace_gamma alone, and so are "
             "groups; leave them out"
         )
+    module = WorkingCopy(task.network, task.objective).module
+    task.objective.check(module, next(one_pass(task.source, 1)))
     found = other_priors.sample_scales(
         task.network, task.source, task.likelihood, prior, plan, task.head_slices,
         progress_bar=progress_bar,

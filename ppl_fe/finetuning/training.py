@@ -15,7 +15,7 @@ from ppl_fe.finetuning.loop import Plan, train
 from ppl_fe.finetuning.objective import Objective, data_and_batch, one_pass, shuffled
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.sparse import (
     TrainedEntries,
@@ -63,7 +63,8 @@ def finetune(
     Args:
         network: the pretrained network; it is not changed.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader.
-        likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
+        likelihood: "categorical", "normal" (of sd 1), "next_token", or a function of (output,
+            targets) with a site `pyro.sample("y", ..., obs=targets)`.
         mask: (D,) bool, the entries to train, as `select_parameters(...).mask`; for method "mask".
         method: "mask"; "full", all entries; "head", the head alone; "lora", adapters of low rank
             in every plain linear layer outside the head, by the package peft, merged at the end.
@@ -104,6 +105,7 @@ def finetune(
         >>> bool(tuned.history["loss"].iloc[-1] < tuned.history["loss"].iloc[0])
         True
     """
+    require_network(network)
     names = head_names(network, head)
     selected = _selected(network, mask, method, names)
     source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)

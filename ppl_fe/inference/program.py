@@ -16,6 +16,8 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ppl_fe.inference.plates import refuse_broadcast
+
 
 class Site(NamedTuple):
     """A latent site: its name, its shape on unconstrained space and on its support."""
@@ -183,6 +185,7 @@ def prototype(
             if subset is not None and subset < size:
                 subsamples.append(Subsample(name, size, subset))
         elif _is_likelihood(node):
+            refuse_broadcast(name, node)
             frames = node["cond_indep_stack"]
             num_data = max([num_data, *(f.full_size for f in frames if f.full_size)])
     first = next(iter(handler.latent.values()))[1]["value"]
@@ -203,7 +206,7 @@ def _refuse_discrete(name: str, fn: Any) -> None:
     if getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete:
         raise ValueError(
             f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
-            "marginalise it in the model (a mixture distribution, say)"
+            "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
         )
 
 

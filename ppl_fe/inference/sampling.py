@@ -99,6 +99,11 @@ def sample(
         >>> dict(draws.posterior.sizes)
         {'chain': 4, 'draw': 200}
     """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel must be one of the samplers, got {type(kernel).__name__}; give the program to "
+            "one, as in fe.sample(fe.BAOAB(model), ...)"
+        )
     length = RunLength(num_samples, warmup_steps, thinning)
     check_chains(num_chains, chain_method)
     source: LoaderData | None = None

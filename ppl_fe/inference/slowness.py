@@ -36,10 +36,16 @@ def shorter_ways(attributes: Mapping[Any, Any]) -> str:
     stiffest = float(nanmax(attributes["tuned_stiffest_curvature"]))
     noise = float(nanmax(attributes["tuned_gradient_noise"]))
     costs = 1 + noise / (stiffest * attributes["temperature"])
-    if attributes["gradient"] == "minibatch" and isfinite(costs) and costs > NOISE_COSTS:
+    if isfinite(costs) and costs > NOISE_COSTS:
+        cancel = (
+            "gradient='control_variate' cancels most of it where there are many more data than "
+            "parameters, larger minibatches some"
+            if attributes["gradient"] == "minibatch"
+            else "larger minibatches cancel some of it"
+        )
         ways.append(
-            f"minibatch noise makes the step {costs:.0f} times smaller: "
-            "gradient='control_variate' cancels most of it, larger minibatches some"
+            f"minibatch noise makes the step {costs:.0f} times smaller: {cancel}, and all the "
+            "data in every step, where they fit, all of it"
         )
     condition = stiffest / float(nanmax(attributes["tuned_slowest_curvature"]))
     num_parameters = sum(prod(shape) for shape in json.loads(attributes["sites"]).values())

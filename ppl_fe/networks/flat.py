@@ -201,3 +201,12 @@ class FlatNetwork:
         kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
         name = type(self.module).__name__
         return f"FlatNetwork({name}, {values} parameters in {tensors} tensors, {kind})"
+
+
+def require_network(network: object) -> None:
+    """Refuse anything but a `FlatNetwork`, and say how a module becomes one."""
+    if not isinstance(network, FlatNetwork):
+        raise TypeError(
+            f"network must be a fe.FlatNetwork, got {type(network).__name__}; "
+            "wrap the module: fe.FlatNetwork(module)"
+        )

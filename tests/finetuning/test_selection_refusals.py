@@ -223,3 +223,18 @@ def test_another_prior_goes_through_the_engine() -> None:
         # 5 % of an excess temperature is what the engine's step size allows.
         assert abs(score.item() - exact) < 4.5 * mcse.item() + 0.025 * exact
         assert mcse < 0.05 * exact
+
+
+@pytest.mark.parametrize("prior", [laplace_gamma, partial(student_t, scale=0.1)])
+def test_a_likelihood_without_an_observed_site_is_refused(prior: Any) -> None:
+    def returned(output: Tensor, targets: Tensor) -> object:
+        return dist.Normal(output[:, 0], 1.0).log_prob(targets)
+
+    with pytest.raises(ValueError, match=r"no observed site \(pyro.sample\(\.\.\., obs=targets"):
+        select(network(), (X, LABELS), method="bayestune", likelihood=returned, prior=prior)
+
+
+def test_a_bare_module_is_refused() -> None:
+    module: Any = network().module
+    with pytest.raises(TypeError, match=r"got Sequential; wrap the module: fe.FlatNetwork\(module"):
+        select(module, (X, LABELS))

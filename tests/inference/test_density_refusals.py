@@ -222,3 +222,27 @@ def test_failures_that_are_none_of_the_arguments_keep_their_own_message() -> Non
     with pytest.raises(ValueError, match=r"data given: [^(]*size") as raised:
         Density(regression, (X[:, :1], Y.long()))
     assert "wants floats" not in str(raised.value)
+
+
+def test_a_column_of_observations_is_refused_where_it_broadcasts() -> None:
+    def regression(x: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y), subsample_size=4) as rows:
+            pyro.sample("y", dist.Normal(slope * x[rows], 1.0), obs=y[rows])
+
+    x, y = torch.linspace(-1, 1, 10), torch.linspace(0, 1, 10)
+    assert Density(regression, (x, y)).num_data == 10
+    with pytest.raises(ValueError, match=r"'y' has log-densities of shape \(4, 4\), .* \(4,\)"):
+        Density(regression, (x, y[:, None]))
+
+
+def test_other_shapes_in_plates_are_taken() -> None:
+    def nested(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("columns", 3, dim=-1), pyro.plate("rows", len(y), dim=-2):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        with pyro.plate("vectors", len(y)):
+            pyro.sample("z", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=y)
+        pyro.sample("alone", dist.Normal(mean, 1.0), obs=y)  # without plates: Pyro takes it
+
+    assert Density(nested, (torch.zeros(5, 3),)).num_data == 5
