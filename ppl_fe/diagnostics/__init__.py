@@ -8,10 +8,12 @@ from ppl_fe.diagnostics.layer_plots import plot_r_hat_by_layer, plot_temperature
 from ppl_fe.diagnostics.loss_plots import plot_loss_traces
 from ppl_fe.diagnostics.rank_plots import plot_ranks
 from ppl_fe.diagnostics.scale_plots import plot_layers, plot_ranked_scales
-from ppl_fe.diagnostics.stein import SteinTest as SteinTest
-from ppl_fe.diagnostics.stein import kernel_stein_discrepancy as kernel_stein_discrepancy
-from ppl_fe.diagnostics.stein import stein_check as stein_check
-from ppl_fe.diagnostics.stein import stein_test as stein_test
+from ppl_fe.diagnostics.stein import (
+    SteinTest,
+    kernel_stein_discrepancy,
+    stein_check,
+    stein_test,
+)
 from ppl_fe.diagnostics.step_plots import plot_temperature_against_step
 from ppl_fe.diagnostics.transfer_plots import plot_transfer
 from ppl_fe.diagnostics.verdict import diagnose, summary
@@ -19,7 +21,9 @@ from ppl_fe.diagnostics.verdict import diagnose, summary
 __all__ = [
     "Check",
     "Diagnosis",
+    "SteinTest",
     "diagnose",
+    "kernel_stein_discrepancy",
     "plot_ladder",
     "plot_layers",
     "plot_loss_traces",
@@ -29,5 +33,7 @@ __all__ = [
     "plot_temperature_against_step",
     "plot_temperature_by_layer",
     "plot_transfer",
+    "stein_check",
+    "stein_test",
     "summary",
 ]
