@@ -61,14 +61,14 @@ class Objective:
         run = run_program(lambda: self.likelihood(output, targets), {}, {})
         return -run.log_likelihood / len(targets), output
 
-    def check(self, module: nn.Module, batch: Batch) -> None:
-        """Refuse a likelihood that gives nothing to train, on one batch.
+    def check(self, module: nn.Module, source: TensorData | LoaderData) -> None:
+        """Refuse a likelihood that gives nothing to train, on the first of the data.
 
         Raises:
             ValueError: a latent site, no observed one, or a loss without any trained parameter.
         """
         try:
-            loss, _ = self(module, batch)
+            loss, _ = self(module, next(one_pass(source, 1)))
         except KeyError as error:
             raise ValueError(
                 f"the likelihood has a latent site {error}; fine-tuning maximises over the "

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_fe.data.sources import LoaderData, TensorData
-from ppl_fe.finetuning.objective import Batch, Objective, one_pass, shuffled
+from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.working_copy import WorkingCopy
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -89,7 +89,7 @@ class PaperRecipe:
     ) -> None:
         self.anchor, self.recipe = network.anchor, recipe
         self.working = WorkingCopy(network, objective)
-        objective.check(self.working.module, next(one_pass(source, 1)))
+        objective.check(self.working.module, source)
         self.weights = torch.nn.Parameter(self.working.weights)
         self.weights.grad = self.working.gradient
         self.scale = torch.nn.Parameter(torch.full_like(self.anchor, INITIAL_SCALE))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
-from ppl_fe.finetuning.objective import Objective, one_pass, shuffled
+from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.finetuning.working_copy import WorkingCopy
 from ppl_fe.models.likelihoods import Likelihood
@@ -42,7 +42,7 @@ def gradient_squared(
         tensor([16.,  4.])
     """
     working = WorkingCopy(network, objective)
-    working.objective.check(working.module, next(one_pass(source, 1)))
+    working.objective.check(working.module, source)
     score, batches = torch.zeros_like(working.gradient), shuffled(source, batch_size, seed)
     for _ in range(source.num_data // batch_size):
         working.differentiate(next(batches))

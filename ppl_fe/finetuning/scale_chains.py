@@ -23,7 +23,7 @@ from torch import Tensor
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import proximal
 from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
-from ppl_fe.finetuning.objective import Batch, Objective, one_pass, shuffled
+from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.scale_moments import ScaleMoments
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.scale_posterior import ScalePosterior, drawn, expected
@@ -72,7 +72,7 @@ class ScaleChains:
         size = self.size = network.num_parameters
         self.width, padding = padding_for(size, BLOCK)
         self.working = WorkingCopy(network, objective, padding)
-        objective.check(self.working.module, next(one_pass(source, 1)))
+        objective.check(self.working.module, source)
         wide = network.dtype in (torch.float32, torch.float64)
         dtype = network.dtype if wide else torch.float32
         self.scales = ScalePosterior(alpha, beta, dtype, network.device)

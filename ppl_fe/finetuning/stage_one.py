@@ -12,7 +12,7 @@ from torch import Tensor
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import other_priors, rules
 from ppl_fe.finetuning.group_chains import GroupScaleChains
-from ppl_fe.finetuning.objective import Objective, one_pass
+from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
@@ -200,7 +200,7 @@ def _other(
             "groups; leave them out"
         )
     module = WorkingCopy(task.network, task.objective).module
-    task.objective.check(module, next(one_pass(task.source, 1)))
+    task.objective.check(module, task.source)
     found = other_priors.sample_scales(
         task.network, task.source, task.likelihood, prior, plan, task.head_slices,
         progress_bar=progress_bar,

@@ -137,7 +137,7 @@ def finetune(
     else:
         entries = mask_entries(network, selected, names)
     trained = TrainedEntries(module, entries)
-    objective.check(module, next(one_pass(source, 1)))
+    objective.check(module, source)
     outcome = train(
         module,
         trained,

@@ -21,11 +21,11 @@ from ppl_fe.inference.density import Density, Indices
 from ppl_fe.inference.full_data import weighted_chunks
 from ppl_fe.inference.gradients import minibatch
 from ppl_fe.inference.initial import OVERDISPERSION, spread_out
+from ppl_fe.inference.metric import MOST_PARAMETERS
 
 Array = NDArray[np.float64]
 Energy = Callable[[Array], tuple[float, Array]]
 
-MOST_PARAMETERS = 1000  # D² numbers; what is larger is a network, and brings its own starts
 MOST_ROWS = 10_000  # a mode of so many is within √(N/n) posterior sd of that of all N
 MOST_DESCENTS, MOST_ITERATIONS = 16, 200
 ARRIVED = 0.5  # nats that the quadratic model at the end still promises

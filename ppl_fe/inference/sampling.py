@@ -148,11 +148,10 @@ def _tell_short_warm_up(attributes: Mapping[Any, Any]) -> None:
     slowest = nanmax(attributes["tuned_relaxation_steps"])
     wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
     if attributes["warmup_steps"] < wanted:
-        shorter = shorter_ways(attributes)
         warnings.warn(
             f"warmup_steps={attributes['warmup_steps']} is shorter than five relaxation times of "
             f"the slowest direction ({slowest:.0f} steps each); give at least {wanted}"
-            + (f", or a shorter way: {shorter}" if shorter else ""),
+            + shorter_ways(attributes),
             RuntimeWarning,
             stacklevel=3,
         )

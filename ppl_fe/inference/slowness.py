@@ -16,7 +16,7 @@ NOISE_COSTS, CONDITION_COSTS = 2.0, 30.0
 
 
 def shorter_ways(attributes: Mapping[Any, Any]) -> str:
-    """Advice on the causes that the warm-up measured; "" where none is to blame.
+    """A clause of advice on the causes that the warm-up measured; "" where none is to blame.
 
     With gradient-noise variance s² and curvature a along the stiffest direction the tuned step is
     about 1 + s²/(aT) times smaller than without noise, and the slowest direction takes as many
@@ -29,8 +29,8 @@ def shorter_ways(attributes: Mapping[Any, Any]) -> str:
         >>> facts = {"gradient": "minibatch", "metric": "identity", "temperature": 1.0,
         ...          "sites": '{"slope": [3]}', "tuned_stiffest_curvature": [10.0],
         ...          "tuned_slowest_curvature": [5.0], "tuned_gradient_noise": [200.0]}
-        >>> shorter_ways(facts)[:58]
-        'minibatch noise makes the step 21 times smaller: gradient='
+        >>> shorter_ways(facts)[:70]
+        ', or a shorter way: minibatch noise makes the step 21 times smaller: g'
     """
     ways = []
     stiffest = float(nanmax(attributes["tuned_stiffest_curvature"]))
@@ -55,4 +55,4 @@ def shorter_ways(attributes: Mapping[Any, Any]) -> str:
             f"curvatures differ {condition:.0f} times between directions: metric='dense' evens "
             "them out"
         )
-    return "; ".join(ways)
+    return f", or a shorter way: {'; '.join(ways)}" if ways else ""
