@@ -184,7 +184,8 @@ class Kernel(PyroKernel):
                 position, near_mode = about_the_mode(density, metric, seed), True
         elif start is None and density.subsamples and self.gradient != "full_data":
             position, anchor = about_modes(density, position, seed)
-            near_mode = not torch.equal(position, anchor)
+            # One that found no mode still has to descend, and to learn its anchor on the way.
+            near_mode = bool((position != anchor).any(-1).all())
         with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
         return Chains(
             density,

@@ -152,3 +152,18 @@ def test_control_variates_at_their_defaults_converge(kernel: Any, metric: str) -
     assert abs(z).max() < 4.5
     ratio = slopes.std((0, 1)) / sd
     assert ((ratio > 0.9) & (ratio < 1.15)).all()
+
+
+@pytest.mark.parametrize(("centre", "near"), [(0.0, True), (30.0, False)])
+def test_a_chain_without_a_mode_descends_in_warm_up(centre: float, near: bool) -> None:
+    def one_sided(y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros((), dtype=y.dtype), 10.0))
+        # Beyond w = -1 the density rises without end: starts there have no mode to find.
+        pyro.factor("pole", torch.where(w < -1, centre * w.square(), 0.0))
+        with pyro.plate("data", len(y), subsample_size=5) as rows:
+            pyro.sample("y", dist.Normal(w, 1.0), obs=y[rows])
+
+    kernel = fe.SGLD(one_sided, gradient="control_variate")
+    density = Density(one_sided, (torch.ones(20, dtype=torch.float64),))
+    chains = kernel.chains(density, 16, seed=0, num_steps=10, compile="traced")
+    assert chains.near_mode == near
