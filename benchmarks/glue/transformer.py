@@ -48,8 +48,10 @@ class Layer(nn.Module):
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear in (self.query, self.key, self.value)
         )
-        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=present)
-        x = self.attention_norm(x + self.mixed(seen.transpose(1, 2).flatten(2)))
+        # Written out: torch's fused attention takes 40 times as long backwards in bfloat16 on a CPU.
+        scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+        weights = scores.masked_fill(~present, float("-inf")).softmax(-1).to(value.dtype)
+        x = self.attention_norm(x + self.mixed((weights @ value).transpose(1, 2).flatten(2)))
         output: Tensor = self.outer_norm(x + self.outer(nn.functional.gelu(self.inner(x))))
         return output
 
