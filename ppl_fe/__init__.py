@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_fe import models
 from ppl_fe.data import as_data
-from ppl_fe.diagnostics import Check, Diagnosis, diagnose, summary
+from ppl_fe.diagnostics import Check, Diagnosis, add_log_likelihood, diagnose, summary
 from ppl_fe.finetuning import (
     NotFiniteError,
     Selection,
@@ -60,6 +60,7 @@ __all__ = [
     "ThermodynamicEstimate",
     "Tuned",
     "__version__",
+    "add_log_likelihood",
     "apply_delta",
     "as_data",
     "diagnose",

@@ -18,7 +18,11 @@ FLOORS = [
     {"demo"},
     {"cli"},
 ]
-PYRO_ROOMS = {"ppl_fe/inference/program.py", "ppl_fe/inference/pyro_kernel.py"}
+PYRO_ROOMS = {
+    "ppl_fe/inference/observed.py",
+    "ppl_fe/inference/program.py",
+    "ppl_fe/inference/pyro_kernel.py",
+}
 LONGEST_FILE = 250
 
 

@@ -6,6 +6,7 @@ from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
 from ppl_fe.diagnostics.ladder_plots import plot_ladder
 from ppl_fe.diagnostics.layer_plots import plot_r_hat_by_layer, plot_temperature_by_layer
 from ppl_fe.diagnostics.loss_plots import plot_loss_traces
+from ppl_fe.diagnostics.pointwise import add_log_likelihood
 from ppl_fe.diagnostics.rank_plots import plot_ranks
 from ppl_fe.diagnostics.scale_plots import plot_layers, plot_ranked_scales
 from ppl_fe.diagnostics.stein import (
@@ -22,6 +23,7 @@ __all__ = [
     "Check",
     "Diagnosis",
     "SteinTest",
+    "add_log_likelihood",
     "diagnose",
     "kernel_stein_discrepancy",
     "plot_ladder",

@@ -76,18 +76,8 @@ def scored_draws(
     kwargs: Mapping[str, Any] | None = None,
 ) -> ScoredDraws:
     """The positions, too, at which `full_data_scores` takes its gradients."""
-    if any(isinstance(value, DataLoader | LoaderData) for value in args):
-        raise TypeError(
-            "scores on all the data need the data as tensors, not as a DataLoader; give the "
-            "tensors that it draws from"
-        )
-    density = Density(
-        model.model if isinstance(model, Kernel) else model,
-        args,
-        kwargs,
-        vectorized=draws.attrs.get("chain_method") != "sequential",
-    )
-    positions = _positions(density, draws)
+    density = density_of(model, draws, args, kwargs or {})
+    positions = positions_of(density, draws)
     density = batchable(density, positions[:, 0])
     columns = [exact_evaluation(density, column).gradient for column in positions.unbind(1)]
     scores = torch.stack(columns, 1)
@@ -98,6 +88,27 @@ def scored_draws(
             "the data, and look at that draw"
         )
     return ScoredDraws(positions, scores)
+
+
+def density_of(
+    model: Kernel | Callable[..., Any],
+    draws: xr.DataTree,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Density:
+    """The program's density on all the data, batched over chains as it was for the draws.
+
+    Raises:
+        TypeError: data in a `DataLoader`.
+    """
+    if any(isinstance(value, DataLoader | LoaderData) for value in args):
+        raise TypeError(
+            "terms of all the data need the data as tensors, not as a DataLoader; give the "
+            "tensors that it draws from"
+        )
+    sequential = draws.attrs.get("chain_method") == "sequential"
+    program = model.model if isinstance(model, Kernel) else model
+    return Density(program, args, kwargs, vectorized=not sequential)
 
 
 def arguments_of(
@@ -160,7 +171,7 @@ def _even(size: int, count: int) -> list[int]:
     return list(range(size - 1 - (count - 1) * stride, size, stride))
 
 
-def _positions(density: Density, draws: xr.DataTree) -> Tensor:
+def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
     """(C, S, D), checked by the way back: the transforms are exact for fixed supports only."""
     if "posterior" not in draws.children:
         raise ValueError("draws hold no group 'posterior'; give what fe.sample returns")

@@ -136,7 +136,7 @@ class Density:
         tensors: tuple[Tensor, ...] | None = None,
     ) -> Terms:
         """One chain: position (D,), one index set (B,) a subsampled plate -> two scalars."""
-        run = self._run(position, indices, chain_values, tensors)
+        run = self.run(position, indices, chain_values, tensors)
         return Terms(run.log_density, run.log_likelihood)
 
     def run_as(self, *, vectorized: bool, traceable: bool = True) -> Density:
@@ -206,7 +206,7 @@ class Density:
         own = tuple(value.repeat_interleave(num_draws, 0) for value in self.chain_values)
 
         def values(point: Tensor, own: tuple[Tensor, ...]) -> dict[str, Tensor]:
-            return self._run(point, None, own, None).values
+            return self.run(point, None, own).values
 
         with torch.no_grad():
             found = self.over_chains(values, flat, own, in_dims=(0, 0))
@@ -221,13 +221,14 @@ class Density:
         """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
         return join(self.sites, unconstrained, self.dtype).to(self.device)
 
-    def _run(
+    def run(
         self,
         position: Tensor,
-        indices: Indices | None,
-        chain_values: tuple[Tensor, ...] | None,
-        tensors: tuple[Tensor, ...] | None,
+        indices: Indices | None = None,
+        chain_values: tuple[Tensor, ...] | None = None,
+        tensors: tuple[Tensor, ...] | None = None,
     ) -> ProgramRun:
+        """All that `__call__` sees: constrained values and the data's terms, too."""
         if not indices:
             indices = tuple(
                 torch.arange(plate.subsample_size, device=self.device) for plate in self._plates

@@ -10,12 +10,19 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Unit
+from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ppl_fe.inference.observed import (
+    Pointwise,
+    is_deterministic,
+    is_likelihood,
+    on_all_data,
+    pointwise,
+)
 from ppl_fe.inference.plates import refuse_broadcast
 
 
@@ -41,11 +48,12 @@ class Subsample(NamedTuple):
 
 @dataclass
 class ProgramRun:
-    """One evaluation: log-density, plain log-likelihood, constrained values."""
+    """One evaluation: log-density, plain log-likelihood, constrained values, terms of the data."""
 
     log_density: Tensor
     log_likelihood: Tensor
     values: dict[str, Tensor] = field(default_factory=dict)
+    pointwise: dict[str, Pointwise] = field(default_factory=dict)
 
 
 @dataclass
@@ -127,18 +135,19 @@ def run_program(
     trace = _trace(call, handler, validate=False)
     log_density: Any = handler.log_jacobian
     log_likelihood: Any = torch.zeros(())
-    values = {}
+    values, found = {}, {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
             continue
         log_density = log_density + site["log_prob_sum"]
         if name in handler.latent:
             values[name] = site["value"]
-        elif _is_likelihood(site):
-            log_likelihood = log_likelihood + _plate_scale(site) * _masked_sum(site)
-        elif isinstance(site["fn"], Delta) or _is_deterministic(site):
+        elif is_likelihood(site):
+            found[name] = pointwise(site)
+            log_likelihood = log_likelihood + on_all_data(site, found[name].log_prob)
+        elif isinstance(site["fn"], Delta) or is_deterministic(site):
             values[name] = site["value"]
-    return ProgramRun(log_density, log_likelihood, values)
+    return ProgramRun(log_density, log_likelihood, values, found)
 
 
 def prototype(
@@ -184,7 +193,7 @@ def prototype(
             size, subset = node["fn"].size, node["fn"].subsample_size
             if subset is not None and subset < size:
                 subsamples.append(Subsample(name, size, subset))
-        elif _is_likelihood(node):
+        elif is_likelihood(node):
             refuse_broadcast(name, node)
             frames = node["cond_indep_stack"]
             num_data = max([num_data, *(f.full_size for f in frames if f.full_size)])
@@ -218,30 +227,6 @@ def _likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
     return torch.empty((), dtype=otherwise)
-
-
-def _is_likelihood(site: Any) -> bool:
-    return (
-        bool(site["is_observed"])
-        and not isinstance(site["fn"], Unit | Delta)
-        and (not _is_deterministic(site))
-    )
-
-
-def _is_deterministic(site: Any) -> bool:
-    return bool(site["infer"].get("_deterministic", False))
-
-
-def _plate_scale(site: Any) -> float:
-    return prod((f.full_size / f.size for f in site["cond_indep_stack"] if f.full_size), start=1.0)
-
-
-def _masked_sum(site: Any) -> Tensor:
-    log_prob: Tensor = site["unscaled_log_prob"]
-    mask = site["mask"]
-    if mask is None or mask is True:
-        return log_prob.sum()
-    return torch.where(torch.as_tensor(mask), log_prob, 0.0).sum()
 
 
 def _is_real(support: Any) -> bool:
