@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ppl_fe.diagnostics.scores import arguments_of, density_of, positions_of
 from ppl_fe.inference.density import Density, Indices
-from ppl_fe.inference.draws import dimension_names
 from ppl_fe.inference.fallback import batchable
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.store import dimension_names
 
 VALUES_AT_ONCE = 2**22  # of log-densities: the program is batched over as many draws as that takes
 
@@ -87,7 +87,9 @@ def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]
         named = dict(zip(sizes, subsets, strict=True))
         first = density.run(positions[0], subsets).pointwise
         each = sum(site.log_prob.numel() for site in first.values())
-        for rows in torch.arange(len(positions)).split(max(1, VALUES_AT_ONCE // max(1, each))):
+        at_once = max(1, VALUES_AT_ONCE // max(1, each))
+        for start in range(0, len(positions), at_once):
+            rows = slice(start, start + at_once)
             terms = _terms(density, positions[rows], subsets)
             for name, (one, axes) in first.items():
                 if name not in found:
@@ -96,8 +98,7 @@ def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]
                         shape[axis] = sizes[plate]
                     empty = np.empty((len(positions), *shape), terms[name].numpy().dtype)
                     found[name] = empty
-                places: list[Any] = [slice(None)] * (1 + one.dim())
-                places[0] = slice(int(rows[0]), int(rows[-1]) + 1)
+                places = [rows, *[slice(None)] * one.dim()]
                 for plate, axis in axes.items():
                     begin = int(named[plate][0])
                     places[axis] = slice(begin, begin + len(named[plate]))
