@@ -14,7 +14,6 @@ from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
-from torch.distributions import biject_to, constraints
 
 from ppl_fe.inference.observed import (
     Pointwise,
@@ -23,7 +22,8 @@ from ppl_fe.inference.observed import (
     on_all_data,
     pointwise,
 )
-from ppl_fe.inference.plates import refuse_broadcast
+from ppl_fe.inference.plates import Rows, data_size, refuse_broadcast
+from ppl_fe.inference.supports import RefusedSiteError, is_real, likely_dtype, transform_of
 
 
 class Site(NamedTuple):
@@ -100,27 +100,29 @@ class _Substitute(Messenger):
                 msg["value"], msg["done"] = self.indices[msg["name"]], True
             elif self.indices is None:  # trial run: reach for both ends of the data
                 size, subset = msg["fn"].size, msg["fn"].subsample_size
-                if subset is not None and subset < size:
-                    msg["value"], msg["done"] = torch.arange(size - subset, size), True
+                in_part = subset is not None and subset < size
+                if in_part or msg["value"] is None:
+                    first = size - subset if in_part else 0
+                    msg["value"] = torch.arange(first, size).as_subclass(Rows)
+                    msg["done"] = True
             return
         if msg["is_observed"] or msg["value"] is not None:
             return
         name, fn = msg["name"], msg["fn"]
         if name in self.latent:
             return
-        _refuse_discrete(name, fn)
-        transform = biject_to(fn.support)
+        transform = transform_of(name, fn)
         if self.unconstrained is None:
             # The trial run is at the origin: no draw from the prior is needed, so improper
             # priors serve too.
             shape = transform.inverse_shape(fn.shape())
-            start = _likely_dtype(fn, self.otherwise)
+            start = likely_dtype(fn, self.otherwise)
             unconstrained = torch.zeros(shape, dtype=start.dtype, device=start.device)
             unconstrained = unconstrained.requires_grad_(self.gradient).clone()
         else:
             unconstrained = self.unconstrained[name]
         value = transform(unconstrained)
-        if not _is_real(fn.support):  # a sum over D zeros costs as much as one that is needed
+        if not is_real(fn):  # a sum over D zeros costs as much as one that is needed
             jacobian = transform.log_abs_det_jacobian(unconstrained, value)
             self.log_jacobian = self.log_jacobian + jacobian.sum()
         self.latent[name] = (tuple(unconstrained.shape), msg)
@@ -166,6 +168,8 @@ def prototype(
     handler = _Substitute(None, None, otherwise, gradient=gradient)
     try:
         trace = _trace(call, handler, validate=True)
+    except RefusedSiteError as error:
+        raise (error.__cause__ or error) from None  # without the shapes that Pyro adds
     except Exception as error:
         dtypes = (msg["value"].dtype for _, msg in handler.latent.values())
         raise TrialRunError(error, next(dtypes, otherwise)) from error
@@ -183,8 +187,8 @@ def prototype(
                 "values change from minibatch to minibatch; marginalise it or drop subsample_size"
             )
         sites.append(Site(name, shape, tuple(msg["value"].shape)))
-        static &= _is_real(msg["fn"].support)
-        transforms[name] = biject_to(msg["fn"].support).inv
+        static &= is_real(msg["fn"])
+        transforms[name] = transform_of(name, msg["fn"]).inv
     subsamples, num_data = [], 1
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
@@ -195,8 +199,7 @@ def prototype(
                 subsamples.append(Subsample(name, size, subset))
         elif is_likelihood(node):
             refuse_broadcast(name, node)
-            frames = node["cond_indep_stack"]
-            num_data = max([num_data, *(f.full_size for f in frames if f.full_size)])
+            num_data = max(num_data, data_size(node))
     first = next(iter(handler.latent.values()))[1]["value"]
     return Prototype(
         tuple(sites), tuple(subsamples), num_data, first.dtype, first.device, static, transforms
@@ -210,26 +213,3 @@ def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> 
         trace.compute_log_prob()
     return trace
 
-
-def _refuse_discrete(name: str, fn: Any) -> None:
-    if getattr(fn, "has_enumerate_support", False) or fn.support.is_discrete:
-        raise ValueError(
-            f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
-            "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
-        )
-
-
-def _likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    for value in vars(base).values():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    return torch.empty((), dtype=otherwise)
-
-
-def _is_real(support: Any) -> bool:
-    if isinstance(support, constraints.independent):
-        return _is_real(support.base_constraint)
-    return support in (constraints.real, constraints.real_vector)

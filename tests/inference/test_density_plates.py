@@ -208,3 +208,23 @@ def test_keyword_arguments_that_differ_from_chain_to_chain(vectorized: bool) -> 
     prior = log_normal_pdf(torch.tensor([0.4, 0.4]), own["center"])
     torch.testing.assert_close(terms.log_likelihood, likelihood.expand(2))
     torch.testing.assert_close(terms.log_density, prior + own["beta"] * likelihood)
+
+
+def test_a_plate_without_a_size_takes_that_of_its_data() -> None:
+    def unsized(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data"):
+            pyro.sample("y", dist.Normal(mean, 2.0), obs=y)
+
+    found, sized = Density(unsized, (Y,)), Density(subsampling, (Y, True, None))
+    assert (found.num_data, found.subsamples) == (7, ())
+    position = torch.tensor([0.3])
+    torch.testing.assert_close(found(position), sized(position))
+    with pytest.raises(ValueError, match=r"shape \(7, 7\), its plates ask for \(1, 7\)"):
+        Density(lambda y: unsized_against_a_column(Y, y), (Y[:, None],))
+
+
+def unsized_against_a_column(x: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("data"):
+        pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
