@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,6 +21,7 @@ from ppl_fe.inference.program import TrialRunError, prototype
 
 OF_DATA = (ValueError, IndexError, RuntimeError)  # what the data given may well have caused
 MOST_TRIALS = 32
+SHOWN_COLUMNS = 3
 
 
 def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
@@ -113,7 +114,16 @@ def _changed(
     arrays = [k for k, leaf in enumerate(leaves) if leaf is not given[k]]
     still = run(leaves) if arrays else failed.error
     if still is not None:
-        others = islice(_in_dtype(leaves, failed.dtype), MOST_TRIALS)
+        others = chain(
+            [
+                [
+                    _by_column(leaf, failed.dtype) or new
+                    for leaf, new in zip(given, leaves, strict=True)
+                ]
+            ],
+            islice(_in_dtype(leaves, failed.dtype), MOST_TRIALS),
+            islice(_in_dtype(leaves, torch.int64), MOST_TRIALS),
+        )
         found = next((other for other in others if run(other) is None), None)
         if found is None:  # with tensors another error may come: then both are to be mended
             return leaves if str(still) != str(failed.error) else given
@@ -126,11 +136,23 @@ def _changed(
 
 def _in_dtype(leaves: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
     """The leaves with some of the tensors in a dtype that they do not have, fewest first."""
-    others = [isinstance(leaf, Tensor) and leaf.dtype != dtype for leaf in leaves]
+    others = [isinstance(leaf, Tensor) and _has_exact(leaf, dtype) for leaf in leaves]
     places = [k for k, other in enumerate(others) if other]
     for count in range(1, len(places) + 1):
         for chosen in combinations(places, count):
             yield [leaf.to(dtype) if k in chosen else leaf for k, leaf in enumerate(leaves)]
+
+
+def _has_exact(leaf: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is of another dtype, and of whole numbers if it is to be of integers."""
+    return leaf.dtype != dtype and (dtype.is_floating_point or bool((leaf == leaf.long()).all()))
+
+
+def _by_column(value: Any, dtype: torch.dtype) -> dict[str, Any] | None:
+    """A data frame as name -> tensor, for programs that ask it for columns; None of all else."""
+    if type(value).__name__ != "DataFrame" or not is_array(value):
+        return None
+    return {str(name): _as_tensor(column, dtype) for name, column in value.items()}
 
 
 def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
@@ -165,7 +187,18 @@ def _name(path: tuple[Any, ...]) -> str:
     return f"argument {own}{pytree.keystr(path[2:])}"
 
 
-def _clause(name: str, given: Any, wanted: Tensor, dtype: torch.dtype) -> str:
+def _clause(name: str, given: Any, wanted: Any, dtype: torch.dtype) -> str:
+    if isinstance(wanted, dict):
+        columns = [
+            f"{column!r}: torch.tensor(frame[{column!r}].values, dtype={values.dtype})"
+            for column, values in wanted.items()
+            if isinstance(values, Tensor)
+        ]
+        more = ", ..." if len(columns) > SHOWN_COLUMNS else ""
+        return (
+            f"{name} is a data frame that the model asks for columns; give a mapping of tensors: "
+            f"{{{', '.join(columns[:SHOWN_COLUMNS])}{more}}}"
+        )
     if not isinstance(given, Tensor):
         package, kind = type(given).__module__.partition(".")[0], type(given).__name__
         noun = {"DataFrame": "frame", "Series": "series"}.get(kind, "array")
@@ -175,6 +208,10 @@ def _clause(name: str, given: Any, wanted: Tensor, dtype: torch.dtype) -> str:
         return (
             f"{name} is a {'NumPy array' if kind == 'ndarray' else f'{package} {kind}'}; give a "
             f"tensor: torch.tensor({values}, dtype={wanted.dtype})"
+        )
+    if wanted.dtype == torch.int64:
+        return (
+            f"{name} is a tensor of {given.dtype}, the model wants torch.int64; give tensor.long()"
         )
     if given.is_floating_point():
         return (

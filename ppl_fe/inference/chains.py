@@ -108,7 +108,9 @@ class Chains:
             *range(self._tensors_at + len(tensors), self._spare_at),
         ]
         function = flat_step(dynamics, estimator, self.blocks, structure)
-        self._step, self.compile_mode = build(function, self._leaves, compile, num_steps)
+        self._step, self.compile_mode = build(
+            function, self._leaves, compile, num_steps, read_constants=density.vectorized
+        )
         # Building took steps, and they were added up.
         self._leaves[self._width : self._num_written] = Totals.zero(own, len(self.blocks))
         self._estimator, self._num_steps = estimator, num_steps
@@ -199,7 +201,9 @@ class Chains:
         if self._evaluate is None:
             mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
             function = flat_evaluation(self._estimator, structure)
-            self._evaluate, _ = build(function, leaves, mode, self._num_steps)
+            self._evaluate, _ = build(
+                function, leaves, mode, self._num_steps, read_constants=self.density.vectorized
+            )
         with torch.no_grad():
             return Evaluation(*self._evaluate(*leaves))
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ppl_fe.inference.rewrites import (
@@ -41,15 +42,68 @@ OPTIONS = {"size_asserts": False}
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
 
-def trace(function: TensorFunction, example: Sequence[Tensor]) -> GraphModule:
-    """The function's graph of ATen operations for inputs of these shapes."""
-    with torch.no_grad():
-        graph = make_fx(function)(*example)
+# What the tracer says of a program that takes numbers out of tensors.
+LEAVES_TORCH = ("get value out of a tracing tensor", "Tensor that doesn't have storage")
+
+
+class ReadConstants(TorchDispatchMode):
+    """`.item()`, `int(...)` and `if` on a tensor that is no chain's own give its value for good.
+
+    Under `vmap` whatever differs between chains refuses to be read, so that what is left is the
+    same at every step: the data, as in `num_groups = int(group.max()) + 1`.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            with disable_proxy_modes_tracing():
+                return func(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def trace(
+    function: TensorFunction, example: Sequence[Tensor], *, read_constants: bool = False
+) -> GraphModule:
+    """The function's graph of ATen operations for inputs of these shapes.
+
+    Args:
+        function: of tensors.
+        example: inputs; with `read_constants` those which `vmap` does not batch never change.
+
+    Raises:
+        ValueError: the function takes numbers out of tensors that do change.
+    """
+
+    def reading(*leaves: Tensor) -> Sequence[Tensor]:
+        with ReadConstants():
+            return function(*leaves)
+
+    try:
+        with torch.no_grad():
+            graph = make_fx(reading if read_constants else function)(*example)
+    except RuntimeError as error:
+        refuse_leaving_torch(error)
+        raise
     inline_literals(graph)
     turn_narrow_products(graph)
     spread_single_writes(graph)
     graph.eval()
     return graph
+
+
+def refuse_leaving_torch(error: RuntimeError) -> None:
+    """Word anew what torch says of programs that go through NumPy or Python numbers.
+
+    Raises:
+        ValueError: the error is of such a program.
+    """
+    if any(sign in str(error) for sign in LEAVES_TORCH):
+        raise ValueError(
+            "the model takes values out of tensors (.numpy(), .tolist(), .item(), int(...), `if`), "
+            "so that its step makes no graph; compute what depends on data alone before the model "
+            "is called and pass it as an argument, and the rest by torch's own functions"
+        ) from error
 
 
 def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:
@@ -116,14 +170,22 @@ def predicted_seconds(graph: GraphModule, example: Sequence[Tensor], num_calls: 
 
 
 def build(
-    function: TensorFunction, example: Sequence[Tensor], mode: CompileMode, num_calls: int
+    function: TensorFunction,
+    example: Sequence[Tensor],
+    mode: CompileMode,
+    num_calls: int,
+    *,
+    read_constants: bool = False,
 ) -> tuple[TensorFunction, CompileMode]:
-    """The function run in the mode asked for, and the mode that "auto" came to."""
+    """The function run in the mode asked for, and the mode that "auto" came to.
+
+    `read_constants` and errors are those of `trace`.
+    """
     if mode not in COMPILE_MODES:
         raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")
     if mode == "eager":
         return function, "eager"
-    graph = trace(function, example)
+    graph = trace(function, example, read_constants=read_constants)
     if mode == "auto":
         worth = predicted_seconds(graph, example, num_calls) > WORTH_COMPILING_SECONDS
         mode = "compiled" if worth else "traced"

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from ppl_fe.inference.compile import refuse_leaving_torch
 from ppl_fe.inference.density import Density
 
 DATA_DEPENDENT = ("data-dependent control flow", ".item()")
@@ -36,6 +37,7 @@ def batchable(density: Density, position: Tensor) -> Density:
                 vectorized, position, indices, density.chain_values, tensors
             )
     except RuntimeError as error:
+        refuse_leaving_torch(error)
         reason = str(error).splitlines()[0]
         if not reason.startswith("vmap:"):
             raise
