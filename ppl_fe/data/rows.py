@@ -65,7 +65,11 @@ def as_tensor(value: object, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{what} must be a tensor or numpy array, got {type(value).__name__}")
+        pandas = type(value).__module__.partition(".")[0] == "pandas"
+        advice = "; give its values: frame.to_numpy('float32')" if pandas else ""
+        raise TypeError(
+            f"{what} must be a tensor or numpy array, got {type(value).__name__}{advice}"
+        )
     try:
         # A copy where torch could not share the memory safely.
         shared = value.flags.writeable and value.flags.c_contiguous

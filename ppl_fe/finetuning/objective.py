@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils import _pytree as pytree
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.program import run_program
 from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
+from ppl_fe.networks.trial import try_inputs
 
 Batch = tuple[Any, Tensor]
 NOT_TRAINED_BATCHES = 4  # without gradients, this many times the rows fit into the same memory
@@ -51,28 +53,47 @@ class Objective:
             ValueError: a label that the output has no class for.
         """
         inputs, targets = pytree.tree_map(lambda tensor: tensor.to(self.device), batch)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-        output = getattr(output, "logits", output)
-        if output.dtype == self.autocast:
-            output = output.float()
+        output = self._output(module, inputs)
         if self.likelihood is categorical:
             check_labels(targets, output.shape[-1])
         run = run_program(lambda: self.likelihood(output, targets), {}, {})
         return -run.log_likelihood / len(targets), output
 
-    def check(self, module: nn.Module, source: TensorData | LoaderData) -> None:
-        """Refuse a likelihood that gives nothing to train, on the first of the data.
+    def _output(self, module: nn.Module, inputs: Any) -> Tensor:
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        found: Tensor = getattr(output, "logits", output)
+        return found.float() if found.dtype == self.autocast else found
+
+    def check(self, module: nn.Module, source: TensorData | LoaderData, what: str = "data") -> None:
+        """Refuse data that the network fails on, and a likelihood that gives nothing to train.
+
+        Args:
+            module: of some trained parameters.
+            source: the first of it is tried.
+            what: the argument it came by.
 
         Raises:
-            ValueError: a latent site, no observed one, or a loss without any trained parameter.
+            ValueError: inputs of another dtype or shape; targets that the likelihood fails on; a
+                latent site, no observed one, or a loss without any trained parameter.
         """
+        batch = next(one_pass(source, 1))
+        inputs = pytree.tree_map(lambda tensor: tensor.to(self.device), batch[0])
+        dtype = next(module.parameters()).dtype
+        output = try_inputs(partial(self._output, module), inputs, dtype, what)
         try:
-            loss, _ = self(module, next(one_pass(source, 1)))
+            loss, _ = self(module, batch)
         except KeyError as error:
             raise ValueError(
                 f"the likelihood has a latent site {error}; fine-tuning maximises over the "
                 "network's weights alone, so give it a value"
+            ) from error
+        except RuntimeError as error:
+            targets = batch[1]
+            raise ValueError(
+                f"{what}: the likelihood fails on an output of {output.dtype}, shape "
+                f"{tuple(output.shape)}, and targets of {targets.dtype}, shape "
+                f"{tuple(targets.shape)}; targets.to({output.dtype}) may do ({error})"
             ) from error
         if not loss.requires_grad:
             raise ValueError(

@@ -138,6 +138,8 @@ def finetune(
         entries = mask_entries(network, selected, names)
     trained = TrainedEntries(module, entries)
     objective.check(module, source)
+    if held_out is not None:
+        objective.check(module, held_out, "validation")
     outcome = train(
         module,
         trained,

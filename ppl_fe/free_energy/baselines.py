@@ -8,11 +8,14 @@ with the ranking itself.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.trial import try_inputs
 
 Data = tuple[Tensor, Tensor]
 
@@ -182,6 +185,8 @@ def baselines(network: FlatNetwork, data: Data, *, head: str | None = None) -> d
     head = head_name(network) if head is None else head
     inputs, targets = data
     values = {}
+    with torch.no_grad():
+        try_inputs(partial(network, network.anchor), inputs[:1], network.dtype)
     if inputs.is_floating_point():
         values["geometric_complexity"] = geometric_complexity(network, network.anchor, inputs, head)
     if not targets.is_floating_point() and targets.ndim == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -24,6 +25,7 @@ from ppl_fe.inference.temperature import at_most
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.trial import try_inputs
 
 DEFAULT_LOCALIZATION, DEFAULT_BATCH, DEFAULT_CHAINS = 1.0, 256, 4
 
@@ -106,7 +108,7 @@ def sample_local_posteriors(
     program = local_posterior(network, likelihood, localization, inverse_temperature, batch_size, n)
     length = RunLength(num_samples, warmup_steps, thinning)
     args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
-    _check_categories(program, network, *args)
+    check_data(program, network, *args)
     if ladder is None:
         rungs = torch.tensor([program.resolved_inverse_temperature(n)], dtype=torch.float64)
     else:
@@ -180,15 +182,19 @@ def data_loss(
     return total / source.num_data
 
 
-def _check_categories(
-    program: LocalPosterior, network: FlatNetwork, inputs: Any, targets: Tensor
+def check_data(
+    program: LocalPosterior, network: FlatNetwork, inputs: Any, targets: Tensor, what: str = "data"
 ) -> None:
-    if program.likelihood is not categorical:
-        return
+    """Refuse inputs that the network fails on, and labels that it has no class for.
+
+    Raises:
+        TypeError, ValueError: what the argument `what` should give instead.
+    """
     one = pytree.tree_map(lambda value: value[:1], inputs)
     with torch.no_grad():
-        output = network(network.anchor, one)
-    check_labels(targets, output.shape[-1])
+        output = try_inputs(partial(network, network.anchor), one, network.dtype, what)
+    if program.likelihood is categorical:
+        check_labels(targets, output.shape[-1])
 
 
 def held_out_loss(
@@ -201,4 +207,7 @@ def held_out_loss(
 ) -> Tensor:
     """(G, D) weights -> (G,) mean negative log-likelihood on other data than the chains saw."""
     program = local_posterior(network, likelihood, 1.0, 1.0, batch_size)
-    return data_loss(program, anchors, as_data(data))
+    source = as_data(data)
+    first = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
+    check_data(program, network, *first, "held_out")
+    return data_loss(program, anchors, source)
