@@ -176,7 +176,7 @@ class Recorder:
         """
         draws, _ = self.contents()
         good = [chain for chain in range(len(self._positions)) if chain not in failed]
-        attrs = {name: _plain(value) for name, value in attributes.items()}
+        attrs = {name: plain(value) for name, value in attributes.items()}
         measured = np.full(len(self._positions), np.nan)
         measured[good] = draws["sample_stats"]["stiff_temperature"][good].mean(1)
         attrs["tuned_measured_temperature"] = measured.tolist()
@@ -230,7 +230,7 @@ def _numpy(tensor: Tensor) -> NDArray[Any]:
     return np.asarray(tensor.detach().cpu().numpy())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON, zarr and netCDF attributes can hold."""
     if isinstance(value, Tensor | np.ndarray):
         return np.asarray(value).tolist()

@@ -87,13 +87,7 @@ class Sampling:
         """
         state, stored = store.recall()
         num_draws = stored.pop("num_draws")
-        told = {name: value for name, value in facts.items() if stored.get(name) != value}
-        if told:
-            was = {name: stored.get(name) for name in told}
-            raise ValueError(
-                f"resume=True: {store.path} was begun with {was}, not with {told}; "
-                "repeat the call that began it"
-            )
+        store.refuse_other_call(facts, stored)
         parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
         for key, value in state.items():
             part, name = key.split(":", 1)

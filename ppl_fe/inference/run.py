@@ -16,7 +16,7 @@ from ppl_fe.data import LoaderData
 from ppl_fe.inference.adaptation import Adaptation
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
-from ppl_fe.inference.draws import Recorder
+from ppl_fe.inference.draws import Recorder, plain
 from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.kernels import Kernel
@@ -67,6 +67,9 @@ def run(
             else "resume=True needs chain_method 'vectorized' or 'sequential'"
         )
     store = None if save_to is None else Store(save_to, resume=resume)
+    if store is not None and store.complete:
+        told = told_by_the_call(kernel, density, length, num_chains, seed)
+        return store.finished({name: plain(value) for name, value in told.items()})
     if parallel:
         started = time.perf_counter()
 
@@ -190,13 +193,7 @@ def collect(
         num_groups=num_groups,
     )
     facts = {
-        "inference_library_version": __version__,
-        **kernel.describe(),
-        **vars(length),
-        "num_chains": num_chains,
-        "num_data": density.num_data,
-        "sites": {site.name: list(site.shape) for site in density.sites},
-        "seed": seed,
+        **told_by_the_call(kernel, density, length, num_chains, seed),
         "chain_method": "vectorized" if chains.density.vectorized else "sequential",
         "compile": chains.compile_mode,
     }
@@ -220,6 +217,21 @@ def collect(
     known = {f"tuned_{name}": value for name, value in report.items()}
     facts |= {**known, "sampling_time": sampling_time}
     return Collected(recorder, failed, facts, interrupted)
+
+
+def told_by_the_call(
+    kernel: Kernel, density: Density, length: RunLength, num_chains: int, seed: int
+) -> dict[str, Any]:
+    """What is known of a run before it begins; equal for the call that resumes it."""
+    return {
+        "inference_library_version": __version__,
+        **kernel.describe(),
+        **vars(length),
+        "num_chains": num_chains,
+        "num_data": density.num_data,
+        "sites": {site.name: list(site.shape) for site in density.sites},
+        "seed": seed,
+    }
 
 
 def check_chains(num_chains: int, chain_method: str) -> None:

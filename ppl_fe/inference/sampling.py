@@ -62,7 +62,8 @@ def sample(
         seed: equal seeds give equal draws on the same machine.
         save_to: a new zarr folder, written as draws come.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
-            those of an uninterrupted run. At most ten seconds of draws are made again.
+            those of an uninterrupted run, and of a complete one they are read. At most ten
+            seconds of draws are made again.
         progress_bar: show steps, loss, step size and the loss's split R-hat.
         compile: "auto"; "compiled", "traced" and "eager" force one. Without a C++ compiler
             "compiled" means "traced", with one warning.

@@ -32,31 +32,41 @@ class Store:
         path: must not exist, unless a run is resumed.
         resume: go on with what is there.
 
+    Attributes:
+        complete: the run to be resumed has all its draws; `finished` gives them.
+
     Raises:
         FileExistsError: `path` exists and is not to be resumed.
-        FileNotFoundError: nothing to resume; or the run is complete.
+        FileNotFoundError: nothing to resume.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
         self.resume_file = self.path.with_name(self.path.name + ".resume")
         self._root: zarr.Group | None = None
+        self.complete = False
         if not resume and self.path.exists():
             raise FileExistsError(
                 f"save_to: {self.path} already holds another run; "
                 "give a new path, remove it first, or go on with it by resume=True"
             )
-        if resume:
-            if not self.resume_file.exists():
-                raise FileNotFoundError(
-                    f"resume=True: the run {self.path} is complete or cannot be gone on with"
-                    if self.path.exists()
-                    else f"resume=True: there is no run {self.path}, or it was stopped in its "
-                    "warm-up, which is not kept; leave resume out to begin it"
-                )
-            if self.path.exists():
-                # Consolidated metadata would go on telling the lengths of the interrupted run.
-                self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        if not resume:
+            return
+        if self.path.exists():
+            # Consolidated metadata would go on telling the lengths of the interrupted run.
+            self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+            # As long as the file lies there, a crash may have come in the middle of `finish`.
+            ended = self._root.attrs.get("interrupted") == 0
+            self.complete = ended and not self.resume_file.exists()
+        if not self.resume_file.exists() and not self.complete:
+            raise FileNotFoundError(
+                f"resume=True: the run {self.path} was interrupted and lost a chain, or its file "
+                f"{self.resume_file.name} is gone: it cannot be gone on with; "
+                "xarray.open_datatree(path, engine='zarr') opens its draws"
+                if self.path.exists()
+                else f"resume=True: there is no run {self.path}, or it was stopped in its "
+                "warm-up, which is not kept; leave resume out to begin it"
+            )
 
     def append(self, groups: Mapping[str, Arrays]) -> None:
         """More draws (C, S', ...) for every group."""
@@ -89,6 +99,31 @@ class Store:
                 f"resume=True: {self.resume_file} is damaged ({type(error).__name__}: {error}); "
                 f"the draws in {self.path} can be read, but not gone on with: begin a new run"
             ) from error
+
+    def finished(self, facts: Mapping[str, Any]) -> xr.DataTree:
+        """All draws of a complete run, if the call that asks for them is the one that made it.
+
+        Raises:
+            ValueError: it had other settings, which are named.
+        """
+        assert self._root is not None
+        self.refuse_other_call(facts, dict(self._root.attrs))
+        with xr.open_datatree(self.path, engine="zarr", consolidated=False) as tree:
+            return tree.load()
+
+    def refuse_other_call(self, facts: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+        """Hold what a call says of its run against what the run was begun with.
+
+        Raises:
+            ValueError: they differ, and in what.
+        """
+        told = {name: value for name, value in facts.items() if stored.get(name) != value}
+        if told:
+            was = {name: stored.get(name) for name in told}
+            raise ValueError(
+                f"resume=True: {self.path} was begun with {was}, not with {told}; "
+                "repeat the call that began it"
+            )
 
     def abandon(self) -> None:
         """There is nothing to go on with."""

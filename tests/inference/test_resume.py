@@ -168,11 +168,26 @@ def test_interrupted_in_warm_up_nothing_is_kept_and_the_message_says_so(tmp_path
     assert_complete(path, run(save_to=path), run())
 
 
-def test_a_complete_run_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["BAOAB", "SGLD auto", "polynomial", "sequential"])
+def test_a_complete_run_is_read_and_nothing_drawn(name: str, tmp_path: Path) -> None:
+    run, path = CASES[name], tmp_path / "run.zarr"
+    whole = run(save_to=path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "advance", None)
+        again = run(save_to=path, resume=True)
+    assert_complete(path, again, whole)
+    assert again.attrs["sampling_time"] == whole.attrs["sampling_time"]
+
+
+def test_a_complete_run_of_another_call_is_refused(tmp_path: Path) -> None:
     run, path = CASES["BAOAB"], tmp_path / "run.zarr"
     whole = run(save_to=path)
-    with pytest.raises(FileNotFoundError, match=r"resume=True: the run .*run\.zarr is complete or"):
-        run(save_to=path, resume=True)
+    with pytest.raises(ValueError, match=r"was begun with {'seed': 7}, not with {'seed': 8}; rep"):
+        run(save_to=path, resume=True, seed=8)
+    with pytest.raises(ValueError, match=r"'num_samples': 10.*, not with .*'num_samples': 20"):
+        run(save_to=path, resume=True, num_samples=20)
+    with pytest.raises(ValueError, match=r"'friction': 0\.5"):
+        sample(fe.BAOAB(model, friction=0.4, **FIXED), save_to=path, resume=True)
     assert_complete(path, whole, run())
 
 

@@ -220,5 +220,13 @@ def test_a_run_that_lost_a_chain_cannot_be_resumed_and_does_not_offer_it(path: P
     ):
         part = run(path, initial_params=start)
     assert part.posterior.chain.values.tolist() == [0]
-    with pytest.raises(FileNotFoundError, match="is complete or cannot be gone on with"):
+    with pytest.raises(FileNotFoundError, match=r"lost a chain, .* opens its draws$"):
         run(path, resume=True, initial_params=start)
+
+
+def test_a_crash_while_the_run_is_finished_leaves_it_to_be_gone_on_with(path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "abandon", lambda self: (_ for _ in ()).throw(CrashError()))
+        with pytest.raises(CrashError):
+            run(path)
+    assert_goes_on(path)
