@@ -66,7 +66,7 @@ class Diagnosis:
     """What `fe.diagnose` returns; prints as a table.
 
     Attributes:
-        checks: in the order in which they are best read.
+        checks: causes before what they bring about; the first that failed is to be acted on first.
 
     Example:
         >>> verdict = Diagnosis((
@@ -90,7 +90,7 @@ class Diagnosis:
 
     @property
     def failures(self) -> list[str]:
-        """Names of the checks that failed."""
+        """Names of the checks that failed, the one to act on first."""
         return [check.name for check in self.checks if not check.passed]
 
     @property

@@ -24,17 +24,18 @@ def diagnose(
 ) -> Diagnosis:
     """Can the draws be believed, and if not, what has to change.
 
-    Every check has a value, a threshold and, if it failed, one sentence of advice:
+    Every check has a value, a threshold and, if it failed, one sentence of advice. Causes come
+    before what they bring about, so that the first that failed is the one to act on:
 
+    - lengths: interrupted runs, warm-up and run in relaxation times;
+    - temperatures, configurational (overall, worst layer, stiffest direction) and kinetic, within
+      10 % of the target's or within their error; the excess predicted for the step; the heat of
+      minibatches and step; λ̂ at half the step where `check_half_step` was asked for;
+    - single chains: failed, on shared minibatches, stuck, in another place than the others;
+    - the level: λ̂ below zero (chains below L_n(w*)), drift of the loss;
     - mixing: worst rank R-hat < 1.01 and worst bulk and tail ESS > 400 of the loss and the sites of
       few values (Vehtari et al. 2021); of networks the split R-hat of all coordinates, and the
       share of them above 1.01, overall and in the worst layer;
-    - single chains: failed, stuck, in another place than the others, on shared minibatches;
-    - temperatures, configurational (overall, worst layer, stiffest direction) and kinetic, within
-      10 % of the target's or within their error; the excess predicted for the step; the heat of
-      minibatches and step;
-    - lengths: warm-up and run in relaxation times, drift of the loss, λ̂ below zero (chains below
-      L_n(w*)), λ̂ at half the step where `check_half_step` was asked for, interrupted runs;
     - with `model` and `data`, the draws against the model's scores on all the data (`stein`).
 
     Random checks fail a healthy run once in 10⁵ each, but for R-hat < 1.01 and ESS > 400, which
@@ -80,29 +81,32 @@ def diagnose(
     """
     run = read_run(open_draws(draws), group)
     nested = mixing.nested_r_hat(run, superchains)
-    checks: list[Check | None] = [
+    told = [lengths.warmup_length(run), lengths.run_length(run)]
+    # Otherwise they are told by the autocorrelation, which a chain stuck or apart drives up.
+    predicted = run.tuned("relaxation_steps") is not None
+    checks: list[Check | None] = [  # causes before what they bring about
         single_chains.failed_chains(run),
         lengths.interrupted(run),
-        nested if nested is not None else mixing.r_hat(run),
-        mixing.ess_bulk(run),
-        mixing.ess_tail(run),
-        mixing.coordinate_r_hat(run),
-        mixing.coordinates_unmixed(run),
-        mixing.layer_unmixed(run),
+        temperatures.predicted_excess(run),
+        *(told if predicted else ()),
         single_chains.stuck_chains(run),
         single_chains.chain_apart(run),
+        *(() if predicted else told),
         single_chains.shared_minibatches(run),
-        lengths.drift(run),
-        lengths.warmup_length(run),
-        lengths.run_length(run),
+        temperatures.gradient_noise(run),
         temperatures.temperature(run),
         temperatures.block_temperature(run),
         temperatures.stiff_temperature(run),
         temperatures.kinetic_temperature(run),
-        temperatures.predicted_excess(run),
-        temperatures.gradient_noise(run),
-        lengths.below_anchor(run),
         lengths.half_step(run),
+        lengths.below_anchor(run),
+        lengths.drift(run),
+        nested if nested is not None else mixing.r_hat(run),
+        mixing.coordinate_r_hat(run),
+        mixing.coordinates_unmixed(run),
+        mixing.layer_unmixed(run),
+        mixing.ess_bulk(run),
+        mixing.ess_tail(run),
         mixing.wbic_error(run, difference),
         stein.stein_discrepancy(open_draws(draws), model, data, group),
     ]

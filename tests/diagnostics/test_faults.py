@@ -126,35 +126,37 @@ def too_few_draws(_: pytest.MonkeyPatch) -> xr.DataTree:
     return run(fe.BAOAB(gaussian, step_size=0.25, friction=1.0), num_samples=50, thinning=10)
 
 
-FAULTS: list[tuple[Fault, set[str]]] = [
-    (step_too_large, {"stiff_temperature", "temperature", "gradient_noise"}),
-    (one_block_too_hot, {"stiff_temperature", "block_temperature"}),
-    (tiny_batches, {"gradient_noise", "temperature"}),
-    (noisier_than_friction_allows, {"predicted_excess"}),
-    (too_little_noise, {"temperature", "kinetic_temperature"}),
-    (no_warm_up, {"drift", "warmup_length"}),
-    (warm_up_cut_short, {"warmup_length"}),
-    (still_falling, {"drift", "warmup_length", "run_length", "r_hat"}),
-    (another_mode, {"chain_apart", "r_hat", "ess_bulk"}),
-    (same_rows, {"shared_minibatches"}),
-    (a_chain_that_stays, {"stuck_chains", "r_hat"}),
-    (a_chain_that_diverges, {"failed_chains"}),
-    (slow_coordinates, {"coordinate_r_hat", "coordinates_unmixed", "layer_unmixed"}),
-    (interrupted, {"interrupted"}),
-    (one_chain, {"r_hat"}),
-    (too_few_draws, {"ess_bulk", "ess_tail"}),
+# The checks meant for it, and the one of all failures to act on first.
+FAULTS: list[tuple[Fault, set[str], str]] = [
+    (step_too_large, {"stiff_temperature", "temperature", "gradient_noise"}, "gradient_noise"),
+    (one_block_too_hot, {"stiff_temperature", "block_temperature"}, "gradient_noise"),
+    (tiny_batches, {"gradient_noise", "temperature"}, "gradient_noise"),
+    (noisier_than_friction_allows, {"predicted_excess"}, "predicted_excess"),
+    (too_little_noise, {"temperature", "kinetic_temperature"}, "temperature"),
+    (no_warm_up, {"drift", "warmup_length"}, "warmup_length"),
+    (warm_up_cut_short, {"warmup_length"}, "warmup_length"),
+    (still_falling, {"drift", "warmup_length", "run_length", "r_hat"}, "warmup_length"),
+    (another_mode, {"chain_apart", "r_hat", "ess_bulk"}, "chain_apart"),
+    (same_rows, {"shared_minibatches"}, "shared_minibatches"),
+    (a_chain_that_stays, {"stuck_chains", "r_hat"}, "stuck_chains"),
+    (a_chain_that_diverges, {"failed_chains"}, "failed_chains"),
+    (slow_coordinates, {"coordinate_r_hat", "coordinates_unmixed", "layer_unmixed"}, "chain_apart"),
+    (interrupted, {"interrupted"}, "interrupted"),
+    (one_chain, {"r_hat"}, "warmup_length"),
+    (too_few_draws, {"ess_bulk", "ess_tail"}, "r_hat"),
 ]
 
 
 @pytest.mark.parametrize(
-    ("fault", "meant"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
+    ("fault", "meant", "first"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_the_check_meant_for_it_fails(
-    fault: Fault, meant: set[str], monkeypatch: pytest.MonkeyPatch
+    fault: Fault, meant: set[str], first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdict = fe.diagnose(fault(monkeypatch))
     print(verdict)
     assert meant <= set(verdict.failures)
+    assert verdict.failures[0] == first
     assert not verdict.passed
     for check in verdict.checks:
         assert bool(check.advice) is not check.passed
