@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
-from ppl_fe.finetuning.selection_files import load_selection
+from ppl_fe.finetuning.selected import load_selection
 from ppl_fe.finetuning.training import LEARNING_RATES, finetune
 from ppl_fe.finetuning.tuned import Tuned
 from ppl_fe.networks.deltas import save_delta

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ppl_fe.finetuning.selected import Selection, StageOneError
+from ppl_fe.finetuning.selected import Selection, load_selection
 from ppl_fe.finetuning.selection import select_parameters
-from ppl_fe.finetuning.selection_files import SelectionError, load_selection
+from ppl_fe.finetuning.selection_format import SelectionError
+from ppl_fe.finetuning.stage_one import StageOneError
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_fe.diagnostics.scale_plots import plot_selection
+from ppl_fe.finetuning.cuts import outside
 from ppl_fe.finetuning.knees import find_knees
-
-MEASURED = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
+from ppl_fe.finetuning.selection_format import VECTORS, read_fields, write_fields
+from ppl_fe.networks.flat import FlatNetwork
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +85,7 @@ class Selection:
         """One row a tensor outside the head: `selected`, `size`, `share`, in the vector's order.
 
         Example:
+            >>> import torch
             >>> mask = torch.tensor([True, False, False])
             >>> slices = {"weight": slice(0, 2), "bias": slice(2, 3)}
             >>> Selection("random", torch.rand(3), mask, slices).by_layer()["selected"].to_dict()
@@ -107,6 +108,7 @@ class Selection:
         the rule gives them. About 50 bytes a parameter.
 
         Example:
+            >>> import torch
             >>> slices = {"weight": slice(0, 2), "bias": slice(2, 3)}
             >>> mask = torch.tensor([True, False, False])
             >>> found = Selection("random", torch.rand(3), mask, slices)
@@ -116,7 +118,7 @@ class Selection:
         sizes = [where.stop - where.start for where in self.slices.values()]
         codes = np.repeat(np.arange(len(sizes)), sizes)
         columns: dict[str, Any] = {"tensor": np.array(list(self.slices), dtype=object)[codes]}
-        for column, name in {"selected": "mask", **{name: name for name in MEASURED}}.items():
+        for column, name in {"selected": "mask", **{name: name for name in VECTORS}}.items():
             values = getattr(self, name)
             if values is not None:
                 columns[column] = values.cpu().numpy()
@@ -133,9 +135,7 @@ class Selection:
         Raises:
             ValueError: made by hand, without `base_hash`.
         """
-        from ppl_fe.finetuning.selection_files import write_selection  # it imports this module
-
-        write_selection(self, path)
+        write_fields(vars(self), path)
 
     def plot(self) -> NDArray[Any]:
         """The sorted scores on log axes with the knees marked, and the selected share by tensor.
@@ -168,43 +168,31 @@ class Selection:
         return f"<p>{escape(repr(self).splitlines()[0])}</p><ul>{notes}</ul>{table}"
 
 
-class StageOneError(FloatingPointError):
-    """Stage 1 met a loss or gradient that is not finite.
+def load_selection(path: str | os.PathLike[str], network: FlatNetwork) -> Selection:
+    """Read a file of `Selection.save`, for the network that it was made on and no other.
 
-    Attributes:
-        scale_mean: (D,) means of the scales over the draws kept before; None if there were none.
-    """
+    Args:
+        path: the file.
+        network: the pretrained network; its head may hold anything.
 
-    def __init__(self, message: str, scale_mean: Tensor | None) -> None:
-        super().__init__(message)
-        self.scale_mean = scale_mean
+    Returns:
+        The selection, its tensors on the network's device.
 
-
-def outside(slices: Mapping[str, slice], head: tuple[str, ...]) -> Tensor:
-    """(D,) bool: the entries outside the head.
-
-    Example:
-        >>> outside({"body": slice(0, 1), "head": slice(1, 3)}, ("head",))
-        tensor([ True, False, False])
-    """
-    kept = torch.ones(max(where.stop for where in slices.values()), dtype=torch.bool)
-    for name in head:
-        kept[slices[name]] = False
-    return kept
-
-
-def largest(score: Tensor, count: int) -> Tensor:
-    """(D,) bool: exactly `count` entries of largest score; of equal ones those that come first.
-
-    NaN counts as smaller than any number.
+    Raises:
+        FileNotFoundError: there is no such file.
+        SelectionError: a damaged file, another architecture, other weights outside the head.
 
     Example:
-        >>> largest(torch.tensor([1.0, 2.0, 1.0, float("nan")]), 2)
-        tensor([ True,  True, False, False])
+        >>> import tempfile
+        >>> import torch
+        >>> from ppl_fe.finetuning.selection import select_parameters
+        >>> network = FlatNetwork(torch.nn.Linear(9, 1))
+        >>> data = (torch.zeros(2, 9), torch.tensor([0.0, 1.0]))
+        >>> made = select_parameters(
+        ...     network, data, likelihood="normal", sparsity=0.1, method="magnitude")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     made.save(f"{folder}/selection.safetensors")
+        ...     load_selection(f"{folder}/selection.safetensors", network)
+        Selection(method='magnitude', 1 of 10 parameters, 10 %)
     """
-    score = score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    least = torch.kthvalue(score, len(score) - count + 1).values
-    mask = score > least
-    ties = (score == least).nonzero()[:, 0]
-    mask[ties[: count - int(mask.sum())]] = True
-    return mask
+    return Selection(**read_fields(path, network))

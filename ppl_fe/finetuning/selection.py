@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-
 from ppl_fe.finetuning import stage_one
-from ppl_fe.finetuning.knees import find_knees
+from ppl_fe.finetuning.cuts import cut, number_to_select, outside
 from ppl_fe.finetuning.mixing import mixing_notes
 from ppl_fe.finetuning.objective import Objective, data_and_batch
 from ppl_fe.finetuning.scale_plan import Plan
-from ppl_fe.finetuning.selected import Selection, largest, outside
+from ppl_fe.finetuning.selected import Selection
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
@@ -129,7 +127,7 @@ def select_parameters(
         raise ValueError(f"method must be one of {list(METHODS)}, got {method!r}")
     names = head_names(network, head)
     kept = outside(network.slices, names)
-    count = None if threshold is not None else _count(sparsity, int(kept.sum()), method)
+    count = None if threshold is not None else number_to_select(sparsity, int(kept.sum()), method)
     if count_top and (count is None or method not in LANGEVIN):
         raise ValueError(
             "count_top needs a number as sparsity, and method 'bayestune' or 'collapsed': the "
@@ -185,7 +183,7 @@ def select_parameters(
         mask = score == 1
         notes.append(f"every bias is selected, {int(mask.sum())}; sparsity plays no part")
     else:
-        mask = _choose(score, kept, count, threshold)
+        mask = cut(score, kept, count, threshold)
     notes += mixing_notes(found, mask, plan, source.num_data)
     settings = {
         "likelihood": getattr(likelihood, "__name__", str(likelihood)),
@@ -199,48 +197,6 @@ def select_parameters(
         found.r_hat, found.mcse, found.probability_in_top, settings, tuple(notes),
         network_hash(network, names),
     )  # fmt: skip
-
-
-def _count(sparsity: object, ranked: int, method: str) -> int | None:
-    """round(p·D), or None for "knee"."""
-    if sparsity == "knee" or method == "bias_only":
-        return None
-    if isinstance(sparsity, bool | str) or not isinstance(sparsity, float | int):
-        raise ValueError(f"sparsity must be a number in (0, 1) or 'knee', got {sparsity!r}")
-    if not 0 < sparsity < 1:
-        raise ValueError(f"sparsity must lie between 0 and 1, a share, got {sparsity!r}")
-    count = round(sparsity * ranked)
-    if not 0 < count < ranked:
-        raise ValueError(
-            f"sparsity={sparsity} of {ranked} parameters selects {count}; one parameter is "
-            f"{1 / ranked:.2g}, all but one {1 - 1 / ranked:.4g}"
-        )
-    return count
-
-
-def _choose(score: Tensor, kept: Tensor, count: int | None, threshold: float | None) -> Tensor:
-    ranked = int(kept.sum())
-    if threshold is not None:
-        mask = score > threshold  # NaN, of the head, is not
-        above = int(mask.sum())
-        if not 0 < above < ranked:
-            inside = score[kept.to(score.device)]
-            raise ValueError(
-                f"threshold={threshold:g} selects {'everything' if above else 'nothing'}, {above} "
-                f"of {ranked}; scores run from {inside.min().item():.3g} to "
-                f"{inside.max().item():.3g}"
-            )
-        return mask
-    if count is None:
-        inside = score[kept.to(score.device)].sort(descending=True).values
-        knees = find_knees(inside.double().cpu().numpy())
-        if not knees:
-            raise ValueError(
-                "sparsity='knee': the sorted scores have no bend, so they do not say how many "
-                "parameters to select; give a number"
-            )
-        count = knees[0]
-    return largest(score, count)
 
 
 def _check_lengths(**lengths: object) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import other_priors, rules
+from ppl_fe.finetuning.cuts import outside
 from ppl_fe.finetuning.group_chains import GroupScaleChains
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.paper_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
 from ppl_fe.finetuning.scale_chains import ScaleChains
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.scale_runs import run_chains
-from ppl_fe.finetuning.selected import StageOneError, outside
 from ppl_fe.finetuning.working_copy import NotFiniteGradientError, WorkingCopy
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
@@ -25,6 +25,18 @@ from ppl_fe.models.priors import laplace_gamma
 from ppl_fe.networks.flat import FlatNetwork
 
 LARGE_SHARE = 0.01
+
+
+class StageOneError(FloatingPointError):
+    """Stage 1 met a loss or gradient that is not finite.
+
+    Attributes:
+        scale_mean: (D,) means of the scales over the draws kept before; None if there were none.
+    """
+
+    def __init__(self, message: str, scale_mean: Tensor | None) -> None:
+        super().__init__(message)
+        self.scale_mean = scale_mean
 
 
 class Task(NamedTuple):

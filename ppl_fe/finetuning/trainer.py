@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ppl_fe.finetuning.loop import COLUMNS
 from ppl_fe.finetuning.selected import Selection
-from ppl_fe.finetuning.selection_files import SelectionError
+from ppl_fe.finetuning.selection_format import SelectionError
 from ppl_fe.finetuning.tuned import Tuned
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_hash, base_tensors, network_hash

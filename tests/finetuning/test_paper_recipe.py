@@ -13,7 +13,7 @@ from torch import nn
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.paper_recipe import PaperRecipe, Recipe
-from ppl_fe.finetuning.selected import StageOneError
+from ppl_fe.finetuning.stage_one import StageOneError
 
 SOURCE = TensorData(X, LABELS, N)
 

@@ -8,8 +8,9 @@ from small_selection import select
 from small_tuning import HEAD, LABELS, N, X, network
 from torch import nn
 
+from ppl_fe.finetuning.cuts import largest
 from ppl_fe.finetuning.knees import find_knees
-from ppl_fe.finetuning.selected import StageOneError, largest
+from ppl_fe.finetuning.stage_one import StageOneError
 from ppl_fe.finetuning.training import finetune
 from ppl_fe.networks.flat import FlatNetwork
 

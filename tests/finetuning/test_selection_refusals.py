@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_fe.finetuning.knees import find_knees
-from ppl_fe.finetuning.selected import StageOneError
+from ppl_fe.finetuning.stage_one import StageOneError
 from ppl_fe.networks.flat import FlatNetwork
 
 

@@ -1,13 +1,13 @@
-"""A selection as a file, bound to the pretrained weights that it was made on by their hash."""
+"""The selection file: a selection's fields, bound to the weights they were made on by a hash."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from ppl_fe.finetuning.selected import Selection
 from ppl_fe.networks.checked_files import read_checked, write_checked
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
@@ -26,53 +26,33 @@ class SelectionError(ValueError):
     """
 
 
-def write_selection(selection: Selection, path: str | os.PathLike[str]) -> None:
-    """Write a selection; `Selection.save`.
+def write_fields(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the fields of a `Selection`, by name.
 
     Raises:
-        ValueError: it has no `base_hash`.
+        ValueError: its `base_hash` is empty.
     """
-    if not selection.base_hash:
+    if not fields["base_hash"]:
         raise ValueError("a selection made by hand has no base_hash: set it to bind the file")
-    vectors = {name: getattr(selection, name) for name in VECTORS}
-    tensors = {name: vector for name, vector in vectors.items() if vector is not None}
-    tensors["indices"] = selection.mask.nonzero().squeeze(1)
+    tensors = {name: fields[name] for name in VECTORS if fields[name] is not None}
+    tensors["indices"] = fields["mask"].nonzero().squeeze(1)
     about = {
-        "method": selection.method,
-        "sizes": _sizes(selection.slices),
-        "head": selection.head,
-        "settings": dict(selection.settings),
-        "notes": selection.notes,
-        "base_hash": selection.base_hash,
+        "method": fields["method"],
+        "sizes": _sizes(fields["slices"]),
+        "head": fields["head"],
+        "settings": dict(fields["settings"]),
+        "notes": fields["notes"],
+        "base_hash": fields["base_hash"],
     }
     write_checked(path, tensors, about, FORMAT)
 
 
-def load_selection(path: str | os.PathLike[str], network: FlatNetwork) -> Selection:
-    """Read a file of `Selection.save`, for the network that it was made on and no other.
-
-    Args:
-        path: the file.
-        network: the pretrained network; its head may hold anything.
-
-    Returns:
-        The selection, its tensors on the network's device.
+def read_fields(path: str | os.PathLike[str], network: FlatNetwork) -> dict[str, Any]:
+    """What `write_fields` wrote, for the network it was made on; tensors on the network's device.
 
     Raises:
         FileNotFoundError: there is no such file.
         SelectionError: a damaged file, another architecture, other weights outside the head.
-
-    Example:
-        >>> import tempfile
-        >>> from ppl_fe.finetuning.selection import select_parameters
-        >>> network = FlatNetwork(torch.nn.Linear(9, 1))
-        >>> data = (torch.zeros(2, 9), torch.tensor([0.0, 1.0]))
-        >>> made = select_parameters(
-        ...     network, data, likelihood="normal", sparsity=0.1, method="magnitude")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     made.save(f"{folder}/selection.safetensors")
-        ...     load_selection(f"{folder}/selection.safetensors", network)
-        Selection(method='magnitude', 1 of 10 parameters, 10 %)
     """
     tensors, said = read_checked(path, FORMAT, "selection", SelectionError)
     own, made = _sizes(network.slices), [tuple(pair) for pair in said["sizes"]]
@@ -90,16 +70,16 @@ def load_selection(path: str | os.PathLike[str], network: FlatNetwork) -> Select
         )
     mask = torch.zeros(network.num_parameters, dtype=torch.bool)
     mask[tensors.pop("indices")] = True
-    return Selection(
-        method=said["method"],
-        mask=mask.to(network.device),
-        slices=network.slices,
-        head=head,
-        settings=said["settings"],
-        notes=tuple(said["notes"]),
-        base_hash=said["base_hash"],
+    return {
+        "method": said["method"],
+        "mask": mask.to(network.device),
+        "slices": network.slices,
+        "head": head,
+        "settings": said["settings"],
+        "notes": tuple(said["notes"]),
+        "base_hash": said["base_hash"],
         **{name: vector.to(network.device) for name, vector in tensors.items()},
-    )
+    }
 
 
 def _sizes(slices: Mapping[str, slice]) -> list[tuple[str, int]]:
