@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_shell import enter
 
 from ppl_fe.cli import main
 from ppl_fe.cli.factories import load_factory
@@ -41,12 +42,9 @@ RANK = ["rank", "--network", "factories_of_a_test:network", "--data", "factories
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with a module of factories and two checkpoints."""
-    (tmp_path / "factories_of_a_test.py").write_text(FACTORIES)
     for name, size in {"a": 0.0, "b": 3.0}.items():
         save_file({"weight": torch.full((1, 3), size)}, tmp_path / f"{name}.safetensors")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "factories_of_a_test", raising=False)
+    enter(tmp_path, "factories_of_a_test", FACTORIES, monkeypatch)
     return tmp_path
 
 

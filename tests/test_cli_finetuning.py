@@ -1,4 +1,4 @@
-"""`ppl-fe select` and `ppl-fe finetune`: files, exit status, and bad input that changes nothing."""
+"""`ppl-fe select` and `ppl-fe finetune`: the files that they write, and what they print."""
 
 from __future__ import annotations
 
@@ -10,45 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from small_shell import MASK, MODULE, QUICK, SELECT, TUNE, enter_task, run
 
 import ppl_fe as fe
 from ppl_fe.cli import finetune_command, main, select_command
-
-FACTORIES = """
-import torch
-from torch import nn
-
-def build():
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
-
-def wider():
-    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2))
-
-def rows(count, seed):
-    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
-    return x, (x[:, 0] + x[:, 1] > 0).long()
-
-def task():
-    return rows(120, 1)
-
-def held_out():
-    return rows(60, 2)
-
-def one_class():
-    return rows(20, 3)[0], torch.zeros(20, dtype=torch.long)
-
-def infinite():
-    x, y = rows(20, 3)
-    return 3e38 * x.sign(), y
-"""
-MODULE = "finetuning_factories"
-TASK = ["base.safetensors", "--network", f"{MODULE}:build", "--data", f"{MODULE}:task"]
-HEAD = ["--head", "2"]
-SELECT = ["select", *TASK, *HEAD, "--output", "selection.safetensors"]
-QUICK = ["--num-samples", "10", "--warmup-steps", "20", "--thinning", "1", "--sparsity", "0.1"]
-TUNE = ["finetune", *TASK, *HEAD, "--output", "task.safetensors"]
-MASK = ["--selection", "selection.safetensors"]
 
 
 def network_of(folder: Path) -> fe.FlatNetwork:
@@ -60,21 +26,8 @@ def network_of(folder: Path) -> fe.FlatNetwork:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a module of factories, and a checkpoint that lacks the task's head."""
-    (tmp_path / f"{MODULE}.py").write_text(FACTORIES)
-    generator = torch.Generator().manual_seed(111)
-    weights = {"0.weight": torch.randn(8, 6, generator=generator), "0.bias": torch.zeros(8)}
-    save_file(weights, tmp_path / "base.safetensors")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    enter_task(tmp_path, monkeypatch)
     return tmp_path
-
-
-def run(*arguments: str) -> int:
-    status = main(list(arguments))
-    sys.modules.pop(MODULE, None)
-    return status
 
 
 def test_from_checkpoint_to_delta(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,74 +95,6 @@ def test_other_methods_need_no_selection(
     assert float(losses[2]) < float(losses[1])
     assert f"{count} of 56 pretrained parameters" in printed
     fe.apply_delta(network_of(folder).module, folder / "task.safetensors")
-
-
-def test_a_base_that_changed_on_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*SELECT, "--method", "magnitude") == 2  # 0.5 % of 56 parameters are none
-    assert "sparsity=0.005 of 56 parameters selects 0" in capsys.readouterr().err
-    assert run(*SELECT, "--method", "magnitude", "--sparsity", "0.1") == 0
-    weights = load_file(folder / "base.safetensors")
-    weights["0.bias"][3] += 1e-6
-    save_file(weights, folder / "base.safetensors")
-    assert run(*TUNE, *MASK) == 2
-    error = capsys.readouterr().err
-    assert "belongs to other weights than the network's" in error
-    assert "whose file may have changed since" in error
-    assert not (folder / "task.safetensors").exists()
-
-
-BAD = {
-    "no such base": (["select", "nowhere.pt", *SELECT[2:]], "no checkpoint at nowhere.pt"),
-    "another network": ([*SELECT, "--network", f"{MODULE}:wider"], "base.safetensors: the state"),
-    "no head": ([*SELECT, "--head", "5"], "head='5' names no parameter"),
-    "a head that the base lacks": (
-        ["select", *TASK, "--output", "selection.safetensors"],
-        "missing from it (2): 2.weight, 2.bias",
-    ),
-    "one class": ([*SELECT, *QUICK, "--data", f"{MODULE}:one_class"], "one class only, 0"),
-    "too sparse": ([*SELECT, "--sparsity", "1e-6"], "selects 0"),
-    "no folder": ([*SELECT, "--output", "no/folder.safetensors"], "--output: there is no folder"),
-    "a folder": ([*SELECT, "--output", "."], "--output must be a file"),
-    "a picture of no kind": ([*SELECT, "--plot", "a.docx"], "--plot must end in one of .eps"),
-    "not finite": (
-        [*SELECT, *QUICK, "--data", f"{MODULE}:infinite"],
-        "the loss is nan, first in the output of layer '0'",
-    ),
-    "no selection": (TUNE, "--method mask needs --selection"),
-    "needless selection": (
-        [*TUNE, *MASK, "--method", "full"],
-        "--method full takes no --selection",
-    ),
-    "no such selection": ([*TUNE, "--selection", "nowhere"], "no selection file at nowhere"),
-    "not a selection": ([*TUNE, "--selection", "base.safetensors"], "is no selection file"),
-    "another head": (["finetune", *TASK, *MASK, "--output", "task.safetensors"], "2.weight"),
-    "a head of its own": (
-        [*TUNE, *MASK, "--head", "2.weight"],
-        "--head: selection.safetensors was made with the head ['2.weight', '2.bias']",
-    ),
-    "a diverging step": ([*TUNE, *MASK, "--learning-rate", "1e38"], "lower learning_rate"),
-    "another optimiser": ([*TUNE, *MASK, "--optimizer", "lion"], "must be 'adamw' or 'sgd'"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_bad_input_leaves_the_files_as_they_were(
-    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = {"2.weight": torch.ones(2, 8), "2.bias": torch.zeros(2)}
-    if kind == "a head of its own":  # a base with a head of another task
-        save_file(load_file(folder / "base.safetensors") | whole, folder / "base.safetensors")
-    assert run(*SELECT, "--method", "magnitude", "--sparsity", "0.1") == 0
-    (folder / "task.safetensors").write_text("an older delta")
-    before = {path: path.read_bytes() for path in folder.glob("*.*")}
-    capsys.readouterr()
-    arguments, message = BAD[kind]
-    assert run(*arguments) == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(f"ppl-fe {arguments[0]}: ")
-    assert message in errors
-    assert "Traceback" not in errors
-    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 SELECT_OPTIONS: dict[str, Any] = {

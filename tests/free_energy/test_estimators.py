@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_rankings import Cliff
+from torch import nn
 
 import ppl_fe as fe
 from ppl_fe.free_energy.estimators import loss_summary
@@ -116,17 +117,6 @@ def test_three_draws_have_a_mean_and_no_error_bar() -> None:
     assert math.isnan(loss_summary(torch.zeros(2, 3).numpy())[2])
 
 
-class Cliff(nn.Module):
-    """NaN from w = 2.5 on: some chains fall off, others never come near."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.w + 0 * (2.5 - self.w).sqrt()
-
-
 def test_failed_chains_are_left_out_and_told() -> None:
     options: dict[str, Any] = {
         "kernel": fe.SGLD,
@@ -135,8 +125,9 @@ def test_failed_chains_are_left_out_and_told() -> None:
         "num_samples": 50,
     }
     tiny = torch.full((N, 1), 1e-3), torch.zeros(N)
+    # Some chains fall off, others never come near.
     with pytest.warns(RuntimeWarning, match="left out: chain"):
-        found = fe.estimate_free_energy(fe.FlatNetwork(Cliff()), tiny, **{**SHORT, **options})
+        found = fe.estimate_free_energy(fe.FlatNetwork(Cliff(2.5)), tiny, **{**SHORT, **options})
     kept = found.draws.sample_stats.sizes["chain"]
     assert 0 < kept < 32
     assert math.isfinite(found.wbic)

@@ -1,11 +1,8 @@
-"""A table of checkpoints: no row is lost, and each number belongs to its own checkpoint."""
+"""A table of checkpoints: the best first, and each number belongs to its own checkpoint."""
 
 from __future__ import annotations
 
 import math
-import os
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +11,12 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from small_rankings import LABELS, SHORT, N, X, linear_state, rank_lines
+from torch import nn
 
 import ppl_fe as fe
 from ppl_fe.free_energy import ranking
 from ppl_fe.free_energy.ranking import probability_of_lowest
-
-N = 80
-X = torch.randn(N, 3, generator=torch.Generator().manual_seed(121))
-LABELS = torch.arange(N) % 2
-SHORT: dict[str, Any] = {
-    "num_samples": 30,
-    "thinning": 1,
-    "warmup_steps": 30,
-    "compile": "traced",
-    "progress_bar": False,
-}
-
-
-def linear_state(size: float) -> dict[str, Tensor]:
-    return {"weight": torch.full((1, 3), size)}
-
-
-def rank_lines(states: Mapping[str, Any], **options: Any) -> pd.DataFrame:
-    return fe.rank_checkpoints(
-        states,
-        nn.Linear(3, 1, bias=False),
-        (X, torch.zeros(N)),
-        **{**SHORT, "likelihood": "normal", "batch_size": None, **options},
-    )
 
 
 def test_best_first_and_what_to_read_first() -> None:
@@ -58,83 +31,6 @@ def test_best_first_and_what_to_read_first() -> None:
     assert (table["error"] == "").all()
     assert "density ratio" in table.attrs["read_first"]
     assert table["anchor_loss"]["w=0.0"] == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
-
-
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.target),)
-
-
-def test_a_bad_checkpoint_keeps_its_row(tmp_path: Path) -> None:
-    save_file(linear_state(0.0), tmp_path / "good.safetensors")
-    whole = (tmp_path / "good.safetensors").read_bytes()
-    (tmp_path / "truncated.safetensors").write_bytes(whole[:-5])
-    (tmp_path / "malicious.pt").write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=2))
-    torch.save(linear_state(1.0), tmp_path / "other.pt")
-    states: dict[str, Any] = {
-        "missing": tmp_path / "nowhere.pt",
-        "truncated": tmp_path / "truncated.safetensors",
-        "good": tmp_path / "good.safetensors",
-        "malicious": tmp_path / "malicious.pt",
-        "misshaped": {"weight": torch.zeros(1, 4)},
-        "other names": {"bias": torch.zeros(1)},
-        "nan": linear_state(math.nan),
-        "other": str(tmp_path / "other.pt"),
-    }
-    table = rank_lines(states, localization=50.0)
-    assert set(table.index) == set(states)
-    assert list(table.index[:2]) == ["good", "other"]
-    assert table["p_best"][:2].sum() == pytest.approx(1.0)
-    lost = table.iloc[2:]
-    assert lost[["wbic", "p_best"]].isna().all(axis=None)
-    for name, said in {
-        "missing": "no checkpoint at",
-        "truncated": "damaged or truncated",
-        "malicious": "would run code",
-        "misshaped": "(1, 4)",
-        "other names": "missing",
-        "nan": "NaN",
-    }.items():
-        assert said in str(table["error"][name]), name
-    assert (table["error"][:2] == "").all()
-    assert not (tmp_path / "ran").exists()
-
-
-def test_nothing_but_bad_checkpoints() -> None:
-    table = rank_lines({"a": linear_state(math.nan), "b": {}})
-    assert list(table["error"] != "") == [True, True]
-
-
-class Cliff(nn.Module):
-    """NaN beyond w = 5."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.w + 0 * (5.0 - self.w).sqrt()
-
-
-def test_a_checkpoint_whose_chains_all_fail_keeps_its_row() -> None:
-    states = {name: {"w": torch.tensor([at])} for name, at in {"far": 4.99, "near": 0.0}.items()}
-    with pytest.warns(RuntimeWarning, match="left out"):
-        table = fe.rank_checkpoints(
-            states,
-            Cliff(),
-            (torch.full((N, 1), 1e-3), torch.zeros(N)),
-            likelihood="normal",
-            kernel=fe.SGLD,
-            step_size=0.5,
-            **{**SHORT, "warmup_steps": 100},
-        )
-    assert list(table.index) == ["near", "far"]
-    assert "all 4 chains became non-finite" in table["error"]["far"]
-    assert table["error"]["near"] == ""
-    assert table["p_best"]["near"] == 1.0
 
 
 def test_held_out_and_baseline_columns() -> None:
@@ -167,14 +63,6 @@ def test_held_out_and_baseline_columns() -> None:
         fe.rank_checkpoints(
             {"a": modules["a"].state_dict()}, modules["a"], loader, baseline_columns=True, **SHORT
         )
-
-
-def test_baselines_that_cannot_be_had_are_refused_before_the_chains_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ranking, "sample_local_posteriors", None)
-    with pytest.raises(ValueError, match="no linear submodule"):
-        rank_lines({"a": linear_state(0.0)}, baseline_columns=True)
 
 
 def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
@@ -237,14 +125,6 @@ def test_probability_of_lowest() -> None:
     assert found.sum() == pytest.approx(1.0)
     assert abs(found[0] - 0.8413) < 4 * math.sqrt(0.8413 * 0.1587 / ranking.NUM_SIMULATIONS)
     assert np.array_equal(found, probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0]))
-
-
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match="checkpoints is empty"):
-        rank_lines({})
-    for name, value in {"num_chains": 0, "localization": -1.0}.items():
-        with pytest.raises(ValueError, match=name):
-            rank_lines({"a": linear_state(0.0)}, **{name: value})
 
 
 def test_unequal_training_losses_are_told() -> None:
