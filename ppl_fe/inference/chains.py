@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
 from ppl_fe.inference.density import Density, Indices
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.gradients import Anchor, Estimator, Evaluation, exact_evaluation
+from ppl_fe.inference.gradients import Anchor, Batch, Estimator, Evaluation, exact_evaluation
 from ppl_fe.inference.metric import LinearMap
 from ppl_fe.inference.step import (
     Fixed,
@@ -196,7 +196,7 @@ class Chains:
         """The gradient estimate at (C, D) in the chains' coordinates, apart from the chains."""
         at = self._tensors_at
         tensors = tuple(self._leaves[at : at + self._num_tensors])
-        inputs = (position, indices, self.density.chain_values, tensors, self._fixed)
+        inputs = (position, Batch(indices, self.density.chain_values, tensors), self._fixed)
         leaves, structure = pytree.tree_flatten(inputs)
         if self._evaluate is None:
             mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppl_fe.inference.density import Density, Indices
 from ppl_fe.inference.full_data import weighted_chunks
-from ppl_fe.inference.gradients import minibatch
+from ppl_fe.inference.gradients import Batch, minibatch
 from ppl_fe.inference.initial import OVERDISPERSION, spread_out
 from ppl_fe.inference.metric import MOST_PARAMETERS
 
@@ -117,7 +117,7 @@ def _energy(density: Density, rows: tuple[Tensor, Indices]) -> Energy:
     def energy(position: Array) -> tuple[float, Array]:
         w = torch.from_numpy(position).to(density.device, density.dtype).expand(len(weights), -1)
         with torch.no_grad():
-            at = plain(w, subsets, (), density.tensors, None)
+            at = plain(w, Batch(subsets, (), density.tensors), None)
         value = -float(weights @ at.log_density.double())
         gradient = -(weights @ at.gradient.double()).cpu().numpy()
         if not (isfinite(value) and np.isfinite(gradient).all()):

@@ -1,7 +1,7 @@
 """Estimators of the gradient of a log-density, apart from the dynamics that use them.
 
-Each is a pure function of (positions (C, D), index sets, chain values, tensors, anchor) and returns
-an `Evaluation`; each combines with every sampler.
+Each is a pure function of (positions (C, D), `Batch`, anchor) and returns an `Evaluation`; each
+combines with every sampler.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from ppl_fe.inference.density import Density, Indices, Terms
 from ppl_fe.inference.full_data import full_data_terms, weighted_chunks
 
 Tensors = tuple[Tensor, ...]
+
+
+class Batch(NamedTuple):
+    """The data that a gradient is taken on: index sets into the tensors, and each chain's own."""
+
+    indices: Indices
+    chain_values: Tensors
+    tensors: Tensors
 
 
 class Evaluation(NamedTuple):
@@ -35,7 +43,7 @@ class Anchor(NamedTuple):
     log_likelihood: Tensor
 
 
-Estimator = Callable[[Tensor, Indices, Tensors, Tensors, Anchor | None], Evaluation]
+Estimator = Callable[[Tensor, Batch, Anchor | None], Evaluation]
 
 
 def minibatch(density: Density) -> Estimator:
@@ -51,14 +59,8 @@ def full_data(density: Density) -> Estimator:
 
 
 def _gradient_of(density: Density, terms: Callable[..., Terms]) -> Estimator:
-    def estimate(
-        position: Tensor,
-        indices: Indices,
-        chain_values: Tensors,
-        tensors: Tensors,
-        anchor: Anchor | None = None,
-    ) -> Evaluation:
-        gradient, found = density.batched_gradient(terms, position, indices, chain_values, tensors)
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        gradient, found = density.batched_gradient(terms, position, *batch)
         return Evaluation(gradient, found.log_density, found.log_likelihood)
 
     return estimate
@@ -73,17 +75,11 @@ def control_variate(density: Density) -> Estimator:
     """
     plain = minibatch(density)
 
-    def estimate(
-        position: Tensor,
-        indices: Indices,
-        chain_values: Tensors,
-        tensors: Tensors,
-        anchor: Anchor | None = None,
-    ) -> Evaluation:
-        here = plain(position, indices, chain_values, tensors, None)
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        here = plain(position, batch, None)
         if anchor is None:  # no minibatches: nothing to correct
             return here
-        there = plain(anchor.position, indices, chain_values, tensors, None)
+        there = plain(anchor.position, batch, None)
         exact = Evaluation(*anchor[1:])
         return Evaluation(*(a + (b - c) for a, b, c in zip(exact, here, there, strict=True)))
 
@@ -96,15 +92,9 @@ def accumulated(estimator: Estimator, num_micro_batches: int) -> Estimator:
     The same law as one minibatch of K·B, in the memory of one of B.
     """
 
-    def estimate(
-        position: Tensor,
-        indices: Indices,
-        chain_values: Tensors,
-        tensors: Tensors,
-        anchor: Anchor | None = None,
-    ) -> Evaluation:
-        parts = zip(*(ix.chunk(num_micro_batches, -1) for ix in indices), strict=True)
-        found = [estimator(position, part, chain_values, tensors, anchor) for part in parts]
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        parts = zip(*(ix.chunk(num_micro_batches, -1) for ix in batch.indices), strict=True)
+        found = [estimator(position, batch._replace(indices=part), anchor) for part in parts]
         return Evaluation(*(torch.stack(values).mean(0) for values in zip(*found, strict=True)))
 
     return estimate
@@ -115,7 +105,7 @@ def exact_evaluation(density: Density, position: Tensor) -> Evaluation:
 
     The sums are float64: what they lose, every later step would inherit.
     """
-    plain, chain_values = minibatch(density), density.chain_values
+    plain = minibatch(density)
     weights, chunks = weighted_chunks(density)
     sums = [torch.zeros_like(position, dtype=torch.float64)] + [
         torch.zeros(len(position), dtype=torch.float64, device=position.device) for _ in range(2)
@@ -123,7 +113,8 @@ def exact_evaluation(density: Density, position: Tensor) -> Evaluation:
     with torch.no_grad():
         for number, weight in enumerate(weights.tolist()):
             subset = tuple(ix[number].expand(len(position), -1) for ix in chunks)
-            part = plain(position, subset, chain_values, density.tensors, None)
+            batch = Batch(subset, density.chain_values, density.tensors)
+            part = plain(position, batch, None)
             for total, value in zip(sums, part, strict=True):
                 total += weight * value
     return Evaluation(*(total.to(position.dtype) for total in sums))

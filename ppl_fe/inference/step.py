@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.density import Indices
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.gradients import Anchor, Estimator, Evaluation
+from ppl_fe.inference.gradients import Anchor, Batch, Estimator, Evaluation
 from ppl_fe.inference.metric import LinearMap
 from ppl_fe.inference.temperature import Blocks, block_virials, directional_virial
 
@@ -112,9 +112,8 @@ def flat_step(
     def step(*leaves: Tensor) -> list[Tensor]:
         given: Inputs = pytree.tree_unflatten(list(leaves), structure)
         state, fixed, metric = given.state, given.fixed, given.fixed.metric
-        at = _evaluate(
-            estimator, state.position, given.indices, given.chain_values, given.tensors, fixed
-        )
+        batch = Batch(given.indices, given.chain_values, given.tensors)
+        at = _evaluate(estimator, state.position, batch, fixed)
         gradient = metric.to_gradient(at.gradient) if metric else at.gradient
         displacement = state.position - fixed.center
         along_blocks = metric.to_displacement(displacement) if metric else displacement
@@ -139,7 +138,7 @@ def flat_step(
 def flat_evaluation(
     estimator: Estimator, structure: pytree.TreeSpec
 ) -> Callable[..., Sequence[Tensor]]:
-    """Leaves of (position, indices, chain values, tensors, `Fixed`) -> those of an `Evaluation`.
+    """Leaves of (position, `Batch`, `Fixed`) -> those of an `Evaluation`.
 
     Position and gradient are in the chains' own coordinates.
     """
@@ -152,13 +151,6 @@ def flat_evaluation(
     return function
 
 
-def _evaluate(
-    estimator: Estimator,
-    own: Tensor,
-    indices: Indices,
-    chain_values: Tensors,
-    tensors: Tensors,
-    fixed: Fixed,
-) -> Evaluation:
+def _evaluate(estimator: Estimator, own: Tensor, batch: Batch, fixed: Fixed) -> Evaluation:
     position = fixed.metric.to_position(own) if fixed.metric else own
-    return estimator(position, indices, chain_values, tensors, fixed.anchor or None)
+    return estimator(position, batch, fixed.anchor or None)

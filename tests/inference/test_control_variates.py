@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.density import Density
-from ppl_fe.inference.gradients import Anchor, control_variate, exact_evaluation
+from ppl_fe.inference.gradients import Anchor, Batch, control_variate, exact_evaluation
 
 Gradient = Literal["minibatch", "control_variate"]
 
@@ -37,7 +37,7 @@ def test_the_mean_over_all_minibatches_is_the_evaluation_on_all_data(distance: f
     w = torch.tensor([0.4, -0.3], dtype=torch.float64).expand(36, 2)
     at = w + distance * torch.randn(2, generator=generator, dtype=torch.float64)
     anchor = Anchor(at, *exact_evaluation(density, at))
-    found = control_variate(density)(w, (batches,), (), density.tensors, anchor)
+    found = control_variate(density)(w, Batch((batches,), (), density.tensors), anchor)
     exact = exact_evaluation(density, w)
     for name in exact._fields:  # gradient, log_density, log_likelihood
         one, truth = getattr(found, name), getattr(exact, name)[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.density import Density, Indices
-from ppl_fe.inference.gradients import Anchor, accumulated, control_variate, exact_evaluation
+from ppl_fe.inference.gradients import Anchor, Batch, accumulated, control_variate, exact_evaluation
 from ppl_fe.inference.gradients import minibatch as minibatch_estimator
 from ppl_fe.inference.streams import RandomStream
 
@@ -126,7 +126,7 @@ def test_the_errors_of_an_epoch_cancel() -> None:
     source = RandomStream(target, CHAINS, 1, order="epoch")
     w = torch.randn(CHAINS, 2, generator=torch.Generator().manual_seed(41), dtype=torch.float64)
     estimate, exact = minibatch_estimator(target), exact_evaluation(target, w)
-    found = [estimate(w, indices, (), target.tensors, None) for indices in steps(source, 4)]
+    found = [estimate(w, Batch(indices, (), target.tensors), None) for indices in steps(source, 4)]
     for name in exact._fields:
         mean = torch.stack([getattr(one, name) for one in found]).mean(0)
         torch.testing.assert_close(mean, getattr(exact, name), rtol=1e-12, atol=1e-12)
@@ -185,13 +185,13 @@ def test_micro_batches_give_the_estimate_on_the_joint_batch(anchored: bool) -> N
     indices = tuple(torch.randint(24, (CHAINS, size), generator=generator) for size in (8, 12))
     build = control_variate if anchored else minibatch_estimator
     anchor = Anchor(0.8 * w, *exact_evaluation(joint, 0.8 * w)) if anchored else None
-    found = accumulated(build(small), 4)(w, indices, (), small.tensors, anchor)
-    expected = build(joint)(w, indices, (), joint.tensors, anchor)
+    found = accumulated(build(small), 4)(w, Batch(indices, (), small.tensors), anchor)
+    expected = build(joint)(w, Batch(indices, (), joint.tensors), anchor)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     # Sharp enough: a quarter of the joint batch gives something else.
     quarter = tuple(ix[:, : ix.shape[1] // 4] for ix in indices)
-    part = build(small)(w, quarter, (), small.tensors, anchor)
+    part = build(small)(w, Batch(quarter, (), small.tensors), anchor)
     assert (part.gradient - expected.gradient).abs().min() > 1e-6
 
 
