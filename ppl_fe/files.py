@@ -9,10 +9,15 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, lone: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to, and rename it to `path` at the end of the block.
 
     Whatever ends the block early leaves an older file as it was, and nothing beside it.
+
+    Args:
+        path: the file, replaced if it exists.
+        lone: no other process writes this file, so that the name beside it can always be the same,
+            and what a killed process leaves there is overwritten by the next.
 
     Example:
         >>> import tempfile
@@ -22,7 +27,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
         [('a.txt', 'whole')]
     """
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    writer = "" if lone else f".{os.getpid()}"
+    aside = path.with_name(f"{path.name}{writer}.partial")
     try:
         yield aside
         os.replace(aside, path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from zarr.errors import ZarrUserWarning
+
+from ppl_fe.files import written_aside
 
 Arrays = dict[str, NDArray[Any]]
 CHUNK_VALUES = 2**20
@@ -79,10 +80,9 @@ class Store:
     def remember(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Write what `recall` gives back."""
         self.resume_file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.resume_file.with_name(self.resume_file.name + ".partial")
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, aside, {"facts": json.dumps(facts)})
-        os.replace(aside, self.resume_file)
+        with written_aside(self.resume_file, lone=True) as aside:
+            save_file(tensors, aside, {"facts": json.dumps(facts)})
 
     def recall(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors and facts of the last `remember`.
