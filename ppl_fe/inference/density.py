@@ -28,7 +28,8 @@ from ppl_fe.inference.program import (
     run_program,
 )
 
-Indices = tuple[Tensor, ...]
+Tensors = tuple[Tensor, ...]
+Indices = Tensors  # into the data, one set a plate
 
 
 class Terms(NamedTuple):

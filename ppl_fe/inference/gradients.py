@@ -12,10 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.density import Density, Indices, Terms
+from ppl_fe.inference.density import Density, Indices, Tensors, Terms
 from ppl_fe.inference.full_data import full_data_terms, weighted_chunks
-
-Tensors = tuple[Tensor, ...]
 
 
 class Batch(NamedTuple):

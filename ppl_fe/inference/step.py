@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.density import Indices
+from ppl_fe.inference.density import Indices, Tensors
 from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.gradients import Anchor, Batch, Estimator, Evaluation
 from ppl_fe.inference.metric import LinearMap
 from ppl_fe.inference.temperature import Blocks, block_virials, directional_virial
-
-Tensors = tuple[Tensor, ...]
 
 
 class Totals(NamedTuple):
