@@ -9,10 +9,8 @@ from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
 from ppl_fe.diagnostics.mixing import ESS
 from ppl_fe.diagnostics.recorded import Run
-from ppl_fe.inference.slowness import shorter_ways
+from ppl_fe.inference.slowness import RELAXATIONS_TO_WARM_UP, shorter_ways
 
-# e⁻⁵ of the start is left: of a start ten standard deviations off, less than a tenth of one.
-WARM_UP_RELAXATIONS = 5.0
 # R-hat and ESS are told by the same draws; where a half-chain is shorter than ten relaxation times
 # they cannot see what has not moved yet.
 RUN_RELAXATIONS = 20.0
@@ -86,9 +84,9 @@ def warmup_length(run: Run) -> Check | None:
     return Check.above(
         "warmup_length",
         float(run.attrs["warmup_steps"]) / steps,
-        WARM_UP_RELAXATIONS,
+        RELAXATIONS_TO_WARM_UP,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"warmup_steps={WARM_UP_RELAXATIONS * np.ceil(steps):.0f}{_shorter(run)}",
+        f"warmup_steps={RELAXATIONS_TO_WARM_UP * np.ceil(steps):.0f}{_shorter(run)}",
     )
 
 

@@ -10,6 +10,7 @@ from ppl_fe.finetuning.mixing import mixing_notes
 from ppl_fe.finetuning.objective import Objective, data_and_batch
 from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.finetuning.selected import Selection
+from ppl_fe.inference.run_length import require_integer
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.models.priors import laplace_gamma
@@ -140,10 +141,15 @@ def select_parameters(
             f"groups must be 'layer' or 'row', with method 'bayestune' and without count_top, got "
             f"groups={groups!r}, method={method!r}, count_top={count_top}"
         )
-    _check_lengths(
-        num_chains=num_chains, num_samples=num_samples, warmup_steps=warmup_steps,
-        thinning=thinning, num_steps=num_steps, seed=seed,
-    )  # fmt: skip
+    for name, length, least in (
+        ("num_chains", num_chains, 1),
+        ("num_samples", num_samples, 1),
+        ("warmup_steps", warmup_steps, 0),
+        ("thinning", thinning, 1),
+        ("num_steps", num_steps, 1),
+        ("seed", seed, 0),
+    ):
+        require_integer(name, length, least)
     for name, value in (("data_size", data_size), ("learning_rate", learning_rate)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
@@ -197,10 +203,3 @@ def select_parameters(
         found.r_hat, found.mcse, found.probability_in_top, settings, tuple(notes),
         network_hash(network, names),
     )  # fmt: skip
-
-
-def _check_lengths(**lengths: object) -> None:
-    for name, value in lengths.items():
-        least = 0 if name in ("warmup_steps", "seed") else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")

@@ -18,8 +18,8 @@ from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.full_data import full_data_sums
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.loop import RunLength
 from ppl_fe.inference.run import check_chains, run
+from ppl_fe.inference.run_length import RunLength
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.temperature import at_most
 from ppl_fe.models.likelihoods import Likelihood, categorical

@@ -48,6 +48,9 @@ class Chains:
         anchor: (C, D), where control variates are taken, until `set_anchor` moves it.
         near_mode: the chains start near a mode, with nothing to descend first.
         metric: a dense metric; changed by `set_metric`.
+
+    Attributes:
+        start: (C, D), where the chains started.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Chains:
             None if anchor is None else Anchor(anchor.clone(), *exact_evaluation(density, anchor))
         )
         self._batches, self._batches_taken = batches, 0
+        self.start = position.clone()
         own = position if metric is None else metric.from_position(position)
         tensors = density.tensors if batches is None else self._next_batch()
         noise, indices = stream.next()
@@ -138,6 +142,10 @@ class Chains:
 
     def start_at(self, position: Tensor) -> None:
         """Put the chains at positions (C, D), with whatever else their state holds drawn anew."""
+        self.start = position.clone()
+        self._put(position)
+
+    def _put(self, position: Tensor) -> None:
         own = position if self.metric is None else self.metric.from_position(position)
         noise, _ = self.stream.next()
         self.state = self.dynamics.init(own.clone(), noise.clone(), self.settings)
@@ -148,7 +156,7 @@ class Chains:
         position = self.position
         for own, new in zip(self.metric, metric, strict=True):
             own.copy_(new)
-        self.start_at(position)
+        self._put(position)
 
     def set_anchor(self, position: Tensor) -> None:
         """Take control variates about positions (C, D) from now on."""

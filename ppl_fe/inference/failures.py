@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.curvature import largest_stable_step, stiffest
@@ -34,7 +33,7 @@ def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
     return found
 
 
-def stop_if_all_failed(failed: dict[int, str], chains: Chains, start: Tensor) -> None:
+def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:
     """Raise when no chain is left, with the largest step that the start would have allowed.
 
     Raises:
@@ -43,7 +42,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains, start: Tensor) ->
     if len(failed) < chains.num_chains:
         return
     used = chains.settings["step_size"].max().item()
-    chains.start_at(start)
+    chains.start_at(chains.start)
     curvature = stiffest(chains).curvature
     largest = largest_stable_step(chains.dynamics, curvature, chains.settings).min().item()
     advice = "check the data and the starts"

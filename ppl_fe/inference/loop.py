@@ -19,29 +19,11 @@ from ppl_fe.inference.initial import overdispersed_positions
 from ppl_fe.inference.interrupts import Interrupts
 from ppl_fe.inference.phases import Phases
 from ppl_fe.inference.progress import Watch
+from ppl_fe.inference.run_length import RunLength
 from ppl_fe.inference.step import Statistics
 from ppl_fe.inference.store import Store
 
 CHECK_EVERY = 50  # steps or draws between looks for failed chains: each look costs a wait
-
-
-@dataclass(frozen=True)
-class RunLength:
-    """How long to run: S kept draws of `thinning` steps each, after `warmup_steps` steps."""
-
-    num_samples: int = 1000
-    warmup_steps: int = 500
-    thinning: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("num_samples", 1), ("warmup_steps", 0), ("thinning", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-    @property
-    def num_steps(self) -> int:
-        return self.warmup_steps + self.num_samples * self.thinning
 
 
 @dataclass
@@ -57,7 +39,6 @@ class Sampling:
     def __post_init__(self) -> None:
         dynamics = self.chains.dynamics
         self.momenta = dynamics if isinstance(dynamics, WithMomentum) else None
-        self.first = self.chains.position.clone()
 
     def warm_up(self, center: Tensor | None, least_curvature: float | None, seed: int) -> None:
         """Start overdispersed about a centre if there is one, then tune while the chains move."""
@@ -68,7 +49,6 @@ class Sampling:
             chains.start_at(
                 overdispersed_positions(chains, center, least_curvature or 1.0, stiffest, seed)
             )
-            self.first = chains.position.clone()
         phases = Phases(chains, adaptation, self.length.warmup_steps, center)
         with torch.no_grad():
             for step in range(self.length.warmup_steps):
@@ -161,7 +141,7 @@ class Sampling:
         if bool((self.chains.totals.failed_at < 0).any()):
             return
         failed = failures(self.chains, self.length.warmup_steps)
-        stop_if_all_failed(failed, self.chains, self.first)
+        stop_if_all_failed(failed, self.chains)
 
     def _remember(
         self, store: Store, facts: Mapping[str, Any], report: Mapping[str, Tensor]

@@ -37,7 +37,7 @@ class Phases:
         center: Tensor | None = None,
     ) -> None:
         self.chains, self.adaptation, self.center = chains, adaptation, center
-        self.warmup_steps, self._step, self._start = warmup_steps, 0, chains.position.clone()
+        self.warmup_steps, self._step = warmup_steps, 0
         self._events = {round(share * warmup_steps) for share in EVENTS}
         self._every = max(1, warmup_steps // (4 * SNAPSHOTS))
         self._forget()
@@ -82,7 +82,7 @@ class Phases:
         lost = far * torch.finfo(far.dtype).eps > 0.01 * found.rsqrt()
         if not lost.any():
             return found
-        chains.start_at(self._start)
+        chains.start_at(chains.start)
         at_start = stiffest(chains).curvature
         chains.state = state
         return torch.where(lost, at_start, found)

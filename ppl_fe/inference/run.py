@@ -20,9 +20,10 @@ from ppl_fe.inference.draws import Recorder, plain
 from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.failures import failures, stop_if_all_failed
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.loop import RunLength, Sampling
+from ppl_fe.inference.loop import Sampling
 from ppl_fe.inference.parallel import Part, chain_seed, in_processes, joined, of_chain
 from ppl_fe.inference.progress import Watch
+from ppl_fe.inference.run_length import RunLength
 from ppl_fe.inference.store import Store
 from ppl_fe.inference.temperature import Blocks, at_most, site_blocks
 from ppl_fe.version import __version__
@@ -213,7 +214,7 @@ def collect(
         interrupted = sampling.draw(store, facts, report)
     sampling_time = time.perf_counter() - started
     failed = failures(chains, length.warmup_steps)
-    stop_if_all_failed(failed, chains, sampling.first)
+    stop_if_all_failed(failed, chains)
     known = {f"tuned_{name}": value for name, value in report.items()}
     facts |= {**known, "sampling_time": sampling_time}
     return Collected(recorder, failed, facts, interrupted)

@@ -17,11 +17,9 @@ from ppl_fe.data import LoaderData
 from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.loop import RunLength
 from ppl_fe.inference.run import check_chains, run
-from ppl_fe.inference.slowness import shorter_ways
-
-RELAXATIONS_TO_WARM_UP = 5
+from ppl_fe.inference.run_length import RunLength
+from ppl_fe.inference.slowness import RELAXATIONS_TO_WARM_UP, shorter_ways
 
 
 def sample(

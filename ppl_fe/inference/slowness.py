@@ -11,6 +11,8 @@ from numpy import nanmax
 
 from ppl_fe.inference.metric import MOST_PARAMETERS
 
+# e⁻⁵ of the start is left: of a start ten standard deviations off, less than a tenth of one.
+RELAXATIONS_TO_WARM_UP = 5.0
 # Where a cause makes the chains slower than this many times, it is named.
 NOISE_COSTS, CONDITION_COSTS = 2.0, 30.0
 
