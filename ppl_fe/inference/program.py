@@ -212,4 +212,3 @@ def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> 
         trace = poutine.trace(call).get_trace()
         trace.compute_log_prob()
     return trace
-
