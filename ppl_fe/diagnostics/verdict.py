@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ppl_fe.diagnostics import lengths, mixing, single_chains, stein, temperatures
@@ -133,5 +134,7 @@ def summary(draws: Any) -> pd.DataFrame:
     """
     import arviz_stats
 
-    table: pd.DataFrame = arviz_stats.summary(open_draws(draws))
+    # Entries that no draw changes (the zeros of a Cholesky factor) have an R-hat of 0/0.
+    with np.errstate(invalid="ignore"):
+        table: pd.DataFrame = arviz_stats.summary(open_draws(draws))
     return table

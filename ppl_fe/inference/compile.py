@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppl_fe.inference.rewrites import (
     inline_literals,
+    name_chosen_places,
     spread_single_writes,
     turn_narrow_products,
 )
@@ -86,6 +87,7 @@ def trace(
         refuse_leaving_torch(error)
         raise
     inline_literals(graph)
+    name_chosen_places(graph)
     turn_narrow_products(graph)
     spread_single_writes(graph)
     graph.eval()
@@ -118,6 +120,7 @@ def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFuncti
         with torch.no_grad(), warnings.catch_warnings():
             # Torch's own deprecations would pass for a failure where warnings are errors.
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
             compiled = _by_inductor(graph, example)
             compiled(*example)
     except Exception as error:  # the compiler may fail in any way; the graph is an equal twin

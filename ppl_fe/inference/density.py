@@ -122,7 +122,7 @@ class Density:
         self.dtype, self.device, self.is_static = run.dtype, run.device, run.is_static
         # Constrained -> unconstrained at the trial run, as Pyro's kernels carry them; exact
         # unless a support depends on another site.
-        self.transforms = run.transforms
+        self.transforms, self.deterministic = run.transforms, run.deterministic
 
     @property
     def chain_values(self) -> tuple[Tensor, ...]:
@@ -200,7 +200,7 @@ class Density:
 
     def constrain(self, positions: Tensor) -> dict[str, Tensor]:
         """Positions (C, S, D) -> each latent (and deterministic) site's values (C, S, *shape)."""
-        if self.is_static:
+        if self.is_static and not self.deterministic:
             return self.split(positions)
         num_chains, num_draws, _ = positions.shape
         flat = positions.flatten(0, 1)

@@ -66,7 +66,7 @@ class Recorder:
         self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
         self._subsets = {
             site.name: Projection(site.size, density.device)
-            for site in density.sites
+            for site in (*density.sites, *density.deterministic)
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
         }
         self._names = list(blocks)

@@ -24,16 +24,12 @@ class Pointwise(NamedTuple):
 
 def is_likelihood(site: Any) -> bool:
     """Whether data were observed there; factors and deterministic values are observed in form."""
-    return (
-        bool(site["is_observed"])
-        and not isinstance(site["fn"], Unit | Delta)
-        and not is_deterministic(site)
-    )
+    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not is_computed(site)
 
 
-def is_deterministic(site: Any) -> bool:
-    """Whether it is a `pyro.deterministic`."""
-    return bool(site["infer"].get("_deterministic", False))
+def is_computed(site: Any) -> bool:
+    """Whether it is of `pyro.deterministic`."""
+    return isinstance(site["fn"], Delta) or bool(site["infer"].get("_deterministic", False))
 
 
 def pointwise(site: Any) -> Pointwise:
@@ -42,8 +38,7 @@ def pointwise(site: Any) -> Pointwise:
     mask = site["mask"]
     if mask is not None and mask is not True:
         log_prob = torch.where(torch.as_tensor(mask), log_prob, 0.0)
-    frames = site["cond_indep_stack"]
-    return Pointwise(log_prob, {f.name: f.dim for f in frames if f.size < (f.full_size or 0)})
+    return Pointwise(log_prob, {frame.name: frame.dim for frame in minibatch_plates(site)})
 
 
 def on_all_data(site: Any, log_prob: Tensor) -> Tensor:
@@ -51,3 +46,8 @@ def on_all_data(site: Any, log_prob: Tensor) -> Tensor:
     frames = site["cond_indep_stack"]
     scale = prod((f.full_size / f.size for f in frames if f.full_size), start=1.0)
     return scale * log_prob.sum()
+
+
+def minibatch_plates(site: Any) -> list[Any]:
+    """The plates around it that look at a part of their entries."""
+    return [frame for frame in site["cond_indep_stack"] if frame.size < (frame.full_size or 0)]

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_fe.inference.observed import (
     Pointwise,
-    is_deterministic,
+    is_computed,
     is_likelihood,
+    minibatch_plates,
     on_all_data,
     pointwise,
 )
@@ -67,6 +67,7 @@ class Prototype:
     device: torch.device
     is_static: bool
     transforms: dict[str, Any]
+    deterministic: tuple[Site, ...]
 
 
 class TrialRunError(Exception):
@@ -147,7 +148,7 @@ def run_program(
         elif is_likelihood(site):
             found[name] = pointwise(site)
             log_likelihood = log_likelihood + on_all_data(site, found[name].log_prob)
-        elif isinstance(site["fn"], Delta) or is_deterministic(site):
+        elif is_computed(site) and not minibatch_plates(site):
             values[name] = site["value"]
     return ProgramRun(log_density, log_likelihood, values, found)
 
@@ -180,7 +181,7 @@ def prototype(
         )
     sites, static, transforms = [], True, {}
     for name, (shape, msg) in handler.latent.items():
-        frames = [f for f in msg["cond_indep_stack"] if f.size < f.full_size]
+        frames = minibatch_plates(msg)
         if frames:
             raise ValueError(
                 f"latent site {name!r} lies inside the subsampled plate {frames[0].name!r}: its "
@@ -189,7 +190,7 @@ def prototype(
         sites.append(Site(name, shape, tuple(msg["value"].shape)))
         static &= is_real(msg["fn"])
         transforms[name] = transform_of(name, msg["fn"]).inv
-    subsamples, num_data = [], 1
+    subsamples, computed, num_data = [], [], 1
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
@@ -200,9 +201,19 @@ def prototype(
         elif is_likelihood(node):
             refuse_broadcast(name, node)
             num_data = max(num_data, data_size(node))
+        elif name not in handler.latent and is_computed(node) and not minibatch_plates(node):
+            shape = tuple(node["value"].shape)
+            computed.append(Site(name, shape, shape))
     first = next(iter(handler.latent.values()))[1]["value"]
     return Prototype(
-        tuple(sites), tuple(subsamples), num_data, first.dtype, first.device, static, transforms
+        tuple(sites),
+        tuple(subsamples),
+        num_data,
+        first.dtype,
+        first.device,
+        static,
+        transforms,
+        tuple(computed),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 
@@ -34,6 +35,34 @@ def inline_literals(graph: GraphModule) -> None:
             )
         node.replace_all_uses_with(number)
         graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def name_chosen_places(graph: GraphModule) -> None:
+    """Put the places that a mask chooses for the mask, where no input changes it.
+
+    Triangles of matrices (a Cholesky factor's map from a vector) are chosen so. How many a mask
+    chooses is no shape that the compiler could know beforehand.
+    """
+    known: dict[Node, Tensor | None] = {}
+    targets = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
+    for target in targets:
+        for node in graph.graph.find_nodes(op="call_function", target=target):
+            indices: list[Node | None] = []
+            for index in node.args[1]:
+                is_mask = index is not None and index.meta["val"].dtype == torch.bool
+                mask = _constant(graph, index, known) if is_mask else None
+                if mask is None:
+                    indices.append(index)
+                else:
+                    places = mask.nonzero(as_tuple=True)
+                    indices += [_attribute(graph, node, place) for place in places]
+            node.update_arg(1, indices)
+    for node in graph.graph.find_nodes(op="call_function", target=aten.nonzero.default):
+        mask = _constant(graph, node.args[0], known)
+        if mask is not None:
+            node.replace_all_uses_with(_attribute(graph, node, mask.nonzero()))
+            graph.graph.erase_node(node)
     graph.recompile()
 
 
@@ -105,3 +134,36 @@ def _allow_any_strides(graph: GraphModule) -> None:
     for target in (aten.view.default, aten._unsafe_view.default):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             node.target = aten.reshape.default
+
+
+def _constant(graph: GraphModule, node: Node, known: dict[Node, Tensor | None]) -> Tensor | None:
+    """The value of a node that depends on no input; None of all others."""
+    if node not in known:
+        known[node] = _computed(graph, node, known)
+    return known[node]
+
+
+def _computed(graph: GraphModule, node: Node, known: dict[Node, Tensor | None]) -> Tensor | None:
+    target = node.target
+    if node.op == "get_attr":
+        value = getattr(graph, str(target))
+        return value if isinstance(value, Tensor) else None
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
+        return None
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return None
+    if any(_constant(graph, before, known) is None for before in node.all_input_nodes):
+        return None
+    args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+    found = target(*args, **kwargs)
+    return found if isinstance(found, Tensor) else None
+
+
+def _attribute(graph: GraphModule, before: Node, value: Tensor) -> Node:
+    """A node that gives a tensor kept with the graph."""
+    name = f"_places_{sum(1 for _ in graph.buffers())}"
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(name)
+    node.meta["val"] = value
+    return node

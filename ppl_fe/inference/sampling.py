@@ -68,7 +68,8 @@ def sample(
 
     Returns:
         An `xarray.DataTree` in ArviZ's schema. Dimensions are (chain, draw, ...), groups
-        `posterior` (sites on their support) and `sample_stats` (`lp`, the log-density on
+        `posterior` (sites on their support, and those of `pyro.deterministic` that lie outside of
+        subsampled plates) and `sample_stats` (`lp`, the log-density on
         unconstrained space as estimated from the minibatch; `loss`, minus the minibatch
         log-likelihood per datum, averaged over the draw's steps; `gradient_norm`; `step_size`);
         all settings as attributes.

@@ -83,6 +83,17 @@ def test_the_summary_has_arviz_columns(draws: xr.DataTree) -> None:
     assert {"mean", "sd", "ess_bulk", "r_hat"} <= set(table.columns)
 
 
+def test_what_no_draw_changes_has_no_r_hat_and_warns_of_nothing(draws: xr.DataTree) -> None:
+    changed = draws.copy(deep=True)
+    posterior = changed["posterior"].to_dataset()
+    posterior["w"][..., 0] = 0.0
+    changed["posterior"] = posterior
+    table = fe.summary(changed)  # any warning would be an error
+    assert np.isnan(table["r_hat"].iloc[0])
+    assert table["r_hat"].iloc[1:].notna().all()
+    assert fe.diagnose(changed).table["value"].notna().all()
+
+
 def without(draws: xr.DataTree, change: str) -> Any:
     changed = draws.copy(deep=True)
     if change == "group":

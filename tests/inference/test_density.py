@@ -170,6 +170,19 @@ def test_deterministic_sites_are_reported_and_change_nothing() -> None:
     torch.testing.assert_close(values, one_by_one)
 
 
+def test_so_they_are_where_every_other_site_is_real() -> None:
+    def model() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        pyro.deterministic("ratio", x.exp(), event_dim=1)
+
+    density = Density(model)
+    assert (density.is_static, density.deterministic) == (True, (("ratio", (2,), (2,)),))
+    positions = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(
+        density.constrain(positions), {"x": positions, "ratio": positions.exp()}
+    )
+
+
 def test_split_and_join_are_inverse() -> None:
     def model() -> None:
         pyro.sample("a", dist.Normal(0.0, 1.0).expand([2, 3]).to_event(2))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
+import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
+import ppl_fe as fe
 from ppl_fe.inference.compile import TensorFunction, compile_graph, trace
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -44,6 +49,18 @@ def likelihood(x: Tensor, w: Tensor) -> list[Tensor]:
     return [torch.func.grad(picked)(w)]
 
 
+def triangles(x: Tensor, w: Tensor) -> list[Tensor]:
+    """Numbers into and out of a triangle, by a mask that no input changes, and its gradient."""
+    below = torch.arange(8) < torch.arange(8)[:, None]
+
+    def sums(v: Tensor) -> Tensor:
+        square = torch.zeros_like(x[:, :8])
+        square[:, below] = v.flatten(1)[:, :28]
+        return (square.square() + square)[:, below].cos().sum()
+
+    return [torch.func.grad(sums)(w)]
+
+
 def columns_of_products(function: TensorFunction) -> list[int]:
     """Of the batched products that the traced graph runs, in order."""
     graph = trace(function, [X, W])
@@ -66,7 +83,9 @@ def test_narrow_products_and_no_others_are_turned() -> None:
     assert columns_of_products(lambda x, w: [w @ x.transpose(1, 2)]) == [40]
 
 
-@pytest.mark.parametrize("function", [log_softmax, flattened, split, gradient, likelihood])
+@pytest.mark.parametrize(
+    "function", [log_softmax, flattened, split, gradient, likelihood, triangles]
+)
 @pytest.mark.parametrize("mode", ["traced", "compiled"])
 def test_it_is_the_same_function(function: TensorFunction, mode: str) -> None:
     graph = trace(function, [X, W])
@@ -88,3 +107,28 @@ def test_a_write_to_one_entry_becomes_a_comparison() -> None:
 
     assert aten.scatter_add.default in targets(several)
     torch.testing.assert_close(trace(several, [X, W])(X, W), several(X, W))
+
+
+def test_a_mask_becomes_the_places_it_chooses_unless_an_input_changes_it() -> None:
+    def masks(function: TensorFunction) -> int:
+        nodes = trace(function, [X, W]).graph.nodes
+        indexing = [node for node in nodes if str(node.target).startswith("aten.index")]
+        assert indexing
+        used = [index for node in indexing for index in node.args[1] if index is not None]
+        return sum(index.meta["val"].dtype == torch.bool for index in used)
+
+    assert masks(triangles) == 0
+    assert masks(lambda x, w: [x[x > 0].sum()]) == 1
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_program_with_a_correlation_compiles() -> None:
+    def model() -> None:
+        pyro.sample("factor", dist.LKJCholesky(3, 2.0))
+
+    options: dict[str, Any] = {"num_samples": 12, "warmup_steps": 2, "progress_bar": False}
+    kernel = fe.SGLD(model, step_size=0.01)
+    found = [fe.sample(kernel, compile=mode, **options) for mode in ("compiled", "traced")]
+    assert [tree.attrs["compile"] for tree in found] == ["compiled", "traced"]
+    factors = [tree.posterior["factor"].values for tree in found]
+    np.testing.assert_allclose(*factors, atol=1e-4)
