@@ -76,12 +76,12 @@ class Run:
 
 
 def open_draws(draws: Any) -> xr.DataTree:
-    """A DataTree from itself, from a zarr folder, or from what has one as `.draws`.
+    """A DataTree from itself, from a zarr folder or netCDF file, or from what has it as `.draws`.
 
     Raises:
         TypeError: anything else.
         FileNotFoundError: no such folder.
-        ValueError: a folder without zarr, or a tree that `fe.sample` did not make.
+        ValueError: neither zarr nor netCDF, or a tree that `fe.sample` did not make.
     """
     if isinstance(draws, str | Path):
         draws = _from_disk(Path(draws))
@@ -101,6 +101,15 @@ def open_draws(draws: Any) -> xr.DataTree:
 def _from_disk(path: Path) -> xr.DataTree:
     if not path.exists():
         raise FileNotFoundError(f"draws: there is nothing at {path}")
+    if path.is_file():
+        try:
+            with xr.open_datatree(path) as tree:
+                return tree.load()
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"draws: {path} is no netCDF file that xarray can read here ({error}); give one "
+                "that to_netcdf wrote, or the path of fe.sample's save_to"
+            ) from error
     if not (path / "zarr.json").exists():
         raise ValueError(f"draws: {path} is no zarr folder; give the path of fe.sample's save_to")
     with xr.open_datatree(path, engine="zarr", consolidated=False) as tree:

@@ -45,7 +45,8 @@ def diagnose(
     A pass is no proof: a mode that no chain has found shows in none of these numbers.
 
     Args:
-        draws: of `fe.sample`; or the path they were saved to, or an estimate with `.draws`.
+        draws: of `fe.sample`; or the path they were saved to (by `save_to`, or their `to_netcdf`),
+            or an estimate with `.draws`.
         difference: of WBIC in nats, between checkpoints that are to be told apart; then the Monte
             Carlo error must be below a quarter of it.
         superchains: K equal consecutive groups of chains that shared their start

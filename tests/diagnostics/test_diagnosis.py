@@ -77,6 +77,14 @@ def test_a_path_and_an_estimate_do_as_well(draws: xr.DataTree, path: Path) -> No
         assert fe.summary(given).equals(fe.summary(draws))
 
 
+def test_a_netcdf_file_does_as_well_and_no_other(draws: xr.DataTree, tmp_path: Path) -> None:
+    draws.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
+    assert str(fe.diagnose(tmp_path / "run.nc")) == str(fe.diagnose(draws))
+    (tmp_path / "other.nc").write_text("no draws")
+    with pytest.raises(ValueError, match=r"other\.nc is no netCDF file that xarray can read"):
+        fe.diagnose(tmp_path / "other.nc")
+
+
 def test_the_summary_has_arviz_columns(draws: xr.DataTree) -> None:
     table = fe.summary(draws)
     assert list(table.index) == ["w[0]", "w[1]", "w[2]"]
