@@ -47,7 +47,7 @@ COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 LEAVES_TORCH = ("get value out of a tracing tensor", "Tensor that doesn't have storage")
 
 
-class ReadConstants(TorchDispatchMode):
+class ReadConstants(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`.item()`, `int(...)` and `if` on a tensor that is no chain's own give its value for good.
 
     Under `vmap` whatever differs between chains refuses to be read, so that what is left is the
@@ -77,7 +77,7 @@ def trace(
     """
 
     def reading(*leaves: Tensor) -> Sequence[Tensor]:
-        with ReadConstants():
+        with ReadConstants():  # type: ignore[no-untyped-call]
             return function(*leaves)
 
     try:

@@ -19,7 +19,7 @@ class Rows(Tensor):
         tensor([0, 1])
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     def __array__(self, *_: Any) -> Any:
         raise RuntimeError(
@@ -36,7 +36,7 @@ def data_size(site: Any) -> int:
     shape = site["log_prob"].shape
     sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.full_size]
     unsized = [frame.dim for frame in site["cond_indep_stack"] if _is_unsized(frame)]
-    return max([1, *sizes, *(shape[dim] for dim in unsized if -dim <= len(shape))])
+    return int(max([1, *sizes, *(shape[dim] for dim in unsized if -dim <= len(shape))]))
 
 
 def refuse_broadcast(name: str, site: Any) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import biject_to, constraints
 
 # Where torch has no such class, a mixture's support is that of its components as it is.
+INDEPENDENT: Any = constraints.independent  # untyped
 OF_MIXTURES: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
 
 
@@ -16,7 +17,7 @@ class RefusedSiteError(ValueError):
     """A site that cannot be sampled whatever the data; the message says what to write instead."""
 
 
-def transform_of(name: str, fn: Any) -> Transform:
+def transform_of(name: str, fn: Any) -> Any:
     """The bijection from unconstrained values onto the support of a site's distribution.
 
     A mixture of one family has its components' support, which has to be one for all of them.
@@ -48,7 +49,7 @@ def transform_of(name: str, fn: Any) -> Transform:
         )
     support = _of_components(name, fn.support)
     try:
-        transform: Transform = biject_to(support)
+        return biject_to(support)
     except NotImplementedError as error:
         raise RefusedSiteError(
             f"latent site {name!r} ({type(fn).__name__}) has a support, {support!r}, that torch "
@@ -56,7 +57,6 @@ def transform_of(name: str, fn: Any) -> Transform:
             "by pyro.deterministic: a covariance matrix of dist.LKJCholesky and scales, a "
             "direction of a Normal vector over its length"
         ) from error
-    return transform
 
 
 def is_real(fn: Any) -> bool:
@@ -78,7 +78,7 @@ def likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
 def _of_components(name: str, support: Any) -> Any:
     if isinstance(support, constraints.independent):
         base = _of_components(name, support.base_constraint)
-        return constraints.independent(base, support.reinterpreted_batch_ndims)
+        return INDEPENDENT(base, support.reinterpreted_batch_ndims)
     if not isinstance(support, OF_MIXTURES):
         return support
     base = support.base_constraint
