@@ -1,4 +1,4 @@
-"""A module with parameters and buffers, and a checkpoint of it."""
+"""A module with parameters and buffers, a checkpoint of it, and one with tied weights."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def state() -> dict[str, Tensor]:
     for name, parameter in module().named_parameters():
         result[name] = parameter.detach() + 1.0
     return result
+
+
+class Tied(nn.Module):
+    """One tensor under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.embedding(input_ids))
+        return logits
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

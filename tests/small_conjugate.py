@@ -1,4 +1,4 @@
-"""Means of two coordinates under N(0, 1) priors, of known noise: everything is in closed form."""
+"""Two means under N(0, 1) priors, and a probability: everything is in closed form."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def conjugate(y: Tensor, size: int | None) -> None:
     with pyro.plate("data", N, subsample_size=size):
         batch = pyro.subsample(y, event_dim=1)
         pyro.sample("y", dist.Normal(mean, SD).to_event(1), obs=batch)
+
+
+# Beta(2, 3) and 14 successes of 20 give Beta(16, 9).
+PROBABILITY_MEAN = 16 / 25
+PROBABILITY_VARIANCE = PROBABILITY_MEAN * (1 - PROBABILITY_MEAN) / 26
+
+
+def probability() -> None:
+    p = pyro.sample("p", dist.Beta(2.0, 3.0))
+    pyro.sample("k", dist.Binomial(20, p), obs=torch.tensor(14.0))

@@ -72,6 +72,13 @@ def saved(folder: Path, seed: int = 1) -> Path:
     return path
 
 
+def nudge(module: nn.Module, name: str) -> None:
+    """Move the first entry of a matrix by one unit in the last place."""
+    with torch.no_grad():
+        weight = module.get_parameter(name)
+        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+
+
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on files of safetensors end half-way, with an error."""
 

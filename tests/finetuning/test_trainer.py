@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_deltas import nudge
 from torch import Tensor, nn
 
 import ppl_fe as fe
@@ -175,9 +176,7 @@ def test_a_model_made_by_trainer_itself(tmp_path: Path) -> None:
 
 def one_bit_off() -> nn.Module:
     model = bert()
-    with torch.no_grad():
-        weight = model.get_parameter("bert.encoder.layer.0.output.dense.weight")
-        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    nudge(model, "bert.encoder.layer.0.output.dense.weight")
     return model
 
 

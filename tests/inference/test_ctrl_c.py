@@ -8,32 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import xarray as xr
+from small_stored_runs import run
 
-import ppl_fe as fe
 from ppl_fe.inference import draws as draws_module
 from ppl_fe.inference.chains import Chains
 from ppl_fe.inference.step import Statistics
 from ppl_fe.inference.store import Store
-
-
-def gaussian() -> None:
-    pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
-
-
-def run(path: Path | None, **changed: Any) -> xr.DataTree:
-    options: dict[str, Any] = {
-        "num_samples": 12,
-        "warmup_steps": 3,
-        "num_chains": 2,
-        "compile": "eager",
-        "progress_bar": False,
-        "save_to": path,
-    }
-    return fe.sample(fe.SGLD(gaussian, step_size=0.1), **{**options, **changed})
 
 
 @pytest.fixture

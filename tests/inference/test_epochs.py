@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import mcse_of_mean, z_score
+from small_streams import assert_goes_on_exactly, steps
 from torch import Tensor
 
 import ppl_fe as fe
@@ -40,9 +41,8 @@ def stream(seed: int = 0, **given: Any) -> RandomStream:
     return RandomStream(density(), CHAINS, seed, **options)
 
 
-def steps(source: RandomStream, count: int) -> list[Indices]:
-    """Copies: a stream's own tensors are overwritten by its next block."""
-    return [tuple(ix.clone() for ix in source.next()[1]) for _ in range(count)]
+def index_sets(source: RandomStream, count: int) -> list[Indices]:
+    return [sets for _, sets in steps(source, count)]
 
 
 def epochs(taken: list[Indices], plate: int, per_epoch: int) -> Tensor:
@@ -58,7 +58,7 @@ def test_every_datum_once_an_epoch_and_chain(
     micro_batches: int, per_epoch: tuple[int, int]
 ) -> None:
     source = stream(micro_batches=micro_batches)
-    taken = steps(source, 240)
+    taken = index_sets(source, 240)
     assert source.block_steps == 64  # so that the end of a block cuts through an epoch
     whole = epochs(taken, 0, per_epoch[0]).sort(-1).values
     if micro_batches == 1:
@@ -71,7 +71,7 @@ def test_every_datum_once_an_epoch_and_chain(
 
 
 def test_what_an_epoch_leaves_over_changes_and_is_fair() -> None:
-    cut = epochs(steps(stream(), 5 * 500), 1, 5)  # 500 epochs of 20 of the 23 data
+    cut = epochs(index_sets(stream(), 5 * 500), 1, 5)  # 500 epochs of 20 of the 23 data
     seen = torch.zeros(500, CHAINS, 23).scatter_(-1, cut, 1.0)
     left_over = (1 - seen).mean((0, 1))
     p, count = 3 / 23, 500 * CHAINS
@@ -84,7 +84,7 @@ def test_orders_differ_between_epochs_chains_plates_and_seeds() -> None:
     equal = density((5, 5), (23, 23))
 
     def orders(seed: int) -> Tensor:
-        taken = steps(RandomStream(equal, CHAINS, seed, order="epoch"), 4 * 50)
+        taken = index_sets(RandomStream(equal, CHAINS, seed, order="epoch"), 4 * 50)
         both = torch.stack([epochs(taken, plate, 4) for plate in (0, 1)])
         return both.flatten(0, 2)  # (plates · epochs · chains, 20)
 
@@ -96,18 +96,7 @@ def test_orders_differ_between_epochs_chains_plates_and_seeds() -> None:
 @pytest.mark.parametrize("taken", [0, 1, 2, 63, 64, 130])
 @pytest.mark.parametrize("evaluations", [0, 3])
 def test_a_restored_stream_goes_on_exactly(taken: int, evaluations: int) -> None:
-    source = stream(seed=7)
-    assert source.block_steps == 64
-    steps(source, taken)
-    for _ in range(evaluations):
-        source.indices()
-    state = source.state()
-    expected = steps(source, 150)
-    fresh = stream(seed=7)
-    steps(fresh, 17)
-    fresh.restore(state)
-    for one, other in zip(steps(fresh, 150), expected, strict=True):
-        assert all(map(torch.equal, one, other))
+    assert_goes_on_exactly(stream(seed=7), stream(seed=7), taken, evaluations)
 
 
 def test_more_data_a_step_than_an_epoch_holds_are_refused() -> None:
@@ -126,7 +115,9 @@ def test_the_errors_of_an_epoch_cancel() -> None:
     source = RandomStream(target, CHAINS, 1, order="epoch")
     w = torch.randn(CHAINS, 2, generator=torch.Generator().manual_seed(41), dtype=torch.float64)
     estimate, exact = minibatch_estimator(target), exact_evaluation(target, w)
-    found = [estimate(w, Batch(indices, (), target.tensors), None) for indices in steps(source, 4)]
+    found = [
+        estimate(w, Batch(indices, (), target.tensors), None) for indices in index_sets(source, 4)
+    ]
     for name in exact._fields:
         mean = torch.stack([getattr(one, name) for one in found]).mean(0)
         torch.testing.assert_close(mean, getattr(exact, name), rtol=1e-12, atol=1e-12)

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
+from small_stored_runs import gaussian, run
 
 import ppl_fe as fe
 from ppl_fe.inference import draws as draws_module
@@ -24,22 +23,6 @@ from ppl_fe.inference.store import Store
 
 class CrashError(BaseException):
     """Stands for a power cut: nothing may catch it."""
-
-
-def gaussian(size: int = 2, name: str = "x") -> None:
-    pyro.sample(name, dist.Normal(0.0, 1.0).expand([size]).to_event(1))
-
-
-def run(path: Path | None, kernel: fe.Kernel | None = None, *args: Any, **changed: Any) -> Any:
-    options: dict[str, Any] = {
-        "num_samples": 12,
-        "warmup_steps": 3,
-        "num_chains": 2,
-        "compile": "eager",
-        "progress_bar": False,
-        "save_to": path,
-    }
-    return fe.sample(kernel or fe.SGLD(gaussian, step_size=0.1), *args, **{**options, **changed})
 
 
 @pytest.fixture(autouse=True)

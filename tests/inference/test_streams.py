@@ -10,11 +10,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from small_streams import assert_equal, assert_goes_on_exactly, steps
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_fe.data.sources import LoaderData
-from ppl_fe.inference.density import Density, Indices
+from ppl_fe.inference.density import Density
 from ppl_fe.inference.streams import RandomStream, stacked_batches
 
 
@@ -30,18 +31,6 @@ def stream(
     seed: int = 0, chains: int = 4, first: int | None = 2, second: int | None = 3
 ) -> RandomStream:
     return RandomStream(Density(model, (torch.zeros(10), first, second)), chains, seed)
-
-
-def steps(source: RandomStream, count: int) -> list[tuple[Tensor, Indices]]:
-    """Copies: a stream's own tensors are overwritten by its next block."""
-    taken = (source.next() for _ in range(count))
-    return [(noise.clone(), tuple(ix.clone() for ix in sets)) for noise, sets in taken]
-
-
-def assert_equal(one: list[tuple[Tensor, Indices]], other: list[tuple[Tensor, Indices]]) -> None:
-    for (noise, sets), (other_noise, other_sets) in zip(one, other, strict=True):
-        assert torch.equal(noise, other_noise)
-        assert all(map(torch.equal, sets, other_sets))
 
 
 def test_equal_seeds_give_equal_streams_and_others_do_not() -> None:
@@ -79,19 +68,7 @@ def test_the_noise_does_not_depend_on_the_plates() -> None:
 @pytest.mark.parametrize("taken", [0, 1, 30, 63, 64, 65, 128])
 @pytest.mark.parametrize("evaluations", [0, 3])
 def test_a_restored_stream_goes_on_exactly(taken: int, evaluations: int) -> None:
-    source = stream()
-    assert source.block_steps == 64
-    steps(source, taken)
-    for _ in range(evaluations):
-        source.indices()
-    state = source.state()
-    expected = steps(source, 150)
-    elsewhere = stream(seed=99)
-    steps(elsewhere, 17)
-    elsewhere.restore(state)
-    assert_equal(steps(elsewhere, 150), expected)
-    source.restore(state)
-    assert_equal(steps(source, 150), expected)
+    assert_goes_on_exactly(stream(), stream(seed=99), taken, evaluations)
 
 
 def chi_square(counts: Tensor) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_deltas import Tuned, base, contents, same, saved, tuned
+from small_deltas import Tuned, base, contents, nudge, same, saved, tuned
 from torch import nn
 
 from ppl_fe.networks.delta_format import DeltaError
@@ -39,9 +39,7 @@ def test_removal_refuses_weights_that_have_changed_since(tmp_path: Path) -> None
 
 def other_weight() -> nn.Module:
     module = base()
-    with torch.no_grad():
-        weight = module.get_parameter("2.weight")
-        weight[0, 0] = torch.nextafter(weight[0, 0], torch.tensor(9.0))
+    nudge(module, "2.weight")
     return module
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_checkpoints import Tied
 from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -24,18 +25,6 @@ def convolutional() -> nn.Sequential:
     )  # fmt: skip
     module(torch.randn(8, 1, 4, 4))  # gives the batch-norm statistics something to remember
     return module
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(5, 3)
-        self.head = nn.Linear(3, 5, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.embedding(input_ids))
-        return logits
 
 
 class ByKeyword(nn.Module):

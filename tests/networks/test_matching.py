@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_checkpoints import expected, module, prefixed, state
+from small_checkpoints import Tied, expected, module, prefixed, state
 from torch import nn
 
 from ppl_fe.networks.checkpoints import load_checkpoint, read_checkpoint
@@ -71,14 +71,6 @@ def test_entries_of_another_kind_are_named(dtype: torch.dtype) -> None:
     given = state() | {"2.bias": torch.ones(2, dtype=dtype)}
     with pytest.raises(CheckpointError, match=rf"dtype differs .*2.bias is {dtype}"):
         load_checkpoint(given, FlatNetwork(module()))
-
-
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(5, 3)
-        self.head = nn.Linear(3, 5, bias=False)
-        self.head.weight = self.embedding.weight
 
 
 def test_duplicates_of_tied_weights_may_be_absent_or_present() -> None:

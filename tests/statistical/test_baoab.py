@@ -6,10 +6,19 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
-import torch
 import xarray as xr
 from exact import baoab_stationary_variance, mcse_of_mean, z_score
-from small_conjugate import CENTRE, CURVATURE, NOISE, B, Y, conjugate
+from small_conjugate import (
+    CENTRE,
+    CURVATURE,
+    NOISE,
+    PROBABILITY_MEAN,
+    PROBABILITY_VARIANCE,
+    B,
+    Y,
+    conjugate,
+    probability,
+)
 
 import ppl_fe as fe
 
@@ -58,17 +67,9 @@ def test_mean_and_variance_of_the_discretised_chain(size: int | None, friction: 
 
 
 def test_a_probability_on_its_logit_scale() -> None:
-    successes, trials, (a, b) = 14, 20, (2.0, 3.0)
-
-    def model() -> None:
-        p = pyro.sample("p", dist.Beta(a, b))
-        pyro.sample("k", dist.Binomial(trials, p), obs=torch.tensor(float(successes)))
-
-    tree = run(fe.BAOAB(model, step_size=0.02, friction=5.0), thinning=4)
+    tree = run(fe.BAOAB(probability, step_size=0.02, friction=5.0), thinning=4)
     p = tree.posterior["p"].values.astype(np.float64)
-    alpha, beta = a + successes, b + trials - successes
-    mean = alpha / (alpha + beta)
-    variance = mean * (1 - mean) / (alpha + beta + 1)
+    mean, variance = PROBABILITY_MEAN, PROBABILITY_VARIANCE
     square = (p - mean) ** 2
     assert abs(z_score(p.mean(), mean, mcse_of_mean(p))) < 4
     assert abs(z_score(square.mean(), variance, mcse_of_mean(square))) < 4

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
-import torch
 import xarray as xr
 from exact import mcse_of_mean, stationary_variance, z_score
-from small_conjugate import CENTRE, CURVATURE, NOISE, B, Y, conjugate
+from small_conjugate import (
+    CENTRE,
+    CURVATURE,
+    NOISE,
+    PROBABILITY_MEAN,
+    PROBABILITY_VARIANCE,
+    B,
+    Y,
+    conjugate,
+    probability,
+)
 
 import ppl_fe as fe
 
@@ -63,14 +70,8 @@ def test_the_full_data_estimator_has_no_noise() -> None:
 
 
 def test_a_probability_on_its_logit_scale() -> None:
-    successes, trials, (a, b) = 14, 20, (2.0, 3.0)
-
-    def model() -> None:
-        p = pyro.sample("p", dist.Beta(a, b))
-        pyro.sample("k", dist.Binomial(trials, p), obs=torch.tensor(float(successes)))
-
     tree = fe.sample(
-        fe.SGLD(model, step_size=0.02),
+        fe.SGLD(probability, step_size=0.02),
         num_samples=2000,
         warmup_steps=1000,
         thinning=5,
@@ -79,13 +80,11 @@ def test_a_probability_on_its_logit_scale() -> None:
         progress_bar=False,
     )
     p = tree.posterior["p"].values.astype(np.float64)
-    alpha, beta = a + successes, b + trials - successes
-    mean = alpha / (alpha + beta)
-    variance = mean * (1 - mean) / (alpha + beta + 1)
+    mean, variance = PROBABILITY_MEAN, PROBABILITY_VARIANCE
     square = (p - mean) ** 2
     assert abs(z_score(p.mean(), mean, mcse_of_mean(p))) < 4
-    # The bias of the step, eps a/4 with a = (alpha + beta) mean (1 - mean) on the logit scale.
-    bias = 0.02 * (alpha + beta) * mean * (1 - mean) / 4
+    # The bias of the step, eps a/4 with a = 25 mean (1 - mean) on the logit scale of Beta(16, 9).
+    bias = 0.02 * 25 * mean * (1 - mean) / 4
     error = np.hypot(mcse_of_mean(square), bias * variance)
     assert bias < 0.03
     assert abs(z_score(square.mean(), variance, float(error))) < 4
