@@ -30,12 +30,7 @@ from cifar.data import Images, random_images, read_images
 from cifar.experiment import OUTCOMES, run_configuration
 from cifar.report import describe
 from cifar.settings import FULL, SMALL, Settings, smoke
-
-STARTED = time.time()
-
-
-def say(message: str, started: float = STARTED) -> None:
-    print(f"[{(time.time() - started) / 60:5.1f} min] {message}", flush=True)
+from printed import STARTED, say
 
 
 def run(settings: Settings, images: Images, seed: int, folder: Path) -> pd.DataFrame:

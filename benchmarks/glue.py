@@ -19,28 +19,24 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import torch
 from glue.metrics import measure
+from glue.options import add_options
 from glue.results import tables
-from glue.rules import METHODS, Budget, Problem
+from glue.rules import Budget, Problem
 from glue.runs import go
 from glue.synthetic import quick_problem
 from glue.tasks import TASKS, Data, read_task, split
 from glue.transformer import PACKAGE, TextClassifier, package_folder
+from printed import say
 
 import ppl_fe as fe
 
 QUICK = Budget(sparsity=0.05, selection_steps=4, training_steps=4, batch_size=8)
-STARTED = time.time()
-
-
-def say(message: str) -> None:
-    print(f"[{(time.time() - STARTED) / 60:5.1f} min] {message}", flush=True)
 
 
 def real_problem(data: Path, package: Path, task: str, seed: int) -> Problem:
@@ -69,11 +65,9 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/text"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--rules", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    add_options(parser, "glue.jsonl")
     parser.add_argument("--selection-steps", type=int, default=standard.selection_steps)
     parser.add_argument("--training-steps", type=int, default=standard.training_steps)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/glue.jsonl"))
     parser.add_argument(
         "--masks",
         type=Path,
@@ -81,7 +75,6 @@ def main(argv: Sequence[str]) -> int:
         help="folder for what stage 1 selected, so that a search selects once",
     )
     parser.add_argument("--quick", action="store_true", help="a tiny network on a random task")
-    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     options = parser.parse_args(argv)
     if options.table:
         print("\n".join(tables(options.output)))

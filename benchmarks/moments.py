@@ -14,12 +14,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
+from printed import add_output, show
 from torch import Tensor
 
 from ppl_fe.inference import moments as module
@@ -157,12 +157,9 @@ def max_error(run: Run, r_hat: NDArray[np.float64]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="10^5 parameters, 200 draws")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    add_output(parser)
     arguments = parser.parse_args()
-    text = report(*((10**5, 200) if arguments.quick else (10**6, 1000)))
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    show(report(*((10**5, 200) if arguments.quick else (10**6, 1000))), arguments.output)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from printed import add_output, show
 from scale_costs import NUM_SAMPLES, THINNING, Cost, Size, bytes_moved
 
 AIM_SLOPE, AIM_GB = (0.9, 1.1), 24.0
@@ -194,12 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", dest="form", action="store_const", const=QUICK)
     parser.add_argument("--full", dest="form", action="store_const", const=FULL)
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    add_output(parser)
     arguments = parser.parse_args()
-    text = report(arguments.form or DEFAULT)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    show(report(arguments.form or DEFAULT), arguments.output)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from printed import add_output, show
 from torch import Tensor, nn
 
 from ppl_fe.data import TensorData
@@ -184,16 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small transformer")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    add_output(parser)
     parser.add_argument("--child", choices=list(MAKERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(arguments.child, arguments.quick)
         return
-    text = report(arguments.quick, arguments.rounds)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    show(report(arguments.quick, arguments.rounds), arguments.output)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import platform
 import statistics
 from collections.abc import Sequence
 from importlib import metadata, util
-from pathlib import Path
 
 import torch
+from printed import add_output, show
 from samplers import NETWORK_ROWS, REGRESSION_ROWS, THINNING, Row, Run
 
 SECONDS = 0.3  # length of one timing
@@ -132,12 +132,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chains", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    add_output(parser)
     arguments = parser.parse_args()
-    text = report(arguments.chains, arguments.repeats)
-    print(text)
-    if arguments.output is not None:
-        arguments.output.write_text(text + "\n")
+    show(report(arguments.chains, arguments.repeats), arguments.output)
 
 
 if __name__ == "__main__":

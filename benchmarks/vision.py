@@ -16,7 +16,6 @@ import argparse
 import copy
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +25,11 @@ import torch
 from cifar.data import Images, Split, random_images, read_images
 from cifar.networks import PatchNetwork, ResNet18
 from glue.metrics import measure
+from glue.options import add_options
 from glue.results import settings_hash, tables
-from glue.rules import HEAD, METHODS, Budget, Problem
+from glue.rules import HEAD, Budget, Problem
 from glue.runs import go
+from printed import say
 from torch import Tensor, nn
 
 import ppl_fe as fe
@@ -37,7 +38,6 @@ NUM_CLASSES = 20
 TASK = "cifar_fs"
 # Small convolutional networks bear, and need, larger rates than a transformer.
 MASK_RATES, FULL_RATES = (1e-2, 3e-3, 3e-2), (1e-3, 3e-4, 3e-3)
-STARTED = time.time()
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,6 @@ QUICK = Settings(
     shots=8,
     budget=Budget(sparsity=0.05, selection_steps=4, training_steps=4, batch_size=8),
 )
-
-
-def say(message: str) -> None:
-    print(f"[{(time.time() - STARTED) / 60:5.1f} min] {message}", flush=True)
 
 
 def pretrained(settings: Settings, images: Images, folder: Path) -> nn.Module:
@@ -189,9 +185,7 @@ def parts(labels: Tensor, shots: int, generator: torch.Generator) -> tuple[Tenso
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cifar_fs"))
-    parser.add_argument("--rules", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/vision.jsonl"))
+    add_options(parser, "vision.jsonl")
     parser.add_argument(
         "--work",
         type=Path,
@@ -201,7 +195,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--full", action="store_true", help="ResNet-18, all data: for a GPU")
     parser.add_argument("--quick", action="store_true", help="a tiny network on random images")
-    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
     options = parser.parse_args(argv)
     if options.table:
         print("\n".join(tables(options.output)))
