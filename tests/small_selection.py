@@ -33,6 +33,17 @@ class Means(nn.Module):
         return self.w.expand(len(x), -1)
 
 
+class Rows(nn.Module):
+    """f(w, x) = w, whose rows have a scale each."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(rows, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w.reshape(-1).expand(len(x), -1)
+
+
 NUM_MOVED = 50
 
 

@@ -5,6 +5,11 @@
 The chain carries log λ. A step makes the noisy view y of the offsets as ever (`proximal`), moves
 every λ by a Metropolis step with the offsets integrated out, and then draws the offsets
 (`group_scales`).
+
+At the paper's α = 0.01 the mean scales of groups of 1, 8 and 64 weights that did not move, moved
+half and moved agree with quadrature (tests/statistical/test_group_selection.py). Of a group that is
+between the two, in the spike half the time, a run of 1,300 steps sees few changes of side: there
+one run's mean is off by up to half of itself, and the MCSE stated is 2 to 2.5 times too small.
 """
 
 from __future__ import annotations

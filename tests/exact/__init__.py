@@ -5,6 +5,7 @@ a line with what it judges. Each function has its own test against a second, ind
 """
 
 from .baoab import baoab_affine, baoab_stationary_variance
+from .groups import Group, laplace_gamma_group
 from .linear_gaussian import LinearGaussian, checkpoints_with_gaps, linear_gaussian_posterior
 from .normal_crossing import (
     NormalCrossing,
@@ -26,6 +27,7 @@ from .scores import mcse_of_mean, z_score
 
 __all__ = [
     "GibbsLLC",
+    "Group",
     "LaplaceGamma",
     "LinearGaussian",
     "NormalCrossing",
@@ -34,6 +36,7 @@ __all__ = [
     "baoab_stationary_variance",
     "checkpoints_with_gaps",
     "deep_linear_learning_coefficient",
+    "laplace_gamma_group",
     "laplace_gamma_posterior",
     "linear_gaussian_posterior",
     "llc",
