@@ -45,7 +45,8 @@ def draws(model: Any) -> xr.Dataset:
         fe.SGLD(model, step_size=0.05), Y, num_samples=12, warmup_steps=2, num_chains=2,
         compile="traced", progress_bar=False,
     )  # fmt: skip
-    return tree.posterior.to_dataset()
+    found: xr.Dataset = tree.posterior.to_dataset()
+    return found
 
 
 def test_they_are_functions_of_the_draws() -> None:

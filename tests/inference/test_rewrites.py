@@ -130,5 +130,5 @@ def test_a_program_with_a_correlation_compiles() -> None:
     kernel = fe.SGLD(model, step_size=0.01)
     found = [fe.sample(kernel, compile=mode, **options) for mode in ("compiled", "traced")]
     assert [tree.attrs["compile"] for tree in found] == ["compiled", "traced"]
-    factors = [tree.posterior["factor"].values for tree in found]
-    np.testing.assert_allclose(*factors, atol=1e-4)
+    compiled, traced = (tree.posterior["factor"].values for tree in found)
+    np.testing.assert_allclose(compiled, traced, atol=1e-4)
