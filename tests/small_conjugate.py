@@ -25,9 +25,8 @@ def conjugate(y: Tensor, size: int | None) -> None:
         pyro.sample("y", dist.Normal(mean, SD).to_event(1), obs=batch)
 
 
-# Beta(2, 3) and 14 successes of 20 give Beta(16, 9).
-PROBABILITY_MEAN = 16 / 25
-PROBABILITY_VARIANCE = PROBABILITY_MEAN * (1 - PROBABILITY_MEAN) / 26
+# Mean and variance of Beta(16, 9), which Beta(2, 3) and 14 successes of 20 give.
+PROBABILITY = 16 / 25, 16 / 25 * 9 / 25 / 26
 
 
 def probability() -> None:

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from exact import mcse_of_mean, stationary_variance, z_score
-from small_conjugate import (
-    CENTRE,
-    CURVATURE,
-    NOISE,
-    PROBABILITY_MEAN,
-    PROBABILITY_VARIANCE,
-    B,
-    Y,
-    conjugate,
-    probability,
-)
+from small_conjugate import CENTRE, CURVATURE, NOISE, PROBABILITY, B, Y, conjugate, probability
 
 import ppl_fe as fe
 
@@ -80,7 +70,7 @@ def test_a_probability_on_its_logit_scale() -> None:
         progress_bar=False,
     )
     p = tree.posterior["p"].values.astype(np.float64)
-    mean, variance = PROBABILITY_MEAN, PROBABILITY_VARIANCE
+    mean, variance = PROBABILITY
     square = (p - mean) ** 2
     assert abs(z_score(p.mean(), mean, mcse_of_mean(p))) < 4
     # The bias of the step, eps a/4 with a = 25 mean (1 - mean) on the logit scale of Beta(16, 9).
