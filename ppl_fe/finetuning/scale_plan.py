@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+DEFAULT_BATCH = 32
+
+
+class Usual(NamedTuple):
+    """What `select_parameters` does where nothing is asked for; batch size None: all the data."""
+
+    batch_size: int | None
+    warmup_steps: int
+    thinning: int
+
+
+USUAL = Usual(DEFAULT_BATCH, 500, 10)
+# Minibatch noise bears on every site of another prior: at 32 of 300 rows the step was 10⁴ times
+# smaller than with all of them, and R-hat 700. At these lengths it is 1.03 there under a logistic
+# prior and 1.08 under the horseshoe, at most.
+OTHER_PRIOR = Usual(None, 2000, 50)
 
 
 @dataclass(frozen=True)

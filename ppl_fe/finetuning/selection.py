@@ -8,7 +8,7 @@ from ppl_fe.finetuning import stage_one
 from ppl_fe.finetuning.cuts import cut, number_to_select, outside
 from ppl_fe.finetuning.mixing import mixing_notes
 from ppl_fe.finetuning.objective import Objective, data_and_batch
-from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.scale_plan import DEFAULT_BATCH, OTHER_PRIOR, USUAL, Plan
 from ppl_fe.finetuning.selected import Selection
 from ppl_fe.inference.run_length import require_integer
 from ppl_fe.models.bayestune import Prior
@@ -30,7 +30,6 @@ Method = Literal[
 ]
 METHODS = get_args(Method)
 LANGEVIN = ("bayestune", "collapsed")
-DEFAULT_BATCH = 32
 
 
 def select_parameters(
@@ -47,10 +46,10 @@ def select_parameters(
     head: str | None = None,
     num_chains: int = 2,
     num_samples: int = 100,
-    warmup_steps: int = 500,
-    thinning: int = 10,
+    warmup_steps: int | None = None,
+    thinning: int | None = None,
     step_size: float | Literal["auto"] = "auto",
-    batch_size: int | None = DEFAULT_BATCH,
+    batch_size: int | Literal["auto"] | None = "auto",
     num_steps: int = 500,
     learning_rate: float | None = None,
     count_top: bool = False,
@@ -80,9 +79,9 @@ def select_parameters(
         method: see above.
         prior: `laplace_gamma`, or `functools.partial(laplace_gamma, alpha=..., beta=...)`; or a
             function of the anchor (D,) that samples and returns the site `w` (event dimension D).
-            Such a one is sampled whole by BAOAB, in small networks, and mixes soonest with
-            batch_size=None; the score is the mean of its site `scale` if that is one a weight, and
-            of |w − anchor| otherwise.
+            Such a one is sampled whole by BAOAB, in networks of up to some thousand weights; the
+            score is the mean of its site `scale` if that is one a weight, and of |w − anchor|
+            otherwise. Its defaults are other ones, see `other_priors`.
         groups: of method "bayestune" and the prior laplace_gamma: one λ for each tensor ("layer")
             or each row of a matrix ("row", biases whole) instead of one a parameter, so that whole
             groups rank alike; `threshold` selects none in part, a `sparsity` the last one. It
@@ -92,10 +91,12 @@ def select_parameters(
             N(0, 1).
         num_chains: C, run one after another. One chain needs least memory and has no R-hat.
         num_samples, warmup_steps, thinning: S kept draws a chain, steps before the first one and
-            steps a kept draw costs; 1,500 steps a chain by default, of 20,000 in the paper.
+            steps a kept draw costs; by default 500 and 10 (1,500 steps a chain, of 20,000 in the
+            paper), and 2,000 and 50 under a prior of your own.
         step_size: ε, of the project's convention; "auto" from curvature and gradient noise at the
             anchor and half through the first warm-up.
-        batch_size: B, at most n; None takes all the data in a step. A DataLoader brings its own.
+        batch_size: B, at most n; "auto" is 32, and all the data under a prior of your own; None
+            takes all the data in a step. A DataLoader brings its own.
         num_steps: of "movement".
         learning_rate: of "movement" (5e-5 by default) and "paper" (1e-4), both AdamW.
         count_top: also give the probability of each parameter to be among the round(p·D) largest.
@@ -141,6 +142,9 @@ def select_parameters(
             f"groups must be 'layer' or 'row', with method 'bayestune' and without count_top, got "
             f"groups={groups!r}, method={method!r}, count_top={count_top}"
         )
+    usual = OTHER_PRIOR if method in LANGEVIN and stage_one.gamma_prior(prior) is None else USUAL
+    warmup_steps = usual.warmup_steps if warmup_steps is None else warmup_steps
+    thinning = usual.thinning if thinning is None else thinning
     for name, length, least in (
         ("num_chains", num_chains, 1),
         ("num_samples", num_samples, 1),
@@ -155,7 +159,8 @@ def select_parameters(
             raise ValueError(f"{name} must be a positive number, got {value!r}")
     if step_size != "auto" and not (isinstance(step_size, float | int) and 0 < step_size < 1e30):
         raise ValueError(f"step_size must be 'auto' or a positive number, got {step_size!r}")
-    source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
+    asked = usual.batch_size if batch_size == "auto" else batch_size
+    source, size = data_and_batch(data, asked, DEFAULT_BATCH)
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     plan = Plan(

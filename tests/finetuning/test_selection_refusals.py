@@ -188,7 +188,7 @@ def test_a_prior_that_is_none_is_shown_one(prior: Any, message: str) -> None:
 def test_the_prior_shown_is_one() -> None:
     space: dict[str, Any] = {"pyro": pyro, "dist": dist}
     exec(PRIOR_EXAMPLE.strip("`"), space)
-    own = {"prior": space["prior"], "method": "bayestune", "step_size": 1e-3}
+    own = {"prior": space["prior"], "method": "bayestune", "step_size": 1e-3, "batch_size": 8}
     found = select(network(), (X, LABELS), **own)
     assert found.score.isfinite().all()
     # 50 + 20 x 2 steps on minibatches are far too few, and it says so.
