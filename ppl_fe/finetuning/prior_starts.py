@@ -22,7 +22,7 @@ from torch import Tensor
 from ppl_fe.inference.compile import CompileMode, build
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.fallback import batchable
-from ppl_fe.inference.gradients import full_data, minibatch
+from ppl_fe.inference.gradients import Batch, full_data, minibatch
 from ppl_fe.models.bayestune import BayesTunePosterior, Prior
 from ppl_fe.models.centring import UNIT, centred_in_part, hangs_on_others, held, site_values
 
@@ -130,7 +130,7 @@ def _gradient(density: Density, args: Sequence[Any], position: Tensor) -> Gradie
     estimate = full_data(density) if whole else minibatch(density)
 
     def gradient(positions: Tensor, *tensors: Tensor) -> list[Tensor]:
-        return [estimate(positions, (), (), tensors, None).gradient]
+        return [estimate(positions, Batch((), (), tensors), None).gradient]
 
     mode: CompileMode = "traced" if density.traceable else "eager"
     built, _ = build(gradient, [position, *density.tensors], mode, STEPS)
