@@ -8,7 +8,9 @@ weights of a fresh head have the prior N(0, 1/precision) and move by SGLD with t
 
 A network of 22.7 million weights sets the layout. Chains run one after another. Offsets, weights,
 gradient, noise scale and the two running sums of λ are six vectors (D,), and all else is done block
-by block, in a cache's worth of memory and one compiled function.
+by block, in a cache's worth of memory and one compiled function. Beside them stand the network as
+loaded, two vectors, and while autograd runs the gradient of one tensor (benchmarks/stage_one.py
+measures the sum).
 """
 
 from __future__ import annotations

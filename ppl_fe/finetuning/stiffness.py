@@ -90,14 +90,16 @@ def measure(
         curvature, direction = found, moved
     direction /= torch.linalg.vector_norm(direction)
     traces = dict.fromkeys(working.network.names, 0.0)
-    probe = torch.zeros_like(direction)
+    # Signs of one byte, and no product kept beyond its turn: this is where memory is highest.
+    probe = torch.zeros_like(direction, dtype=torch.int8)
     for _ in range(NUM_PROBES):
         probe[:size].bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
         moved = product(probe, SHORT * curvature**-0.5).mul_(probe)
         for name, where in working.network.slices.items():
             traces[name] += moved[where].sum().item() / NUM_PROBES
+        del moved
     write()
-    del probe, moved
+    del probe
     noise, noise_along = _noise(working, batches, data_size, direction, exact)
     for name, where in working.network.slices.items():
         part = noise[where]
