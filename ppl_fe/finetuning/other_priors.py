@@ -7,8 +7,8 @@ and there are 7,000 steps a chain (`scale_plan`): 15 s for 50 weights and 300 ro
 for 2,000 and 600. A DataLoader or a batch size brings minibatch noise back, which makes the steps
 of a prior with sharp scales too short to get anywhere.
 
-No coordinates help where there are several modes: hidden units that can take each other's part, or
-a prior whose spike no weight leaves by small steps (`student_t` at its default scale). R-hat tells.
+No coordinates help where there are several modes, as of hidden units that can take each other's
+part. R-hat tells.
 """
 
 from __future__ import annotations
