@@ -23,6 +23,7 @@ from ppl_fe.inference.compile import CompileMode, build
 from ppl_fe.inference.density import Density
 from ppl_fe.inference.fallback import batchable
 from ppl_fe.inference.gradients import Batch, full_data, minibatch
+from ppl_fe.inference.temperature import site_blocks
 from ppl_fe.models.bayestune import BayesTunePosterior, Prior
 from ppl_fe.models.centring import UNIT, centred_in_part, hangs_on_others, held, site_values
 
@@ -73,7 +74,7 @@ def settle(
     spread = (1.5 * (positions - middle).abs().median(0).values).clamp_min(1e-30)  # sd, if normal
     # A draw of a heavy-tailed scale may lie where no network is left.
     begin = middle + (positions[:num_chains] - middle).clamp(-2 * spread, 2 * spread)
-    for name, part in _places(density).items():
+    for name, part in site_blocks(density.sites).items():
         if name in ("w", UNIT, "head"):
             begin[:, part] = torch.lerp(middle[part], begin[:, part], NEAR)
     generator = torch.Generator(begin.device).manual_seed(seed)
@@ -81,7 +82,7 @@ def settle(
     start = mean + sd * torch.empty_like(sd).normal_(generator=generator)
     if not hangs:
         return Settled(program, density.split(start))
-    part = _places(density)[UNIT]
+    part = site_blocks(density.sites)[UNIT]
     share = ((mean / sd)[:, part].abs().amin(0) > HELD).to(start.dtype)
     return _moved(make, prior, density, start, share, args)
 
@@ -105,14 +106,6 @@ def _moved(
         head = {name: value for name, value in own.items() if name == "head"}
         values.append(_position(target, site_values(there.draw_weights) | head))
     return Settled(program, target.split(torch.cat(values)))
-
-
-def _places(density: Density) -> dict[str, slice]:
-    places, at = {}, 0
-    for site in density.sites:
-        places[site.name] = slice(at, at + site.size)
-        at += site.size
-    return places
 
 
 def _position(density: Density, values: Mapping[str, Tensor]) -> Tensor:
