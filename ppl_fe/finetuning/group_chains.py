@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_fe.finetuning.gradient_parts import GradientParts
 from ppl_fe.finetuning.group_scales import LARGEST_RATE, draw_offset, group_index, log_view
 from ppl_fe.finetuning.scale_chains import ScaleChains
 
@@ -58,11 +59,12 @@ class GroupScaleChains(ScaleChains):
     def _prepare(self) -> float:
         return 1.0  # no lattice takes its share
 
-    def _move(self) -> None:
+    def _move(self, gradient: GradientParts) -> None:
         unit = sqrt(self.step_size / 2)  # √η
         for at in self.blocks:
             self.noise.normal_(generator=self._generator)
-            ahead = -self.plan.data_size * self.working.gradient[at].to(self.offset.dtype)
+            part = gradient.block(at, self._memory).to(self.offset.dtype)
+            ahead = -self.plan.data_size * part
             noise = self.forward_noise[at] * self.noise
             self.offset[at] = self.offset[at] / unit + unit * ahead + noise
         self._move_scales(log(unit))

@@ -91,7 +91,7 @@ class PaperRecipe:
         self.working = WorkingCopy(network, objective)
         objective.check(self.working.module, source)
         self.weights = torch.nn.Parameter(self.working.weights)
-        self.weights.grad = self.working.gradient
+        self.gradient = self.weights.grad = torch.zeros_like(self.working.weights)
         self.scale = torch.nn.Parameter(torch.full_like(self.anchor, INITIAL_SCALE))
         self._optimizers = [
             torch.optim.AdamW([self.weights], lr=recipe.learning_rate),
@@ -127,11 +127,10 @@ class PaperRecipe:
 
     def step(self, batch: Batch, *, plain: bool) -> None:
         """One step of both optimisers; a plain one moves the weights alone, without prior."""
-        self.working.differentiate(batch)
-        gradient = self.working.gradient
+        self.working.differentiate(batch)[1].write_to(self.gradient)
         torch.nn.utils.clip_grad_norm_([self.weights], LARGEST_NORM)
         if not plain:
-            self._add_prior_and_noise(gradient)
+            self._add_prior_and_noise(self.gradient)
             self._optimizers[1].step()
         self._optimizers[0].step()
 

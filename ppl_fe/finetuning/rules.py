@@ -43,10 +43,9 @@ def gradient_squared(
     """
     working = WorkingCopy(network, objective)
     working.objective.check(working.module, source)
-    score, batches = torch.zeros_like(working.gradient), shuffled(source, batch_size, seed)
+    score, batches = torch.zeros_like(working.weights), shuffled(source, batch_size, seed)
     for _ in range(source.num_data // batch_size):
-        working.differentiate(next(batches))
-        score.addcmul_(working.gradient, working.gradient)
+        working.differentiate(next(batches))[1].add_squares_to(score)
     return score
 
 

@@ -7,10 +7,9 @@ on the scales between two kept draws, so they are drawn, or averaged out, at kep
 weights of a fresh head have the prior N(0, 1/precision) and move by SGLD with the same ε.
 
 A network of 22.7 million weights sets the layout. Chains run one after another. Offsets, weights,
-gradient, noise scale and the two running sums of λ are six vectors (D,), and all else is done block
-by block, in a cache's worth of memory and one compiled function. Beside them stand the network as
-loaded, two vectors, and while autograd runs the gradient of one tensor (benchmarks/stage_one.py
-measures the sum).
+gradient and the two running sums of λ are five vectors (D,), the noise's scale is half a one, and
+all else is done block by block, in a cache's worth of memory and one compiled function. Beside them
+stands the network as loaded, two vectors (benchmarks/stage_one.py measures the sum).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from torch import Tensor
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import proximal
 from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
+from ppl_fe.finetuning.gradient_parts import BLOCK, GradientParts
 from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.scale_moments import ScaleMoments
 from ppl_fe.finetuning.scale_plan import Plan
@@ -34,7 +34,7 @@ from ppl_fe.finetuning.working_copy import WorkingCopy, padding_for
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
 from ppl_fe.networks.flat import FlatNetwork
 
-BLOCK = 2**18
+NOISE_DTYPE = torch.float16  # right to 0.025 % of a value between 0.4 and 1
 STEP_SHARE = 0.7  # of 1/(a + s²) along the stiffest direction; 0.8 is the most that `prepare` takes
 # Inductor takes 5 to 25 s for the step; uncompiled, a weight costs about 0.1 µs a step more.
 WORTH_COMPILING = 4e8  # weights times steps
@@ -81,6 +81,7 @@ class ScaleChains:
         self.offset = torch.zeros(size + padding, dtype=dtype, device=network.device)
         self.forward_noise = self.offset
         self.noise = self.offset.new_zeros(self.width)
+        self._memory = self.working.weights.new_zeros(self.width)
         self.blocks = [slice(k, k + self.width) for k in range(0, size + padding, self.width)]
         self._keys = torch.zeros(len(self.blocks), KEYS, dtype=torch.int32, device=network.device)
         # Made with the first kept draw: `measure` wants the memory before.
@@ -101,9 +102,9 @@ class ScaleChains:
 
     def step(self) -> float:
         """One step of the present chain; gives the minibatch's loss, in nats a datum."""
-        loss = self.working.differentiate(next(self._batches))
-        heads = [self._head_step(where) for where in self.head]
-        self._move()
+        loss, gradient = self.working.differentiate(next(self._batches))
+        heads = [self._head_step(where, gradient) for where in self.head]
+        self._move(gradient)
         for where, moved_head in zip(self.head, heads, strict=True):
             self.offset[where] = moved_head
         self._write()
@@ -154,7 +155,7 @@ class ScaleChains:
         variance = self._prepare()
         # As `prepare` does it, in the memory of `along`; each block brings its own to the step.
         lost = along.clamp_max_(most).to(self.offset.dtype).mul_(0.5 * self.step_size)
-        self.forward_noise = lost.neg_().add_(variance).sqrt_()
+        self.forward_noise = lost.neg_().add_(variance).sqrt_().to(NOISE_DTYPE)
 
     def _prepare(self) -> float:
         """Build the step of the present ε; gives the variance of y/√η where none is made up for."""
@@ -162,7 +163,7 @@ class ScaleChains:
         factor = -self.plan.data_size
 
         def update(offset: Tensor, gradient: Tensor, key: Tensor, forward: Tensor) -> list[Tensor]:
-            own = settings._replace(forward_noise=forward)
+            own = settings._replace(forward_noise=forward.to(offset.dtype))
             ahead = factor * gradient.to(offset.dtype)
             noise = [half.to(offset.dtype) for half in normals(key, len(offset))]
             (moved,) = proximal.step(proximal.State(offset), ahead, noise, own)
@@ -171,17 +172,18 @@ class ScaleChains:
 
         first = self.blocks[0]
         # A clone: what is built is also run, and it writes in place.
-        example = [self.offset[first].clone(), self.working.gradient[first], self._keys[0]]
-        self._update = self._build(update, [*example, self.offset[first]])
+        offset = self.offset[first].clone()
+        example = [offset, self._memory, self._keys[0], offset.to(NOISE_DTYPE)]
+        self._update = self._build(update, example)
         return float(settings.forward_noise.square())
 
-    def _move(self) -> None:
-        """Δ -> Δ' by the last gradient, block by block."""
+    def _move(self, gradient: GradientParts) -> None:
+        """Δ -> Δ', block by block."""
         assert self._update is not None
-        gradient, offset = self.working.gradient, self.offset
         keys = draw_keys(self._keys, self._generator)
         for at, key in zip(self.blocks, keys, strict=True):
-            self._update(offset[at], gradient[at], key, self.forward_noise[at])
+            part = gradient.block(at, self._memory)
+            self._update(self.offset[at], part, key, self.forward_noise[at])
 
     def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
         steps = self.plan.num_chains * self.plan.num_steps
@@ -189,13 +191,13 @@ class ScaleChains:
         mode: CompileMode = "compiled" if worth else "traced"
         return build(function, example, mode, steps)[0]
 
-    def _head_step(self, where: slice) -> Tensor:
+    def _head_step(self, where: slice, gradient: GradientParts) -> Tensor:
         offset = self.offset[where]
         weight = self.network.anchor[where] + offset
-        gradient = -self.plan.data_size * self.working.gradient[where]
-        gradient = gradient - self.plan.head_precision * weight
+        ahead = -self.plan.data_size * gradient.block(where, torch.empty_like(weight))
+        ahead = ahead - self.plan.head_precision * weight
         noise = torch.empty_like(offset).normal_(generator=self._generator)
-        return offset + 0.5 * self.step_size * gradient + sqrt(self.step_size) * noise
+        return offset + 0.5 * self.step_size * ahead + sqrt(self.step_size) * noise
 
     def _write(self) -> None:
         size = self.network.num_parameters

@@ -23,7 +23,7 @@ class Stiffness(NamedTuple):
 
     largest: the largest curvature plus the gradient's variance s² along its direction, or `along`
     of all but a thousandth of the weights, whichever is larger. along (D + padding,): a + s² of
-    each weight. direction (D + padding,): the stiffest, to start from another time.
+    each weight. direction (D + padding,), bfloat16: the stiffest, to start from another time.
     """
 
     largest: float
@@ -51,13 +51,13 @@ def measure(
     information near a good fit, and evenly where gradients have no noise.
 
     Args:
-        working: whose gradient is used.
+        working: gives the gradients.
         write: writes the present weights into the working copy.
         batches: fresh minibatches.
         data_size: N̂, what the mean log-likelihood counts for.
         generator: of the directions.
         exact: the minibatch is all the data: there is no noise.
-        before: an earlier measurement's direction, for a shorter iteration; overwritten.
+        before: an earlier measurement's direction, for a shorter iteration.
 
     Raises:
         NotFiniteGradientError: a loss or gradient is not finite nearby.
@@ -67,18 +67,15 @@ def measure(
         direction = torch.zeros_like(working.weights)
         direction[:size].normal_(generator=generator)
     else:
-        direction = before
+        direction = before.to(dtype)
 
     def product(vector: Tensor, length: float) -> Tensor:
-        batch = next(batches)
-        write()
-        working.weights.add_(vector, alpha=length)
-        working.differentiate(batch)
-        ahead = working.gradient.clone()
-        write()
-        working.weights.add_(vector, alpha=-length)
-        working.differentiate(batch)
-        return ahead.sub_(working.gradient).mul_(data_size / (2 * length))
+        batch, moved = next(batches), torch.zeros_like(working.weights)
+        for ahead in (length, -length):
+            write()
+            working.weights.add_(vector, alpha=ahead)
+            working.differentiate(batch)[1].add_to(moved, 1 if ahead > 0 else -1)
+        return moved.mul_(data_size / (2 * length))
 
     curvature = float(data_size)
     for _ in range(FIRST_ITERATIONS if before is None else LATER_ITERATIONS):
@@ -88,10 +85,10 @@ def measure(
         if found <= torch.finfo(dtype).tiny:  # flat, all along this direction
             break
         curvature, direction = found, moved
-    direction /= torch.linalg.vector_norm(direction)
+    # From here on it is but looked along, and memory is about to be highest.
+    direction = direction.div_(torch.linalg.vector_norm(direction)).to(torch.bfloat16)
     traces = dict.fromkeys(working.network.names, 0.0)
-    # Signs of one byte, and no product kept beyond its turn: this is where memory is highest.
-    probe = torch.zeros_like(direction, dtype=torch.int8)
+    probe = torch.zeros_like(direction, dtype=torch.int8)  # signs
     for _ in range(NUM_PROBES):
         probe[:size].bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
         moved = product(probe, SHORT * curvature**-0.5).mul_(probe)
@@ -124,11 +121,11 @@ def _noise(
         return squares, 0.0
     total, along = torch.zeros_like(squares), []
     for _ in range(NUM_NOISE_DRAWS):
-        working.differentiate(next(batches))
-        gradient = working.gradient.mul_(data_size)
-        along.append(float(direction @ gradient))
-        total.add_(gradient)
-        squares.addcmul_(gradient, gradient)
+        gradient = working.differentiate(next(batches))[1]
+        along.append(data_size * gradient.dot(direction))
+        gradient.add_to(total, data_size)
+        gradient.add_squares_to(squares, data_size**2)
+        del gradient
     # Plain sums save a vector; digits are lost only where the noise hardly counts.
     squares.addcmul_(total, total, value=-1 / NUM_NOISE_DRAWS).clamp_min_(0)
     squares.div_(NUM_NOISE_DRAWS - 1)
