@@ -8,6 +8,7 @@ from ppl_fe.finetuning import stage_one
 from ppl_fe.finetuning.cuts import cut, number_to_select, outside
 from ppl_fe.finetuning.mixing import mixing_notes
 from ppl_fe.finetuning.objective import Objective, data_and_batch
+from ppl_fe.finetuning.reliability import chance_notes
 from ppl_fe.finetuning.scale_plan import DEFAULT_BATCH, OTHER_PRIOR, USUAL, Plan
 from ppl_fe.finetuning.selected import Selection
 from ppl_fe.inference.run_length import require_integer
@@ -195,7 +196,7 @@ def select_parameters(
         notes.append(f"every bias is selected, {int(mask.sum())}; sparsity plays no part")
     else:
         mask = cut(score, kept, count, threshold)
-    notes += mixing_notes(found, mask, plan, source.num_data)
+    notes += mixing_notes(found, mask, plan, source.num_data) + chance_notes(found)
     settings = {
         "likelihood": getattr(likelihood, "__name__", str(likelihood)),
         "sparsity": sparsity if threshold is None else None,
