@@ -20,44 +20,20 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
-import torch
-from glue.metrics import measure
 from glue.options import add_options
+from glue.pretrained import real_problem
 from glue.results import tables
-from glue.rules import Budget, Problem
+from glue.rules import Budget
 from glue.runs import go
 from glue.synthetic import quick_problem
-from glue.tasks import TASKS, Data, read_task, split
-from glue.transformer import PACKAGE, TextClassifier, package_folder
+from glue.tasks import TASKS
+from glue.transformer import PACKAGE, package_folder
 from printed import say
 
-import ppl_fe as fe
-
 QUICK = Budget(sparsity=0.05, selection_steps=4, training_steps=4, batch_size=8)
-
-
-def real_problem(data: Path, package: Path, task: str, seed: int) -> Problem:
-    """A task at one seed, with the pretrained network and a fresh head."""
-    training, validation = split(_read(data, package, task)[0], seed)
-    module = TextClassifier(TASKS[task].num_classes, seed, weights=package / "model.safetensors")
-    return Problem(
-        network=fe.FlatNetwork(module, autocast=torch.bfloat16),
-        training=training,
-        validation=validation,
-        test=_read(data, package, task)[1],
-        likelihood=TASKS[task].likelihood,
-        measure=partial(measure, TASKS[task].metrics),
-    )
-
-
-@cache
-def _read(data: Path, package: Path, task: str) -> tuple[Data, Data]:
-    from tokenizers import Tokenizer
-
-    return read_task(TASKS[task], data, Tokenizer.from_file(str(package / "tokenizer.json")))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -69,6 +69,7 @@ class GradientParts:
         total = 0.0
         for place, values in self._parts:
             # By blocks, as a vector of the other precision is one too many.
-            pairs = zip(vector[place].split(BLOCK), values.split(BLOCK), strict=True)
-            total += sum(float(some.to(own.dtype) @ own) for some, own in pairs)
+            for k in range(0, len(values), BLOCK):
+                own, other = values[k : k + BLOCK], vector[place][k : k + BLOCK]
+                total += float(other.to(own.dtype) @ own)
         return total

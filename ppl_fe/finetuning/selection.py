@@ -69,6 +69,10 @@ def select_parameters(
     - "paper": the recipe of the released code, which has another target (`paper_recipe`).
     - "gradient_squared", "movement", "magnitude", "bias_only", "random": baselines (`rules`).
 
+    A weight's mean scale exceeds that of one which nothing moves by much only where the data pull
+    it by N̂|∂L/∂w| of some three β. In a large network few or none may be pulled so hard; the rest
+    then rank by the chains' luck, and with several chains `notes` say so (`reliability`).
+
     Args:
         network: the pretrained network; it is not changed.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader.
@@ -87,7 +91,8 @@ def select_parameters(
             or each row of a matrix ("row", biases whole) instead of one a parameter, so that whole
             groups rank alike; `threshold` selects none in part, a `sparsity` the last one. It
             takes 0.4 µs a weight and step longer.
-        data_size: N̂, what the data count for: n by default, and 1e12 in "paper".
+        data_size: N̂, what the data count for: n by default, and 1e12 in "paper". The noise of
+            minibatches grows with it too, and the steps shrink: take all the data in a step then.
         head: prefix of the freshly initialised head: not ranked, as it has no anchor. Its prior is
             N(0, 1).
         num_chains: C, run one after another. One chain needs least memory and has no R-hat.

@@ -68,14 +68,14 @@ class WorkingCopy:
         Raises:
             NotFiniteGradientError: the loss or its gradient is not finite; says where.
         """
-        parts, sums = self._parts, self._sums = {}, {}
+        self._parts, self._sums = {}, {}
         loss, _ = self.objective(self.module, batch)
         value = loss.item()
         if not torch.isfinite(loss):
             where = non_finite_layer(self.module, self.objective, [batch])
             raise NotFiniteGradientError(f"the loss is {value}, {where}")
         loss.backward()  # type: ignore[no-untyped-call]
-        self._parts = {}  # they are the caller's now
+        parts, sums, self._parts = self._parts, self._sums, {}  # parts are the caller's now
         # A sum is finite only if all its terms are.
         if sums and not torch.isfinite(torch.stack([*sums.values()]).sum()):
             wrong = [name for name, part in parts.items() if not part.isfinite().all()]
