@@ -76,13 +76,13 @@ class JointState(NamedTuple):
 class Settings(NamedTuple):
     """What a step needs beside state, gradient and noise; made by `prepare`.
 
-    step_size: ε = 2η. scales: α, β and their tables. forward_noise: sd of y's noise over √η, () or
-    (D,). power: p. edge: cells of the lattice.
+    step_size: ε = 2η, a number or a tensor (). scales: α, β and their tables. forward_noise: sd of
+    y's noise over √η, () or (D,). power: p. edge: cells of the lattice.
     quantiles: (edge + 1 + FAR_ROWS, COLUMNS), of ±r(|u|) near the anchor (`stretch`), of u − v far
     from it.
     """
 
-    step_size: float
+    step_size: float | Tensor
     scales: ScalePosterior
     forward_noise: Tensor
     power: int
@@ -164,7 +164,7 @@ def joint_step(
 def _move(
     offset: Tensor, gradient: Tensor, noise: Tensor | Sequence[Tensor], settings: Settings
 ) -> Tensor:
-    unit = sqrt(settings.step_size / 2)  # √η
+    unit = (0.5 * settings.step_size) ** 0.5  # √η
     forward = offset / unit + unit * gradient + settings.forward_noise * noise[0]
     return unit * draw_unit(forward, noise[1], settings)
 

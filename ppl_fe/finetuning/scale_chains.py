@@ -92,6 +92,8 @@ class ScaleChains:
         self._batches: Iterator[Batch] = iter(())
         self._generator = torch.Generator(network.device)
         self._update: TensorFunction | None = None
+        self._tables: list[Tensor] = []  # of the present ε
+        self._edge = 0
         read = drawn if plan.scale == "drawn" else expected
         self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise])
 
@@ -158,23 +160,33 @@ class ScaleChains:
         self.forward_noise = lost.neg_().add_(variance).sqrt_().to(NOISE_DTYPE)
 
     def _prepare(self) -> float:
-        """Build the step of the present ε; gives the variance of y/√η where none is made up for."""
+        """The step of the present ε; gives the variance of y/√η where none is made up for."""
         settings = proximal.prepare(self.scales, self.step_size)
-        factor = -self.plan.data_size
+        factor, offset = -self.plan.data_size, self.offset[self.blocks[0]]
 
-        def update(offset: Tensor, gradient: Tensor, key: Tensor, forward: Tensor) -> list[Tensor]:
-            own = settings._replace(forward_noise=forward.to(offset.dtype))
+        def update(
+            offset: Tensor,
+            gradient: Tensor,
+            key: Tensor,
+            sd: Tensor,
+            step_size: Tensor,
+            table: Tensor,
+        ) -> list[Tensor]:
+            wide = sd.to(offset.dtype)
+            own = settings._replace(step_size=step_size, forward_noise=wide, quantiles=table)
             ahead = factor * gradient.to(offset.dtype)
-            noise = [half.to(offset.dtype) for half in normals(key, len(offset))]
-            (moved,) = proximal.step(proximal.State(offset), ahead, noise, own)
+            normal = [half.to(offset.dtype) for half in normals(key, len(offset))]
+            (moved,) = proximal.step(proximal.State(offset), ahead, normal, own)
             offset.copy_(moved)
             return []
 
-        first = self.blocks[0]
-        # A clone: what is built is also run, and it writes in place.
-        offset = self.offset[first].clone()
-        example = [offset, self._memory, self._keys[0], offset.to(NOISE_DTYPE)]
-        self._update = self._build(update, example)
+        self._tables = [offset.new_tensor(self.step_size), settings.quantiles]
+        # Another ε is another input of the same graph, which is dear to compile.
+        if self._update is None or settings.edge != self._edge:
+            # A clone: what is built is also run, and it writes in place.
+            example = [offset.clone(), self._memory, self._keys[0], offset.to(NOISE_DTYPE)]
+            self._update = self._build(update, [*example, *self._tables])
+            self._edge = settings.edge
         return float(settings.forward_noise.square())
 
     def _move(self, gradient: GradientParts) -> None:
@@ -183,7 +195,7 @@ class ScaleChains:
         keys = draw_keys(self._keys, self._generator)
         for at, key in zip(self.blocks, keys, strict=True):
             part = gradient.block(at, self._memory)
-            self._update(self.offset[at], part, key, self.forward_noise[at])
+            self._update(self.offset[at], part, key, self.forward_noise[at], *self._tables)
 
     def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
         steps = self.plan.num_chains * self.plan.num_steps
