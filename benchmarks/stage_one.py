@@ -9,10 +9,8 @@ that of a process of its own. --quick: a transformer of 0.1 million weights.
 
 Copies are the peak's slope: two processes a row, whose transformers of one width and two layers
 differ in the rows of their embedding alone, so that activations, compiler and libraries cancel. A
-copy is one float32 a weight. Everything is in it: the loaded `FlatNetwork` (a module and its
-anchor, two copies, which "loaded" tells apart), the vectors of the row itself, and, as the weights
-added are one tensor, its gradient before it is taken in; in a network of many tensors that is as
-large as the largest of them.
+copy is one float32 a weight. Not in it is the loaded `FlatNetwork`, a module and its anchor, told
+below the table. All else is: vectors of the row itself and gradients of every kind.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ from ppl_fe.finetuning.scale_plan import Plan
 from ppl_fe.networks.flat import FlatNetwork
 
 BATCH, TOKENS, ROWS = 16, 64, 64
-AIM = 1.3
+AIM, AIM_COPIES = 1.3, 6.0
 WORDS, WIDTH, LAYERS = 30522, 384, 6
 # Of the embedding, at the two ends of the slope: so many that the vectors are the peak.
 SLOPE_ROWS, SLOPE_ROWS_QUICK = (4 * WORDS, 8 * WORDS), (60_000, 180_000)
@@ -142,10 +140,11 @@ def peak(label: str, quick: bool, rows: int | None = None) -> dict[str, float]:
 
 
 def copies(label: str, quick: bool) -> dict[str, float]:
-    """By how many copies of the weights added the peak grows, and what is loaded before it."""
+    """By how many copies of the weights added the loaded network grows, and the peak beyond it."""
     few, many = (peak(label, quick, rows) for rows in slope_rows(quick))
     copy = (many["weights"] - few["weights"]) * 4 / 1e9
-    return {name: (many[name] - few[name]) / copy for name in ("before", "peak")}
+    loaded, peaks = ((many[name] - few[name]) / copy for name in ("before", "peak"))
+    return {"loaded": loaded, "beyond": peaks - loaded}
 
 
 def slope_rows(quick: bool) -> tuple[int, int]:
@@ -202,23 +201,26 @@ def report(quick: bool, rounds: int) -> str:
         ratio = statistics.median(a / b for a, b in zip(values, times["plain SGD"], strict=True))
         lines.append(
             f"{label:18}{1000 * statistics.median(values):12.0f}{ratio:14.2f}"
-            f"{memory[label]['peak']:10.2f}{slopes[label]['peak']:9.1f}{memory[label]['setup']:10.1f}"
+            f"{memory[label]['peak']:10.2f}{slopes[label]['beyond']:9.1f}{memory[label]['setup']:10.1f}"
         )
     ratio = statistics.median(
         a / b for a, b in zip(times["ppl-fe stage 1"], times["plain SGD"], strict=True)
     )
-    loaded = slopes["plain SGD"]["before"]
-    verdict = "met" if ratio <= AIM else "missed"
+    needed, loaded = (slopes["ppl-fe stage 1"][name] for name in ("beyond", "loaded"))
     lines += [
         "",
-        f"stage 1 : plain SGD {ratio:.2f}   aim <= {AIM}: {verdict}",
-        f"one copy of the weights is {copy:.3f} GB; with the network loaded a process has "
-        f"{memory['plain SGD']['before']:.2f} GB",
-        f"copies: by how many the peak grows with the weights, the {loaded:.1f} of the loaded "
-        f"network among them;",
-        "of an embedding's rows, so one is the gradient of the largest tensor",
+        f"stage 1 : plain SGD {ratio:.2f}   aim <= {AIM}: {verdict(ratio <= AIM)}",
+        f"copies beyond the loaded network {needed:.1f}   aim <= {AIM_COPIES:.0f}: "
+        f"{verdict(needed <= AIM_COPIES)}",
+        f"a copy of the weights is {copy:.3f} GB; the loaded network, module and anchor, has "
+        f"{loaded:.1f},",
+        f"and a process with it {memory['plain SGD']['before']:.2f} GB",
     ]
     return "\n".join(lines)
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "missed"
 
 
 def main() -> None:
