@@ -25,9 +25,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "form", [[], pytest.param(["--full"], marks=pytest.mark.slow)], ids=["small", "full"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [[], ["--full"]], ids=["small", "full"])
 def test_smoke(form: list[str], tmp_path: Path) -> None:
     output, work = tmp_path / "report.txt", tmp_path / "work"
     done = run("--smoke", *form, "--output", str(output), "--work", str(work))

@@ -132,7 +132,7 @@ def test_large_models_keep_their_starts() -> None:
     ("kernel", "metric"),
     [
         (fe.SGLD, "identity"),
-        (fe.BAOAB, "dense"),
+        pytest.param(fe.BAOAB, "dense", marks=pytest.mark.slow),
         pytest.param(fe.SGLD, "dense", marks=pytest.mark.slow),
         pytest.param(fe.SGHMC, "identity", marks=pytest.mark.slow),
         pytest.param(fe.SGHMC, "dense", marks=pytest.mark.slow),
