@@ -28,15 +28,17 @@ from printed import add_output, show
 from torch import Tensor
 
 import ppl_fe as fe
+from ppl_fe.finetuning.cuts import outside
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.working_copy import WorkingCopy
+from ppl_fe.networks.sparse import head_names
 
 BETA, WANTED, SPARSITY = 100.0, 3.0, 0.005
 BATCH, MOST_BATCHES = 32, 32  # rows of a batch, and batches of a half
 
 
 def pulls(problem: Problem, num_steps: int) -> tuple[Tensor, Tensor]:
-    """n|∂L/∂w| of the weights outside the head, (D',) from either half of the rows."""
+    """n ∂L/∂w of the weights outside the head, (D',) from either half of the rows."""
     network, (inputs, targets) = problem.network, problem.training
     tuned = fe.finetune(
         network, problem.training, likelihood=problem.likelihood, method="head", head=HEAD,
@@ -52,10 +54,8 @@ def pulls(problem: Problem, num_steps: int) -> tuple[Tensor, Tensor]:
             rows = slice(k * BATCH, (k + 1) * BATCH)
             batch = {name: values[rows] for name, values in inputs.items()}, targets[rows]
             working.differentiate(batch)[1].add_to(halves[half], size / batches)
-    outside = torch.ones(network.num_parameters, dtype=torch.bool)
-    for name, where in network.slices.items():
-        outside[where] = name.split(".")[0] != HEAD
-    return halves[0, outside], halves[1, outside]
+    kept = outside(network.slices, head_names(network, HEAD))
+    return halves[0, kept], halves[1, kept]
 
 
 def row(task: str, problem: Problem, num_steps: int) -> str:

@@ -197,15 +197,16 @@ def report(quick: bool, rounds: int) -> str:
         "",
         f"{'':18}{'ms a step':>12}{'ratio to SGD':>14}{'peak GB':>10}{'copies':>9}{'set-up s':>10}",
     ]
+    ratios = {
+        label: statistics.median(a / b for a, b in zip(values, times["plain SGD"], strict=True))
+        for label, values in times.items()
+    }
     for label, values in times.items():
-        ratio = statistics.median(a / b for a, b in zip(values, times["plain SGD"], strict=True))
         lines.append(
-            f"{label:18}{1000 * statistics.median(values):12.0f}{ratio:14.2f}"
+            f"{label:18}{1000 * statistics.median(values):12.0f}{ratios[label]:14.2f}"
             f"{memory[label]['peak']:10.2f}{slopes[label]['beyond']:9.1f}{memory[label]['setup']:10.1f}"
         )
-    ratio = statistics.median(
-        a / b for a, b in zip(times["ppl-fe stage 1"], times["plain SGD"], strict=True)
-    )
+    ratio = ratios["ppl-fe stage 1"]
     needed, loaded = (slopes["ppl-fe stage 1"][name] for name in ("beyond", "loaded"))
     lines += [
         "",

@@ -50,9 +50,7 @@ class GradientParts:
 
     def write_to(self, vector: Tensor) -> None:
         """Make a vector (D,) of it."""
-        vector.zero_()
-        for place, values in self._parts:
-            vector[place] = values
+        self.add_to(vector.zero_(), 1.0)
 
     def add_to(self, vector: Tensor, factor: float) -> None:
         """vector += factor · gradient."""

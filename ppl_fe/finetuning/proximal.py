@@ -28,8 +28,8 @@ in the score of a second standard normal (`proximal_tables`), and no interpolati
 spike into the slab. Read linearly, a table is right to 1e-3 in total variation for β√η up to 10, to
 2e-3 at 100.
 
-Offsets are stored, not weights, so a null weight may lie at 1e-30, or at exactly 0, where float32
-ends. The temperature is 1: temper the likelihood instead.
+Offsets are stored, not weights, so a null weight may lie at 1e-30 √η, and below that at exactly 0
+(`unstretch`). The temperature is 1: temper the likelihood instead.
 
 Papers: Structured logconcave sampling with a restricted Gaussian oracle, COLT 2021; Proximal
 Markov chain Monte Carlo algorithms, Stat. Comput. 2016; Efficient Bayesian computation by proximal
