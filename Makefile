@@ -11,7 +11,7 @@ demo: $(READY)
 
 # One process a core, one thread a process: threads that wait for each other on a busy machine are
 # many times slower.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test: $(READY)
 	$(PYTEST) --durations=10

@@ -2,18 +2,21 @@
 
 A generator with a state draws number after number, 4 ns each, into memory that the step then reads
 again. A function of (key, i) has no state (Salmon, Moraes, Dror & Shaw 2011), so that the compiler
-makes the i-th numbers in vector registers at the place that wants them. Here 32 random bits are
-the counter through a mixing of the integers and keys between two rounds of it; a pair of them
-gives two normals (Box & Muller 1958).
+makes the i-th numbers in vector registers at the place that wants them. Here it is the generator
+SplitMix (Steele, Lea & Flood 2014) at 32 bits: an arithmetic progression through a mixing of the
+integers, its start and its odd increment the key's. A second mixing, with the key's last word
+between, gives the other half of a pair of normals (Box & Muller 1958).
 
 The mixing is Wellons's `triple32`, whose every output bit changes with probability 0.5 to within
 1e-3 when any input bit does. It is a bijection: within one key no first word comes twice. Keys are
 drawn anew, by a generator with a state, for every step and block, so that a counter never runs
-beyond a block. This is enough for the noise of a sampler, and no use for secrets. The constants
-are in the public domain (https://github.com/skeeto/hash-prospector).
+beyond a block, and two blocks' progressions meet no oftener than random words do. This is
+enough for the noise of a sampler, and no use for secrets. The constants are in the public domain
+(https://github.com/skeeto/hash-prospector).
 
-Papers: Parallel random numbers: as easy as 1, 2, 3, SC 2011; A note on the generation of random
-normal deviates, Annals of Mathematical Statistics 1958.
+Papers: Parallel random numbers: as easy as 1, 2, 3, SC 2011; Fast splittable pseudorandom number
+generators, OOPSLA 2014; A note on the generation of random normal deviates, Annals of Mathematical
+Statistics 1958.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
         (True, True)
     """
     counter = torch.arange(size, dtype=torch.int32, device=key.device)
-    first = mixed(mixed(counter ^ key[0]) + key[1])
+    first = mixed(counter * (2 * key[1] + 1) + key[0])
     second = mixed(first + key[2])
     # 24 bits fill a float's mantissa; the half keeps zero away from the logarithm.
     radius = (-2 * ((_upper(first, 8).to(torch.float32) + 0.5) * 2.0**-24).log()).sqrt()

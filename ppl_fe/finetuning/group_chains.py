@@ -45,6 +45,7 @@ class GroupScaleChains(ScaleChains):
         self.log_scale = torch.zeros(
             self.num_groups + 1, dtype=torch.float64, device=self.offset.device
         )
+        self._memory = self.working.weights.new_zeros(self.width)
         self._sizes = torch.bincount(self.index, minlength=len(self.log_scale)).clamp_min(1)
 
     def per_weight(self, values: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ class GroupScaleChains(ScaleChains):
         for at in self.blocks:
             self.noise.normal_(generator=self._generator)
             self.offset[at] = unit * draw_offset(self.offset[at], rate[self.index[at]], self.noise)
+        self._write()
 
     def _move_scales(self, log_unit: float) -> None:
         """One Metropolis step of every log λ given the views, which stand in `offset`.

@@ -38,7 +38,6 @@ Markov chain Monte Carlo, SIAM J. Imaging Sci. 2018.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil, isfinite, sqrt
 from typing import NamedTuple
 
@@ -76,18 +75,27 @@ class JointState(NamedTuple):
 class Settings(NamedTuple):
     """What a step needs beside state, gradient and noise; made by `prepare`.
 
-    step_size: ε = 2η, a number or a tensor (). scales: α, β and their tables. forward_noise: sd of
+    step_size: ε = 2η. scales: α, β and their tables. forward_noise: sd of
     y's noise over √η, () or (D,). power: p. edge: cells of the lattice.
     quantiles: (edge + 1 + FAR_ROWS, COLUMNS), of ±r(|u|) near the anchor (`stretch`), of u − v far
     from it.
     """
 
-    step_size: float | Tensor
+    step_size: float
     scales: ScalePosterior
     forward_noise: Tensor
     power: int
     edge: int
     quantiles: Tensor
+
+
+class Place(NamedTuple):
+    """cell: v/h, whole numbers. corner: int32, where the flat table holds the quantile at or below
+    the score. along: how much of the way it is to the next."""
+
+    cell: Tensor
+    corner: Tensor
+    along: Tensor
 
 
 def prepare(scales: ScalePosterior, step_size: float, curvature: Tensor | float = 0.0) -> Settings:
@@ -146,9 +154,7 @@ def joint_init(offset: Tensor, noise: Tensor, settings: Settings) -> JointState:
     return JointState(offset, settings.scales.draw_scale(offset, noise))
 
 
-def step(
-    state: State, gradient: Tensor, noise: Tensor | Sequence[Tensor], settings: Settings
-) -> State:
+def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
     """Δ -> Δ'. gradient (C, D) of the log-likelihood; noise (2, C, D) standard normal."""
     return State(_move(state.position, gradient, noise, settings))
 
@@ -161,17 +167,20 @@ def joint_step(
     return JointState(position, settings.scales.draw_scale(position, noise[2]))
 
 
-def _move(
-    offset: Tensor, gradient: Tensor, noise: Tensor | Sequence[Tensor], settings: Settings
-) -> Tensor:
-    unit = (0.5 * settings.step_size) ** 0.5  # √η
+def _move(offset: Tensor, gradient: Tensor, noise: Tensor, settings: Settings) -> Tensor:
+    unit = sqrt(0.5 * settings.step_size)  # √η
     forward = offset / unit + unit * gradient + settings.forward_noise * noise[0]
     return unit * draw_unit(forward, noise[1], settings)
 
 
 def draw_unit(mean: Tensor, noise: Tensor, settings: Settings) -> Tensor:
     """u ~ density ∝ m(√η u) N(u; v, 1), v the mean rounded to the lattice; any shape."""
-    cell = (mean / SPACING).round()
+    return read(place(mean, noise, settings), settings)
+
+
+def place(mean: Tensor, noise: Tensor, settings: Settings) -> Place:
+    """Where the tables hold u, of a mean and a standard normal score."""
+    cell = (mean * (1 / SPACING)).round()
     size = cell.abs()  # laws at v and −v are mirror images
     edge = settings.edge
     near, far = size <= edge, size > edge  # NaN is neither: it reads row 0, and stays NaN
@@ -179,9 +188,13 @@ def draw_unit(mean: Tensor, noise: Tensor, settings: Settings) -> Tensor:
     far_row = edge + 1 + beyond.clamp_max(FAR_ROWS - 1).floor()
     row = torch.where(far, far_row, torch.where(near, size, 0))
     column, along = grid_place(noise, COLUMNS)
-    corner = row.to(torch.int32) * COLUMNS + column
-    flat = settings.quantiles.flatten()
-    quantile = torch.lerp(flat[corner], flat[corner + 1], along)
+    return Place(cell, row.to(torch.int32) * COLUMNS + column, along)
+
+
+def read(place: Place, settings: Settings) -> Tensor:
+    """u, from the tables."""
+    flat, size = settings.quantiles.flatten(), place.cell.abs()
+    quantile = torch.lerp(flat[place.corner], flat[place.corner + 1], place.along)
     unstretched = torch.copysign(unstretch(quantile.abs(), settings.power), quantile)
-    drawn = torch.where(near, unstretched, size * SPACING + quantile)
-    return torch.where(cell < 0, -drawn, drawn)
+    drawn = torch.where(size <= settings.edge, unstretched, size * SPACING + quantile)
+    return torch.where(place.cell < 0, -drawn, drawn)

@@ -102,4 +102,4 @@ def unstretch(r: Tensor, power: int) -> Tensor:
         if left:
             base = base * base
     assert result is not None
-    return result / power + beyond
+    return result * (1 / power) + beyond

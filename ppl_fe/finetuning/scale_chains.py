@@ -8,8 +8,8 @@ weights of a fresh head have the prior N(0, 1/precision) and move by SGLD with t
 
 A network of 22.7 million weights sets the layout. Chains run one after another. Offsets, weights,
 gradient and the two running sums of λ are five vectors (D,), the noise's scale is half a one, and
-all else is done block by block, in a cache's worth of memory and one compiled function. Beside them
-stands the network as loaded, two vectors (benchmarks/stage_one.py measures the sum).
+all else is done block by block (`block_update`). Beside them stands the network as loaded, two
+vectors (benchmarks/stage_one.py measures the sum).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning import proximal
-from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
+from ppl_fe.finetuning.block_update import NOISE_DTYPE, BlockUpdate
 from ppl_fe.finetuning.gradient_parts import BLOCK, GradientParts
 from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.scale_moments import ScaleMoments
@@ -34,7 +34,6 @@ from ppl_fe.finetuning.working_copy import WorkingCopy, padding_for
 from ppl_fe.inference.compile import CompileMode, TensorFunction, build
 from ppl_fe.networks.flat import FlatNetwork
 
-NOISE_DTYPE = torch.float16  # right to 0.025 % of a value between 0.4 and 1
 STEP_SHARE = 0.7  # of 1/(a + s²) along the stiffest direction; 0.8 is the most that `prepare` takes
 # Inductor takes 5 to 25 s for the step; uncompiled, a weight costs about 0.1 µs a step more.
 WORTH_COMPILING = 4e8  # weights times steps
@@ -81,9 +80,7 @@ class ScaleChains:
         self.offset = torch.zeros(size + padding, dtype=dtype, device=network.device)
         self.forward_noise = self.offset
         self.noise = self.offset.new_zeros(self.width)
-        self._memory = self.working.weights.new_zeros(self.width)
         self.blocks = [slice(k, k + self.width) for k in range(0, size + padding, self.width)]
-        self._keys = torch.zeros(len(self.blocks), KEYS, dtype=torch.int32, device=network.device)
         # Made with the first kept draw: `measure` wants the memory before.
         self.moments: ScaleMoments | None = None
         self.counts: Tensor | None = None
@@ -91,9 +88,7 @@ class ScaleChains:
         self._direction: Tensor | None = None
         self._batches: Iterator[Batch] = iter(())
         self._generator = torch.Generator(network.device)
-        self._update: TensorFunction | None = None
-        self._tables: list[Tensor] = []  # of the present ε
-        self._edge = 0
+        self._update: BlockUpdate | None = None
         read = drawn if plan.scale == "drawn" else expected
         self._scale = self._build(read(self.scales), [self.offset[: self.width], self.noise])
 
@@ -109,7 +104,7 @@ class ScaleChains:
         self._move(gradient)
         for where, moved_head in zip(self.head, heads, strict=True):
             self.offset[where] = moved_head
-        self._write()
+            self._write(where)
         self.num_moved += 1
         return loss
 
@@ -161,41 +156,22 @@ class ScaleChains:
 
     def _prepare(self) -> float:
         """The step of the present ε; gives the variance of y/√η where none is made up for."""
-        settings = proximal.prepare(self.scales, self.step_size)
-        factor, offset = -self.plan.data_size, self.offset[self.blocks[0]]
-
-        def update(
-            offset: Tensor,
-            gradient: Tensor,
-            key: Tensor,
-            sd: Tensor,
-            step_size: Tensor,
-            table: Tensor,
-        ) -> list[Tensor]:
-            wide = sd.to(offset.dtype)
-            own = settings._replace(step_size=step_size, forward_noise=wide, quantiles=table)
-            ahead = factor * gradient.to(offset.dtype)
-            normal = [half.to(offset.dtype) for half in normals(key, len(offset))]
-            (moved,) = proximal.step(proximal.State(offset), ahead, normal, own)
-            offset.copy_(moved)
-            return []
-
-        self._tables = [offset.new_tensor(self.step_size), settings.quantiles]
-        # Another ε is another input of the same graph, which is dear to compile.
-        if self._update is None or settings.edge != self._edge:
-            # A clone: what is built is also run, and it writes in place.
-            example = [offset.clone(), self._memory, self._keys[0], offset.to(NOISE_DTYPE)]
-            self._update = self._build(update, [*example, *self._tables])
-            self._edge = settings.edge
-        return float(settings.forward_noise.square())
+        if self._update is None:
+            self._update = BlockUpdate(
+                self.scales,
+                self.plan.data_size,
+                self.offset,
+                self.working.weights,
+                self.network.anchor,
+                self.blocks,
+                self._build,
+            )
+        return self._update.prepare(self.step_size)
 
     def _move(self, gradient: GradientParts) -> None:
-        """Δ -> Δ', block by block."""
+        """Δ -> Δ', and the weights with it."""
         assert self._update is not None
-        keys = draw_keys(self._keys, self._generator)
-        for at, key in zip(self.blocks, keys, strict=True):
-            part = gradient.block(at, self._memory)
-            self._update(self.offset[at], part, key, self.forward_noise[at], *self._tables)
+        self._update(gradient, self.forward_noise, self._generator)
 
     def _build(self, function: TensorFunction, example: list[Tensor]) -> TensorFunction:
         steps = self.plan.num_chains * self.plan.num_steps
@@ -211,12 +187,9 @@ class ScaleChains:
         noise = torch.empty_like(offset).normal_(generator=self._generator)
         return offset + 0.5 * self.step_size * ahead + sqrt(self.step_size) * noise
 
-    def _write(self) -> None:
-        size = self.network.num_parameters
-        if self.offset.dtype == self.working.weights.dtype:
-            torch.add(self.network.anchor, self.offset[:size], out=self.working.weights[:size])
-        else:
-            self.working.weights[:size] = self.network.anchor + self.offset[:size]
+    def _write(self, where: slice = slice(None)) -> None:
+        at = slice(*where.indices(self.network.num_parameters))
+        torch.add(self.network.anchor[at], self.offset[at], out=self.working.weights[at])
 
     def _empty_moments(self, size: int) -> ScaleMoments:
         chains, draws, errors = self.plan.num_chains, self.plan.num_samples, self.plan.errors

@@ -1,0 +1,65 @@
+"""The step over blocks is the sampler's own step, with the counter's normals, in any precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppl_fe.finetuning import proximal
+from ppl_fe.finetuning.block_update import NOISE_DTYPE, BlockUpdate
+from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
+from ppl_fe.finetuning.gradient_parts import GradientParts
+from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.inference.compile import CompileMode, build
+
+SIZE, WIDTH, DATA_SIZE, STEP_SIZE = 50, 32, 300.0, 1e-4
+BLOCKS = [slice(0, WIDTH), slice(WIDTH, 2 * WIDTH)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mode"),
+    [
+        (torch.float32, "compiled"),
+        (torch.float32, "traced"),
+        (torch.bfloat16, "traced"),
+        (torch.float64, "traced"),
+    ],
+)
+def test_a_step_is_that_of_the_sampler(dtype: torch.dtype, mode: CompileMode) -> None:
+    torch.manual_seed(0)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    offset = torch.zeros(2 * WIDTH, dtype=wide)
+    offset[:SIZE] = 0.02 * torch.randn(SIZE)
+    anchor, weights = torch.randn(SIZE, dtype=dtype), torch.zeros(2 * WIDTH, dtype=dtype)
+    # Of tensors that do not end where blocks do; weights 45 to 49 have no gradient.
+    parts = [(slice(0, 40), torch.randn(40)), (slice(40, 45), torch.randn(5))]
+    gradient = GradientParts([(place, part.to(dtype)) for place, part in parts])
+    update = BlockUpdate(
+        ScalePosterior(alpha=0.01, beta=100.0, dtype=wide),
+        DATA_SIZE,
+        offset,
+        weights,
+        anchor,
+        BLOCKS,
+        lambda function, example: build(function, example, mode, 1000)[0],
+    )
+    for step_size in (STEP_SIZE, 2 * STEP_SIZE):  # the second takes the same functions
+        variance = update.prepare(step_size)
+        noise = torch.full((2 * WIDTH,), variance**0.5).to(NOISE_DTYPE)
+        keys = draw_keys(torch.empty(2, KEYS, dtype=torch.int32), torch.Generator().manual_seed(1))
+        pairs = [torch.stack(normals(key, WIDTH)) for key in keys]
+        ahead = torch.zeros(2 * WIDTH)
+        gradient.write_to(ahead)
+        settings = proximal.prepare(update.scales, step_size)
+        expected = proximal.step(
+            proximal.State(offset.clone()),
+            -DATA_SIZE * ahead.to(wide),
+            torch.cat(pairs, 1).to(wide),
+            settings._replace(forward_noise=noise.to(wide)),
+        ).position
+        update(gradient, noise, torch.Generator().manual_seed(1))
+        # Compiled, a mean may round to the next cell of the lattice: one weight is let off.
+        same = torch.isclose(offset, expected, rtol=2e-3, atol=1e-7)
+        assert (~same).sum() <= (mode == "compiled")
+        assert torch.equal(weights[:SIZE], (anchor + offset[:SIZE]).to(dtype))
+    assert offset.abs().max() > 1e-3
