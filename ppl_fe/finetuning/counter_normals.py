@@ -21,14 +21,28 @@ Statistics 1958.
 
 from __future__ import annotations
 
-from math import pi
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 KEYS = 3  # words of 32 bits a key
 _MULTIPLIERS = (-312814405, -1404298415, 830770091)  # 0xed5ad4bb, 0xac4c1b51, 0x31848bab
 _SHIFTS = (17, 11, 15, 14)
+
+
+def _fitted(function: Callable[[Any], Any]) -> list[float]:
+    """Coefficients, the highest power first, of a polynomial of degree 7 on [0, 1]."""
+    series = Chebyshev.interpolate(function, 7, domain=[0, 1])
+    found: list[float] = series.convert(kind=Polynomial).coef[::-1].tolist()
+    return found
+
+
+_COSINE = _fitted(lambda square: np.cos(np.pi * np.sqrt(square)))
+_SINE = _fitted(lambda square: np.pi * np.sinc(np.sqrt(square)))
 
 
 def draw_keys(keys: Tensor, generator: torch.Generator) -> Tensor:
@@ -54,8 +68,25 @@ def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
     second = mixed(first + key[2])
     # 24 bits fill a float's mantissa; the half keeps zero away from the logarithm.
     radius = (-2 * ((_upper(first, 8).to(torch.float32) + 0.5) * 2.0**-24).log()).sqrt()
-    angle = _upper(second, 8).to(torch.float32) * (2 * pi * 2.0**-24)
-    return radius * angle.cos(), radius * angle.sin()
+    cosine, sine = _on_circle(second.to(torch.float32) * 2.0**-31)
+    return radius * cosine, radius * sine
+
+
+def _on_circle(turn: Tensor) -> tuple[Tensor, Tensor]:
+    """cos πt and sin πt for −1 ≤ t ≤ 1, to 1e-6.
+
+    Library functions take any angle, and most of their time to bring it into such a range.
+    """
+    square = turn * turn
+    return _polynomial(_COSINE, square), turn * _polynomial(_SINE, square)
+
+
+def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
+    """Horner's scheme; the highest power first."""
+    result = x * coefficients[0] + coefficients[1]
+    for coefficient in coefficients[2:]:
+        result = result * x + coefficient
+    return result
 
 
 def mixed(words: Tensor) -> Tensor:

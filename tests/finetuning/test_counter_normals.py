@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, mixed, normals
+from ppl_fe.finetuning.counter_normals import KEYS, _on_circle, draw_keys, mixed, normals
 
 SIZE, ROUNDS = 2**17, 8
 
@@ -91,3 +91,10 @@ def test_near_keys_are_independent() -> None:
         for other in normals(near, SIZE)[place == KEYS - 1 :]:
             # A first word shared, as with the last key, shares the radius and not the angle.
             assert abs((one * other).mean()) < 4.8 / SIZE**0.5 * 2
+
+
+def test_pairs_lie_on_the_circle_at_an_even_angle() -> None:
+    turn = torch.linspace(-1, 1, 100_001)
+    exact = torch.pi * turn.double()
+    for found, expected in zip(_on_circle(turn), (exact.cos(), exact.sin()), strict=True):
+        assert (found.double() - expected).abs().max() < 1e-6
