@@ -18,8 +18,8 @@ def test_fifty_of_ten_thousand(method: str) -> None:
     """Linear regression on a thousand rows; fifty coefficients moved by 0.2 to 0.6, noise 1.
 
     Given the places a coefficient has a standard error of 1/√1000 = 0.032, so that the smallest is
-    six of them away from the anchor. At p = 0.5 % this problem gave, found of 50: collapsed 49,
-    bayestune 49 (400 + 50 · 6 steps, two chains), movement 34 (500 steps of AdamW at 1e-3, batch
+    six of them away from the anchor. At p = 0.5 % this problem gave, found of 50: collapsed 50,
+    bayestune 50 (400 + 50 · 6 steps, two chains), movement 34 (500 steps of AdamW at 1e-3, batch
     32), gradient_squared 12 (batch 32), magnitude 0, random 0, paper 0 (its steps scaled down to
     400 + 50 · 6, learning rate 1e-3, batch 32: far fewer than its own 20,000).
     """
