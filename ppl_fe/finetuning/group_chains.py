@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_fe.finetuning import proximal
 from ppl_fe.finetuning.gradient_parts import GradientParts
 from ppl_fe.finetuning.group_scales import LARGEST_RATE, draw_offset, group_index, log_view
 from ppl_fe.finetuning.scale_chains import ScaleChains
@@ -66,8 +67,8 @@ class GroupScaleChains(ScaleChains):
             self.noise.normal_(generator=self._generator)
             part = gradient.block(at, self._memory).to(self.offset.dtype)
             ahead = -self.plan.data_size * part
-            noise = self.forward_noise[at] * self.noise
-            self.offset[at] = self.offset[at] / unit + unit * ahead + noise
+            sd = self.forward_noise[at]
+            self.offset[at] = proximal.forward(self.offset[at], ahead, self.noise, unit, sd)
         self._move_scales(log(unit))
         rate = self._rate(self.log_scale, log(unit))
         for at in self.blocks:

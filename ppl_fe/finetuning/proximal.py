@@ -168,9 +168,20 @@ def joint_step(
 
 
 def _move(offset: Tensor, gradient: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    unit = sqrt(0.5 * settings.step_size)  # √η
-    forward = offset / unit + unit * gradient + settings.forward_noise * noise[0]
-    return unit * draw_unit(forward, noise[1], settings)
+    unit = sqrt(0.5 * settings.step_size)
+    mean = forward(offset, gradient, noise[0], unit, settings.forward_noise)
+    return unit * draw_unit(mean, noise[1], settings)
+
+
+def forward(
+    offset: Tensor,
+    gradient: Tensor,
+    noise: Tensor,
+    unit: Tensor | float,
+    forward_noise: Tensor,
+) -> Tensor:
+    """y/√η = Δ/√η + √η ĝ + σ ξ, of a standard normal ξ; unit is √η, forward_noise σ."""
+    return offset * (1 / unit) + unit * gradient + forward_noise * noise
 
 
 def draw_unit(mean: Tensor, noise: Tensor, settings: Settings) -> Tensor:

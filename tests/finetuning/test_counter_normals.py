@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppl_fe.finetuning.counter_normals import KEYS, _on_circle, draw_keys, mixed, normals
+from ppl_fe.inference.compile import compile_graph, trace
 
 SIZE, ROUNDS = 2**17, 8
 
@@ -98,3 +99,13 @@ def test_pairs_lie_on_the_circle_at_an_even_angle() -> None:
     exact = torch.pi * turn.double()
     for found, expected in zip(_on_circle(turn), (exact.cos(), exact.sin()), strict=True):
         assert (found.double() - expected).abs().max() < 1e-6
+
+
+def test_compiled_they_are_the_same() -> None:
+    key = keys()[0]
+
+    def both(key: Tensor) -> list[Tensor]:
+        return [*normals(key, 1000)]
+
+    graph = trace(both, [key])
+    torch.testing.assert_close(compile_graph(graph, [key])(key), both(key), rtol=1e-5, atol=1e-5)
