@@ -22,6 +22,7 @@ Statistics 1958.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,18 @@ _MULTIPLIERS = (-312814405, -1404298415, 830770091)  # 0xed5ad4bb, 0xac4c1b51, 0
 _SHIFTS = (17, 11, 15, 14)
 
 
-def _fitted(function: Callable[[Any], Any]) -> list[float]:
-    """Coefficients, the highest power first, of a polynomial of degree 7 on [0, 1]."""
-    series = Chebyshev.interpolate(function, 7, domain=[0, 1])
+def _fitted(function: Callable[[Any], Any], start: float, stop: float) -> list[float]:
+    """Coefficients, the highest power first, of a polynomial of degree 7 between the two."""
+    series = Chebyshev.interpolate(function, 7, domain=[start, stop])
     found: list[float] = series.convert(kind=Polynomial).coef[::-1].tolist()
     return found
 
 
-_COSINE = _fitted(lambda square: np.cos(np.pi * np.sqrt(square)))
-_SINE = _fitted(lambda square: np.pi * np.sinc(np.sqrt(square)))
+_COSINE = _fitted(lambda square: np.cos(np.pi * np.sqrt(square)), 0, 1)
+_SINE = _fitted(lambda square: np.pi * np.sinc(np.sqrt(square)), 0, 1)
+# Of a number as 2^exponent times a factor between √½ and √2, the factor's part.
+_LOGARITHM = _fitted(lambda over: -2 * np.log1p(over) / over, 0.5**0.5 - 1, 2**0.5 - 1)
+_HALF_ROOT = 0x3F3504F3  # √½ as float32's bits; its exponent begins at bit 23
 
 
 def draw_keys(keys: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,9 +71,17 @@ def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
     first = mixed(counter * (2 * key[1] + 1) + key[0])
     second = mixed(first + key[2])
     # 24 bits fill a float's mantissa; the half keeps zero away from the logarithm.
-    radius = (-2 * ((_upper(first, 8).to(torch.float32) + 0.5) * 2.0**-24).log()).sqrt()
+    radius = _minus_twice_log((_upper(first, 8).to(torch.float32) + 0.5) * 2.0**-24).sqrt()
     cosine, sine = _on_circle(second.to(torch.float32) * 2.0**-31)
     return radius * cosine, radius * sine
+
+
+def _minus_twice_log(x: Tensor) -> Tensor:
+    """−2 log x of float32 between 1e-38 and 1, to 5e-7 of itself; never negative."""
+    bits = x.view(torch.int32)
+    exponent = (bits - _HALF_ROOT) >> 23
+    over = (bits - (exponent << 23)).view(torch.float32) - 1
+    return exponent.to(torch.float32) * (-2 * log(2)) + over * _polynomial(_LOGARITHM, over)
 
 
 def _on_circle(turn: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 COLUMNS = 4096  # the valley between spike and slab needs them; 100 kB serve the null weights
 SMALLEST = 1e-30  # of |u|; at α = 0.01 half of them are smaller, and have mean scales below 1e-28
+FAR_ROWS, FAR_BITS = 384, 5  # twelve doublings of the mean from the edge, 2⁵ rows each
+MANTISSA = 23  # bits of a float32 below its exponent
 LARGEST_EDGE = 512.0  # of the lattice, in units of √η: a prior that needs more is far too sharp
 
 
@@ -75,9 +77,32 @@ def far_quantiles(alpha: float, rate: float, mean: float) -> Array:
     """(COLUMNS,) quantiles of u − v where the law is one hump on the side of the mean v."""
     pull = _slope(mean, alpha, rate)
     shift = np.linspace(-pull - REACH - 2, REACH + 2, 4001)
-    level = log_marginal_density(mean + shift, alpha, rate) - 0.5 * shift**2
+    # So far out log m is nearly straight, and dear.
+    prior = np.interp(shift, shift[::10], log_marginal_density(mean + shift[::10], alpha, rate))
+    level = prior - 0.5 * shift**2
     density = np.exp(level - level.max())
     return invert(density[1:] + density[:-1], shift, COLUMNS)
+
+
+def far_row(cells: Tensor, edge: int) -> Tensor:
+    """int32: which far row serves a mean so many cells from 0, of those above the edge.
+
+    The bits of a float, read as a whole number, grow by 2²³ with every doubling, and nearly evenly
+    between: their upper ones are a logarithm that costs a shift.
+    """
+    bits = cells.to(torch.float32).view(torch.int32)
+    return ((bits - _bits(edge)) >> (MANTISSA - FAR_BITS)).clamp(0, FAR_ROWS - 1)
+
+
+def far_cells(edge: int) -> Array:
+    """(FAR_ROWS,) the middle of the whole numbers that each row serves: one number below 64."""
+    steps = np.arange(FAR_ROWS + 1, dtype=np.int32) << (MANTISSA - FAR_BITS)
+    first = np.ceil((_bits(edge) + steps).view(np.float32).astype(np.float64))
+    return np.asarray(0.5 * (first[:-1] + first[1:] - 1))
+
+
+def _bits(number: int) -> int:
+    return int(np.float32(number).view(np.int32))
 
 
 def stretch(u: Array, power: int) -> Array:

@@ -177,7 +177,7 @@ class ScaleChains:
         steps = self.plan.num_chains * self.plan.num_steps
         worth = steps * self.network.num_parameters > WORTH_COMPILING
         mode: CompileMode = "compiled" if worth else "traced"
-        return build(function, example, mode, steps)[0]
+        return build(function, example, mode, steps, fused=True)[0]
 
     def _head_step(self, where: slice, gradient: GradientParts) -> Tensor:
         offset = self.offset[where]

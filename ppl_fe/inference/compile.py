@@ -39,6 +39,9 @@ WORTH_COMPILING_SECONDS = 20.0
 
 # The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
 OPTIONS = {"size_asserts": False}
+# a·b + c as one instruction, which Inductor forbids the C++ compiler unless told. It pays where
+# arithmetic is what takes the time; samplers of a model mostly wait for products of matrices.
+FUSED = {"cpp.enable_floating_point_contract_flag": "fast"}
 
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
@@ -108,10 +111,12 @@ def refuse_leaving_torch(error: RuntimeError) -> None:
         ) from error
 
 
-def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:
+def compile_graph(
+    graph: GraphModule, example: Sequence[Tensor], *, fused: bool = False
+) -> TensorFunction:
     """Compile a traced graph; without a C++ compiler, or if Inductor fails, the graph itself.
 
-    The failure is told once as a warning: the draws are the same, only slower.
+    The failure is told once as a warning: the draws are the same, only slower. fused: as `build`.
     """
     if example[0].device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         _notice("no C++ compiler was found (g++, clang++ or c++)")
@@ -121,7 +126,7 @@ def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFuncti
             # Torch's own deprecations would pass for a failure where warnings are errors.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            compiled = _by_inductor(graph, example)
+            compiled = _by_inductor(graph, example, OPTIONS | FUSED if fused else OPTIONS)
             compiled(*example)
     except Exception as error:  # the compiler may fail in any way; the graph is an equal twin
         _notice(f"{type(error).__name__}: {error}".splitlines()[0])
@@ -129,7 +134,9 @@ def compile_graph(graph: GraphModule, example: Sequence[Tensor]) -> TensorFuncti
     return compiled
 
 
-def _by_inductor(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunction:
+def _by_inductor(
+    graph: GraphModule, example: Sequence[Tensor], options: Mapping[str, Any]
+) -> TensorFunction:
     """Inductor's kernels, called without the layers that serve autograd: 4 µs a call."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
@@ -140,7 +147,7 @@ def _by_inductor(graph: GraphModule, example: Sequence[Tensor]) -> TensorFunctio
     fake = [shapes.from_tensor(leaf, static_shapes=True) for leaf in example]
     with shapes:
         functional = make_fx(functionalize(graph), decomposition_table=select_decomp_table())(*fake)
-    with config.patch(OPTIONS):
+    with config.patch(dict(options)):
         joint_graph_passes(functional)
         kernels = compile_fx_inner(functional, fake, is_inference=True)
 
@@ -179,10 +186,12 @@ def build(
     num_calls: int,
     *,
     read_constants: bool = False,
+    fused: bool = False,
 ) -> tuple[TensorFunction, CompileMode]:
     """The function run in the mode asked for, and the mode that "auto" came to.
 
-    `read_constants` and errors are those of `trace`.
+    `read_constants` and errors are those of `trace`. fused: compiled, a·b + c is rounded once and
+    not twice.
     """
     if mode not in COMPILE_MODES:
         raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")
@@ -193,6 +202,6 @@ def build(
         worth = predicted_seconds(graph, example, num_calls) > WORTH_COMPILING_SECONDS
         mode = "compiled" if worth else "traced"
     if mode == "compiled":
-        compiled = compile_graph(graph, example)
+        compiled = compile_graph(graph, example, fused=fused)
         return compiled, "traced" if compiled is graph else "compiled"
     return graph, "traced"

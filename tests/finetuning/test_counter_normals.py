@@ -8,7 +8,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_fe.finetuning.counter_normals import KEYS, _on_circle, draw_keys, mixed, normals
+from ppl_fe.finetuning.counter_normals import (
+    KEYS,
+    _minus_twice_log,
+    _on_circle,
+    draw_keys,
+    mixed,
+    normals,
+)
 from ppl_fe.inference.compile import compile_graph, trace
 
 SIZE, ROUNDS = 2**17, 8
@@ -99,6 +106,15 @@ def test_pairs_lie_on_the_circle_at_an_even_angle() -> None:
     exact = torch.pi * turn.double()
     for found, expected in zip(_on_circle(turn), (exact.cos(), exact.sin()), strict=True):
         assert (found.double() - expected).abs().max() < 1e-6
+
+
+def test_radii_are_those_of_even_numbers() -> None:
+    least, most = 2.0**-25, 1 - 2.0**-24
+    even = torch.cat([torch.linspace(least, most, 100_001), torch.logspace(-24, 0, 1001, base=2)])
+    exact = -2 * even.double().log()
+    found = _minus_twice_log(even)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.double(), exact, rtol=5e-7, atol=0.0)
 
 
 def test_compiled_they_are_the_same() -> None:

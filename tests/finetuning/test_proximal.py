@@ -21,6 +21,7 @@ CASES = [  # alpha, beta, step_size
     (0.3, 20.0, 0.02),
     (1.0, 10.0, 0.1),
     (5.0, 50.0, 1e-3),
+    (0.01, 100.0, 2.0),
 ]
 
 
@@ -51,7 +52,7 @@ def exact_distribution(
 
 
 @pytest.mark.parametrize(("alpha", "beta", "step_size"), CASES)
-@pytest.mark.parametrize("mean", [0.0, 1.5, 3.5, 4.5, 8.0, 20.0, 61.5])
+@pytest.mark.parametrize("mean", [0.0, 1.5, 3.5, 4.5, 8.0, 12.5, 20.0, 32.0, 61.5])
 def test_draws_have_the_law_of_prior_times_normal(
     alpha: float, beta: float, step_size: float, mean: float
 ) -> None:
@@ -62,9 +63,10 @@ def test_draws_have_the_law_of_prior_times_normal(
     kept = np.flatnonzero(np.abs(drawn) > 1e-25)  # what lies between counts as one cell
     found = exact_distribution(alpha, beta, step_size / 2, mean, drawn[kept])
     exact = ndtr(noise.double().numpy())[kept]
-    assert np.abs(found - exact).max() < 1e-3
+    limit = 1e-3 if beta * math.sqrt(step_size / 2) <= 10 else 3.4e-3
+    assert np.abs(found - exact).max() < limit
     shares = np.abs(np.diff(found[::20]) - np.diff(exact[::20]))
-    assert shares.sum() / 2 < 1.2e-3  # total variation
+    assert shares.sum() / 2 < 1.2 * limit  # total variation
 
 
 def test_rounding_to_the_lattice_is_normal_noise() -> None:

@@ -75,6 +75,19 @@ def test_compiled_draws_are_the_traced_ones() -> None:
     assert_same_draws(compiled, draws("traced"))
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="no such chip")
+def test_a_product_and_a_sum_are_rounded_once_if_asked() -> None:
+    def product_and_sum(x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        return [x * x - y]
+
+    # The last digit of (1 + 2⁻¹²)² is lost by float32 when it is rounded by itself.
+    example = torch.full((64,), 1 + 2.0**-12), torch.full((64,), 1 + 2.0**-11)
+    for fused, expected in ((False, 0.0), (True, 2.0**-24)):
+        run, _ = compiling.build(product_and_sum, example, "compiled", 1, fused=fused)
+        assert set(run(*example)[0].tolist()) == {expected}
+
+
 def test_without_a_cpp_compiler_the_traced_graph_runs_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -110,7 +123,7 @@ def test_auto_compiles_when_the_run_is_long_enough(monkeypatch: pytest.MonkeyPat
     assert compiling.predicted_seconds(graph, example, 1000) == pytest.approx(1000 * seconds)
     enough = int(compiling.WORTH_COMPILING_SECONDS / seconds)
 
-    def pretend(graph: Callable[..., Any], example: Any) -> Callable[..., Any]:
+    def pretend(graph: Callable[..., Any], example: Any, **_: Any) -> Callable[..., Any]:
         return lambda *arguments: graph(*arguments)
 
     monkeypatch.setattr(compiling, "compile_graph", pretend)
