@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
-from printed import add_output, show
+from printed import add_output, met_or_missed, show
 from torch import Tensor
 
 from ppl_fe.inference import moments as module
@@ -123,7 +123,7 @@ def report(num_parameters: int, num_samples: int) -> str:
     run = Run(num_parameters, num_samples)
     total = run.adding.wall + run.summing.wall
     is_full = num_parameters * num_samples >= 10**9
-    verdict = f"   aim <= {AIM_SECONDS:g} s: {'met' if total <= AIM_SECONDS else 'missed'}"
+    verdict = f"   aim <= {AIM_SECONDS:g} s: {met_or_missed(total <= AIM_SECONDS)}"
     lines, values = arviz(run.stored.double().numpy(), num_parameters)
     r_hat, ess = (np.asarray(values[name]) for name in ("rhat, split", "ess, mean"))
     ratio = run.ess / ess

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from printed import add_output, show
+from printed import add_output, met_or_missed, show
 from scale_costs import NUM_SAMPLES, THINNING, Cost, Size, bytes_moved
 
 AIM_SLOPE, AIM_GB = (0.9, 1.1), 24.0
@@ -109,7 +109,7 @@ def verdict(name: str, sizes: Sequence[float], costs: Sequence[float]) -> list[s
     if len(sizes) < 2:
         return []
     found = slope(sizes, costs)
-    met = "met" if AIM_SLOPE[0] <= found <= AIM_SLOPE[1] else "missed"
+    met = met_or_missed(AIM_SLOPE[0] <= found <= AIM_SLOPE[1])
     low, high = AIM_SLOPE
     return [f"  slope in {name}: {found:.2f}   aim {low:g} to {high:g}: {met}"]
 
@@ -148,7 +148,7 @@ def by_parameters(form: Form, sampler: str) -> list[str]:
     )
     largest = max(costs, key=lambda cost: cost.num_parameters, default=None)
     if largest is not None and largest.run is not None and largest.num_parameters >= 10**8:
-        met = "met" if largest.run <= AIM_GB else "missed"
+        met = met_or_missed(largest.run <= AIM_GB)
         lines.append(f"  peak of a run {largest.run:.1f} GB   aim <= {AIM_GB:g}: {met}")
     return lines
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from printed import add_output, show
+from printed import add_output, met_or_missed, show, torch_and_load
 from torch import Tensor, nn
 
 from ppl_fe.data import TensorData
@@ -192,8 +192,7 @@ def report(quick: bool, rounds: int) -> str:
     copy = net.num_parameters * 4 / 1e9
     lines = [
         f"{name}, {net.num_parameters:,} weights, batch {BATCH} x {TOKENS} tokens, {rounds} rounds",
-        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), load before and after "
-        f"{load:.1f}, {os.getloadavg()[0]:.1f}",
+        torch_and_load(load),
         "",
         f"{'':18}{'ms a step':>12}{'ratio to SGD':>14}{'peak GB':>10}{'copies':>9}{'set-up s':>10}",
     ]
@@ -210,18 +209,14 @@ def report(quick: bool, rounds: int) -> str:
     needed, loaded = (slopes["ppl-fe stage 1"][name] for name in ("beyond", "loaded"))
     lines += [
         "",
-        f"stage 1 : plain SGD {ratio:.2f}   aim <= {AIM}: {verdict(ratio <= AIM)}",
+        f"stage 1 : plain SGD {ratio:.2f}   aim <= {AIM}: {met_or_missed(ratio <= AIM)}",
         f"copies beyond the loaded network {needed:.1f}   aim <= {AIM_COPIES:.0f}: "
-        f"{verdict(needed <= AIM_COPIES)}",
+        f"{met_or_missed(needed <= AIM_COPIES)}",
         f"a copy of the weights is {copy:.3f} GB; the loaded network, module and anchor, has "
         f"{loaded:.1f},",
         f"and a process with it {memory['plain SGD']['before']:.2f} GB",
     ]
     return "\n".join(lines)
-
-
-def verdict(met: bool) -> str:
-    return "met" if met else "missed"
 
 
 def main() -> None:

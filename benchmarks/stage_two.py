@@ -18,8 +18,8 @@ import os
 import statistics
 
 import torch
-from printed import add_output, show
-from stage_one import BATCH, TOKENS, Step, data, network, plain_sgd, seconds, verdict
+from printed import add_output, met_or_missed, show, torch_and_load
+from stage_one import BATCH, TOKENS, Step, data, network, plain_sgd, seconds
 
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.loop import Plan, train
@@ -67,7 +67,8 @@ def report(quick: bool, rounds: int) -> str:
     (net, name), source = network(quick), data(quick)
     plain = full(net, source)
     stage_two, optimizer = sparse(net, source)
-    plain(), stage_two()
+    plain()
+    stage_two()
     pairs = [(seconds(plain), seconds(stage_two)) for _ in range(rounds)]
     ratio = statistics.median(own / other for other, own in pairs)
     per_step = [1000 * statistics.median(side) / STEPS for side in zip(*pairs, strict=True)]
@@ -75,13 +76,12 @@ def report(quick: bool, rounds: int) -> str:
     lines = [
         f"{name}, {net.num_parameters:,} weights, {SHARE:.1%} of them trained, batch {BATCH} x "
         f"{TOKENS} tokens, {rounds} rounds of {STEPS} steps",
-        f"torch {torch.__version__}, {torch.get_num_threads()} thread(s), load before and after "
-        f"{load:.1f}, {os.getloadavg()[0]:.1f}",
+        torch_and_load(load),
         "",
         f"ms a step: plain SGD on all weights {per_step[0]:.0f}, stage 2 {per_step[1]:.0f}",
-        f"stage 2 : plain SGD {ratio:.2f}   aim <= {AIM}: {verdict(ratio <= AIM)}",
+        f"stage 2 : plain SGD {ratio:.2f}   aim <= {AIM}: {met_or_missed(ratio <= AIM)}",
         f"optimiser state : AdamW's on all weights {state:.2%}   aim <= {AIM_STATE:.0%}: "
-        f"{verdict(state <= AIM_STATE)}",
+        f"{met_or_missed(state <= AIM_STATE)}",
     ]
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib import metadata, util
 
 import torch
-from printed import add_output, show
+from printed import add_output, met_or_missed, show
 from samplers import NETWORK_ROWS, REGRESSION_ROWS, THINNING, Row, Run
 
 SECONDS = 0.3  # length of one timing
@@ -90,7 +90,7 @@ def ratio(timings: dict[Cell, Timing], slower: Cell, faster: Cell, aim: float | 
         return []
     pairs = zip(timings[slower].values, timings[faster].values, strict=True)
     times = statistics.median(a / b for a, b in pairs)
-    verdict = "" if aim is None else f"   aim >= {aim:g}: {'met' if times >= aim else 'missed'}"
+    verdict = "" if aim is None else f"   aim >= {aim:g}: {met_or_missed(times >= aim)}"
     names = [f"{label}, {count}" for label, count in (slower, faster)]
     return [f"{names[0] + ' : ' + names[1]:48}{times:8.2f}{verdict}"]
 

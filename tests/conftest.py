@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyro
 import pytest
 
@@ -10,3 +12,9 @@ import pytest
 def _no_parameters_left_over() -> None:
     # Pyro's parameters are global, and a program here may register some.
     pyro.clear_param_store()
+
+
+@pytest.fixture
+def benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks are scripts beside the package: their folder is put where imports look."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))

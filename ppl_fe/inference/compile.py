@@ -38,10 +38,10 @@ CompileMode = Literal["auto", "compiled", "traced", "eager"]
 WORTH_COMPILING_SECONDS = 20.0
 
 # The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
-OPTIONS = {"size_asserts": False}
+OPTIONS: dict[str, Any] = {"size_asserts": False}
 # a·b + c as one instruction, which Inductor forbids the C++ compiler unless told. It pays where
 # arithmetic is what takes the time; samplers of a model mostly wait for products of matrices.
-FUSED = {"cpp.enable_floating_point_contract_flag": "fast"}
+FUSED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
 
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
@@ -135,7 +135,7 @@ def compile_graph(
 
 
 def _by_inductor(
-    graph: GraphModule, example: Sequence[Tensor], options: Mapping[str, Any]
+    graph: GraphModule, example: Sequence[Tensor], options: dict[str, Any]
 ) -> TensorFunction:
     """Inductor's kernels, called without the layers that serve autograd: 4 µs a call."""
     from torch._inductor import config
@@ -147,7 +147,7 @@ def _by_inductor(
     fake = [shapes.from_tensor(leaf, static_shapes=True) for leaf in example]
     with shapes:
         functional = make_fx(functionalize(graph), decomposition_table=select_decomp_table())(*fake)
-    with config.patch(dict(options)):
+    with config.patch(options):
         joint_graph_passes(functional)
         kernels = compile_fx_inner(functional, fake, is_inference=True)
 

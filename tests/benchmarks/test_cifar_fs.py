@@ -14,10 +14,7 @@ from torch import nn
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,10 +21,7 @@ needs_texts = pytest.mark.skipif(
     not TEXT.is_dir(), reason="needs the texts in ../shared/data, which a clone has not"
 )
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 def tokenizer() -> Any:

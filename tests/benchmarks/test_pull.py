@@ -13,9 +13,10 @@ import ppl_fe as fe
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
-def test_pulls_are_gradients_of_the_log_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+def test_pulls_are_gradients_of_the_log_likelihood() -> None:
     import pull
     from glue.synthetic import quick_problem
 

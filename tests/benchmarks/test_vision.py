@@ -12,10 +12,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+pytestmark = pytest.mark.usefixtures("benchmarks_importable")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
