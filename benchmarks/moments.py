@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from printed import add_output, met_or_missed, show
 from torch import Tensor
 
-from ppl_fe.inference import moments as module
-from ppl_fe.inference.moments import RunningMoments
+from ppl_fe.inference.record import running_moments as module
+from ppl_fe.inference.record.running_moments import RunningMoments
 
 CHAINS, RHO, AIM_SECONDS = 4, 0.5, 10.0
 BLOCKS = (2**14, 2**16, module.BLOCK_COORDINATES, 2**20)

@@ -27,10 +27,10 @@ from printed import add_output, show
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.finetuning.cuts import outside
+from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
-from ppl_fe.finetuning.working_copy import WorkingCopy
-from ppl_fe.networks.sparse import head_names
+from ppl_fe.finetuning.threshold import outside
+from ppl_fe.finetuning.train.trained_entries import head_names
 
 BETA, WANTED, SPARSITY = 100.0, 3.0, 0.005
 BATCH, MOST_BATCHES = 32, 32  # rows of a batch, and batches of a half

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_fe import models
-from ppl_fe.inference.compile import CompileMode
 from ppl_fe.inference.samplers import SGLD
 from ppl_fe.inference.sampling import sample
+from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.networks.flat import FlatNetwork
 
 N, BATCH, CLASSES, WIDTH = 10_000, 256, 10, 64

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ppl_fe import models
-from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.compile import CompileMode
-from ppl_fe.inference.curvature import Stiffest, stiffest
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.draws import Recorder
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.samplers import BAOAB, SGLD
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.warmup.curvature import Stiffest, stiffest
 
 SECONDS = 0.2  # least processor time of one timing
 EPSILON = 1e-3

@@ -35,10 +35,10 @@ from printed import add_output, met_or_missed, show, torch_and_load
 from torch import Tensor, nn
 
 from ppl_fe.data import TensorData
+from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.objective import Objective, shuffled
-from ppl_fe.finetuning.paper_recipe import PaperRecipe, Recipe
-from ppl_fe.finetuning.scale_chains import ScaleChains
-from ppl_fe.finetuning.scale_plan import Plan
+from ppl_fe.finetuning.rules.released_recipe import PaperRecipe, Recipe
+from ppl_fe.finetuning.sampling_plan import Plan
 from ppl_fe.networks.flat import FlatNetwork
 
 BATCH, TOKENS, ROWS = 16, 64, 64

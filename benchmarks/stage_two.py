@@ -22,10 +22,10 @@ from printed import add_output, met_or_missed, show, torch_and_load
 from stage_one import BATCH, TOKENS, Step, data, network, plain_sgd, seconds
 
 from ppl_fe.data import TensorData
-from ppl_fe.finetuning.loop import Plan, train
 from ppl_fe.finetuning.objective import Objective, shuffled
+from ppl_fe.finetuning.train.trained_entries import TrainedEntries, build_optimizer, mask_entries
+from ppl_fe.finetuning.train.training_loop import Plan, train
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.sparse import TrainedEntries, build_optimizer, mask_entries
 
 SHARE, STEPS = 0.005, 5  # of the weights; a round
 AIM, AIM_STATE = 1.1, 0.02

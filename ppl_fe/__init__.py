@@ -79,13 +79,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ppl_fe.finetuning.trainer import MaskedTraining as MaskedTraining
+    from ppl_fe.finetuning.train.huggingface import MaskedTraining as MaskedTraining
 else:
 
     def __getattr__(name: str) -> Any:
         """MaskedTraining alone: transformers is optional, and takes seconds to import."""
         if name != "MaskedTraining":
             raise AttributeError(f"module 'ppl_fe' has no attribute {name!r}")
-        from ppl_fe.finetuning.trainer import MaskedTraining
+        from ppl_fe.finetuning.train.huggingface import MaskedTraining
 
         return MaskedTraining

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path, *, lone: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, lone: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to, and rename it to `path` at the end of the block.
 
     Whatever ends the block early leaves an older file as it was, and nothing beside it.
@@ -22,7 +22,7 @@ def written_aside(path: Path, *, lone: bool = False) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with written_aside(Path(folder) / "a.txt") as aside:
+        ...     with atomic_write(Path(folder) / "a.txt") as aside:
         ...         _ = aside.write_text("whole")
         ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
         [('a.txt', 'whole')]

@@ -10,12 +10,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from small_tuning import LABELS, X, module, network, some_mask
+from cases.tuning import LABELS, X, module, network, some_mask
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
-from ppl_fe.networks.trial import try_inputs
+from ppl_fe.networks.check_forward import try_inputs
 
 SHORT: dict[str, Any] = {"num_samples": 12, "warmup_steps": 5, "num_chains": 2}
 Call = Callable[..., Any]

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from small_selection import means, observed_weights, select
-from small_tuning import HEAD, LABELS, X, tune
+from cases.selection import means, observed_weights, select
+from cases.tuning import HEAD, LABELS, X, tune
 
 import ppl_fe as fe
 

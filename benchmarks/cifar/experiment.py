@@ -17,7 +17,7 @@ from cifar.finetuning import HEAD, Episodes, draw_episodes, fine_tune
 from cifar.pretraining import full_loss, pretrain
 from cifar.settings import Chains, Settings
 from ppl_fe.demo.pretraining import Configuration
-from ppl_fe.free_energy.baselines import features, geometric_complexity, neural_collapse
+from ppl_fe.free_energy.baselines.label_free import features, geometric_complexity, neural_collapse
 from ppl_fe.networks.flat import FlatNetwork
 
 Say = Callable[[str], None]

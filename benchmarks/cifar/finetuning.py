@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ppl_fe.demo.transfer import Transfer
-from ppl_fe.inference.compile import build
+from ppl_fe.inference.step.compile import build
 from ppl_fe.networks.flat import FlatNetwork
 
 HEAD = "head"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from ppl_fe.demo.pretraining import Configuration
-from ppl_fe.inference.compile import TensorFunction, trace
+from ppl_fe.inference.step.compile import TensorFunction, trace
 from ppl_fe.networks.flat import FlatNetwork
 
 Data = tuple[Tensor, Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.data.sources import as_data
 from ppl_fe.finetuning.objective import one_pass
-from ppl_fe.networks.sparse import head_names
+from ppl_fe.finetuning.train.trained_entries import head_names
 
 Data = tuple[Any, Tensor]
 HEAD = "head"

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
-from ppl_fe.finetuning.selected import load_selection
-from ppl_fe.finetuning.training import LEARNING_RATES, finetune
-from ppl_fe.finetuning.tuned import Tuned
+from ppl_fe.finetuning.selection import load_selection
+from ppl_fe.finetuning.train.trained_entries import head_names
+from ppl_fe.finetuning.train.training import LEARNING_RATES, finetune
+from ppl_fe.finetuning.train.tuned import Tuned
 from ppl_fe.networks.deltas import save_delta
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.sparse import head_names
 
 
 def add(commands: Any) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
-from ppl_fe.files import written_aside
-from ppl_fe.finetuning.selected import Selection
-from ppl_fe.finetuning.selection import METHODS, select_parameters
+from ppl_fe.files import atomic_write
+from ppl_fe.finetuning.select import METHODS, select_parameters
+from ppl_fe.finetuning.selection import Selection
 
 
 def add(commands: Any) -> None:
@@ -77,5 +77,5 @@ def _check_picture(path: str) -> None:
 
 def _draw(selection: Selection, path: Path) -> None:
     (first, *_) = np.ravel(np.asarray(selection.plot(), dtype=object))
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         first.figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ppl_fe.files import written_aside
+from ppl_fe.files import atomic_write
 
 
 def check_table_name(path: str) -> None:
@@ -21,7 +21,7 @@ def check_table_name(path: str) -> None:
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write aside and rename, so that an interrupted write leaves the old file."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         if path.suffix == ".csv":
             table.to_csv(aside)
         else:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ppl_fe.cli.factories import load_factory
+from ppl_fe.finetuning.train.trained_entries import head_names
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError
-from ppl_fe.networks.sparse import head_names
 
 
 def add_task(command: argparse.ArgumentParser) -> None:

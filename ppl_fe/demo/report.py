@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ppl_fe.diagnostics import plot_transfer
+from ppl_fe.plots import plot_transfer
 
 MARK = "verdict.txt"  # by which a folder is known as an earlier demonstration
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ppl_fe.demo.digits import Task
-from ppl_fe.free_energy.baselines import head_name
+from ppl_fe.free_energy.baselines.label_free import head_name
 from ppl_fe.networks.flat import FlatNetwork
 
 

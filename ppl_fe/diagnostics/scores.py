@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ppl_fe.data import LoaderData
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.fallback import batchable
-from ppl_fe.inference.gradients import exact_evaluation
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step.batchable import batchable
+from ppl_fe.inference.step.gradients import exact_evaluation
 
 ROUND_TRIP = 1e-3  # of a site's largest value; float32 makes 1e-5 of a logarithm and back
 

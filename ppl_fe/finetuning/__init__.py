@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ppl_fe.finetuning.selected import Selection, load_selection
-from ppl_fe.finetuning.selection import select_parameters
-from ppl_fe.finetuning.selection_format import SelectionError
-from ppl_fe.finetuning.stage_one import StageOneError
-from ppl_fe.finetuning.training import finetune
-from ppl_fe.finetuning.tuned import NotFiniteError, Tuned
+from ppl_fe.finetuning.scoring import StageOneError
+from ppl_fe.finetuning.select import select_parameters
+from ppl_fe.finetuning.selection import Selection, SelectionError, load_selection
+from ppl_fe.finetuning.train.training import finetune
+from ppl_fe.finetuning.train.tuned import NotFiniteError, Tuned
 
 __all__ = [
     "NotFiniteError",

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
-from ppl_fe.inference.program import run_program
+from ppl_fe.inference.program.trace import run_program
 from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
-from ppl_fe.networks.trial import try_inputs
+from ppl_fe.networks.check_forward import try_inputs
 
 Batch = tuple[Any, Tensor]
 NOT_TRAINED_BATCHES = 4  # without gradients, this many times the rows fit into the same memory

@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 import xarray as xr
 
-from ppl_fe.inference.netcdf import write_netcdf
+from ppl_fe.inference.record.netcdf import write_netcdf
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,18 +14,18 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
-from ppl_fe.inference.compile import CompileMode
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.full_data import full_data_sums
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import check_chains, run
-from ppl_fe.inference.run_length import RunLength
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.full_data import full_data_sums
+from ppl_fe.inference.run.one_run import check_chains, run
+from ppl_fe.inference.run.run_length import RunLength
 from ppl_fe.inference.samplers import BAOAB
-from ppl_fe.inference.temperature import at_most
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.step.temperature import at_most
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
+from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.trial import try_inputs
 
 DEFAULT_LOCALIZATION, DEFAULT_BATCH, DEFAULT_CHAINS = 1.0, 256, 4
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.data.sources import TensorData, as_data
-from ppl_fe.free_energy.baselines import baselines
+from ppl_fe.free_energy.baselines.label_free import baselines
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import (
@@ -23,7 +23,7 @@ from ppl_fe.free_energy.local_chains import (
     held_out_loss,
     sample_local_posteriors,
 )
-from ppl_fe.inference.run import check_chains
+from ppl_fe.inference.run.one_run import check_chains
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
 

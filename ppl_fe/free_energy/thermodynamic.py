@@ -21,7 +21,7 @@ from ppl_fe.free_energy.local_chains import (
     held_out_loss,
     sample_local_posteriors,
 )
-from ppl_fe.inference.netcdf import write_netcdf
+from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.models.localized import require_positive
 from ppl_fe.networks.flat import FlatNetwork
 

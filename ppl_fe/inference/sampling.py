@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ppl_fe.data import LoaderData
-from ppl_fe.inference.compile import CompileMode
-from ppl_fe.inference.density import Density
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run import check_chains, run
-from ppl_fe.inference.run_length import RunLength
-from ppl_fe.inference.slowness import RELAXATIONS_TO_WARM_UP, shorter_ways
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run.one_run import check_chains, run
+from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
 
 
 def sample(

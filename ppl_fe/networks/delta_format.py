@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ppl_fe.networks.checked_files import read_checked, write_checked
+from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 FORMAT = "ppl-fe delta 1"
 # Positions are stored as steps from one to the next in 16 bits; this largest code means "that far

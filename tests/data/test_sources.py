@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_data import Items, Stream, X, Y, loader
+from cases.data import Items, Stream, X, Y, loader
 from torch import Tensor
 from torch.utils.data import (
     Subset,

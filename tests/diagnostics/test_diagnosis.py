@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from small_runs import gaussian, run
+from cases.runs import gaussian, run
 
 import ppl_fe as fe
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from synthetic_runs import synthetic
+from cases.synthetic_runs import synthetic
 
 import ppl_fe as fe
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 import xarray as xr
-from small_runs import Y, gaussian, mean_of, mixture, quartic, run, two_sites, wide
+from cases.runs import Y, gaussian, mean_of, mixture, quartic, run, two_sites, wide
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.density import Indices
 from ppl_fe.inference.dynamics import sgld
-from ppl_fe.inference.step import Statistics
-from ppl_fe.inference.streams import RandomStream
+from ppl_fe.inference.program.density import Indices
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.step.random_stream import RandomStream
+from ppl_fe.inference.step.step_function import Statistics
 
 Fault = Callable[[pytest.MonkeyPatch], xr.DataTree]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from small_runs import gaussian, run
-from synthetic_runs import synthetic
+from cases.runs import gaussian, run
+from cases.synthetic_runs import synthetic
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.diagnostics.recorded import read_run
+from ppl_fe.diagnostics.run_data import read_run
 
 X = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
 

@@ -12,7 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from small_runs import Y, gaussian, mean_of
+from cases.runs import Y, gaussian, mean_of
 from torch import Tensor, nn
 
 import ppl_fe as fe

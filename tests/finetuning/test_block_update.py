@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ppl_fe.finetuning import proximal
-from ppl_fe.finetuning.block_update import NOISE_DTYPE, BlockUpdate
-from ppl_fe.finetuning.counter_normals import KEYS, draw_keys, normals
-from ppl_fe.finetuning.gradient_parts import GradientParts
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
-from ppl_fe.inference.compile import CompileMode, build
+from ppl_fe.finetuning.bayestune import proximal_step as proximal
+from ppl_fe.finetuning.bayestune.at_scale.counter_rng import KEYS, draw_keys, normals
+from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, BlockUpdate
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.flat_gradient import GradientParts
+from ppl_fe.inference.step.compile import CompileMode, build
 
 SIZE, WIDTH, DATA_SIZE, STEP_SIZE = 50, 32, 300.0, 1e-4
 BLOCKS = [slice(0, WIDTH), slice(WIDTH, 2 * WIDTH)]

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppl_fe.finetuning.counter_normals import (
+from ppl_fe.finetuning.bayestune.at_scale.counter_rng import (
     KEYS,
     _minus_twice_log,
     _on_circle,
@@ -16,7 +16,7 @@ from ppl_fe.finetuning.counter_normals import (
     mixed,
     normals,
 )
-from ppl_fe.inference.compile import compile_graph, trace
+from ppl_fe.inference.step.compile import compile_graph, trace
 
 SIZE, ROUNDS = 2**17, 8
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.gradient_parts import GradientParts
+from ppl_fe.finetuning.flat_gradient import GradientParts
+from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
-from ppl_fe.finetuning.working_copy import WorkingCopy
 from ppl_fe.networks.flat import FlatNetwork
 
 WIDTH = 12

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases.selection import SD, Rows, observed_weights, select
+from cases.tuning import LABELS, X, network
 from exact import laplace_gamma_group
 from ppl_fe.models import horseshoe, laplace_gamma
 from scipy.special import ndtr
-from small_selection import SD, Rows, observed_weights, select
-from small_tuning import LABELS, X, network
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.group_scales import draw_offset, log_view
-from ppl_fe.finetuning.selected import Selection
+from ppl_fe.finetuning.bayestune.grouped import draw_offset, log_view
+from ppl_fe.finetuning.selection import Selection
 from ppl_fe.networks.flat import FlatNetwork
 
 COPIES = 60

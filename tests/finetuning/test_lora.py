@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_tuning import HEAD, LABELS, N, X, head_mask, module, network, tune
+from cases.tuning import HEAD, LABELS, N, X, head_mask, module, network, tune
 from torch import nn
 
 from ppl_fe.networks.deltas import apply_delta, save_delta

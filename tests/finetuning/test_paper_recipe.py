@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from small_selection import select
-from small_tuning import LABELS, N, X, network
+from cases.selection import select
+from cases.tuning import LABELS, N, X, network
 from torch import nn
 
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.objective import Objective, shuffled
-from ppl_fe.finetuning.paper_recipe import PaperRecipe, Recipe
-from ppl_fe.finetuning.stage_one import StageOneError
+from ppl_fe.finetuning.rules.released_recipe import PaperRecipe, Recipe
+from ppl_fe.finetuning.scoring import StageOneError
 
 SOURCE = TensorData(X, LABELS, N)
 

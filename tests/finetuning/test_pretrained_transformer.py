@@ -9,10 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from ppl_fe.finetuning.training import finetune
+from ppl_fe.finetuning.train.trained_entries import (
+    TrainedEntries,
+    build_optimizer,
+    head_names,
+    mask_entries,
+)
+from ppl_fe.finetuning.train.training import finetune
 from ppl_fe.networks.deltas import apply_delta, save_delta
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.sparse import TrainedEntries, build_optimizer, head_names, mask_entries
 
 HEAD = "classifier"
 

@@ -11,9 +11,9 @@ from exact import log_marginal_prior
 from scipy.special import ndtr
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_fe.finetuning import proximal
-from ppl_fe.finetuning.proximal import SPACING, draw_unit, prepare
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune import proximal_step as proximal
+from ppl_fe.finetuning.bayestune.proximal_step import SPACING, draw_unit, prepare
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 CASES = [  # alpha, beta, step_size
     (0.01, 100.0, 1e-3),

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases.selection import NUM_MOVED, SD, planted
 from exact import laplace_gamma_posterior, log_marginal_prior, mcse_of_mean, scale_moment
-from small_selection import NUM_MOVED, SD, planted
 from torch import Tensor
 
-from ppl_fe.finetuning import proximal
-from ppl_fe.finetuning.proximal import Settings, prepare
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune import proximal_step as proximal
+from ppl_fe.finetuning.bayestune.proximal_step import Settings, prepare
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 
 def chains(

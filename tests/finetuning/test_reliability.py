@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch
+from cases.selection import select
 from ppl_fe.models.priors import laplace_gamma
-from small_selection import select
 from torch import nn
 
-from ppl_fe.finetuning.reliability import chance_notes, reliability
-from ppl_fe.finetuning.selected import Selection
-from ppl_fe.finetuning.stage_one import Scores
+from ppl_fe.finetuning.score_notes import chance_notes, reliability
+from ppl_fe.finetuning.scoring import Scores
+from ppl_fe.finetuning.selection import Selection
 from ppl_fe.networks.flat import FlatNetwork
 
 SIZE, ROWS = 500, 1_000

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_selection import select
-from small_tuning import HEAD, LABELS, N, X, network
+from cases.selection import select
+from cases.tuning import HEAD, LABELS, N, X, network
 from torch import nn
 
-from ppl_fe.finetuning.cuts import largest
-from ppl_fe.finetuning.knees import find_knees
-from ppl_fe.finetuning.stage_one import StageOneError
-from ppl_fe.finetuning.training import finetune
+from ppl_fe.finetuning.scoring import StageOneError
+from ppl_fe.finetuning.threshold import find_knees, largest
+from ppl_fe.finetuning.train.training import finetune
 from ppl_fe.networks.flat import FlatNetwork
 
 

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 PRIORS = [(0.01, 100.0), (0.5, 3.0), (1.0, 1.0), (5.0, 50.0), (1e-3, 1e4), (2.0, 1e-2)]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_tuning import LABELS, X, tune
+from cases.tuning import LABELS, X, tune
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.shira import save_shira
+from ppl_fe.finetuning.train.peft_export import save_shira
 from ppl_fe.networks.flat import FlatNetwork
 
 peft = pytest.importorskip("peft", reason="peft is not installed")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_deltas import nudge
+from cases.deltas import nudge
 from torch import Tensor, nn
 
 import ppl_fe as fe
-from ppl_fe.networks.sparse import head_names
+from ppl_fe.finetuning.train.trained_entries import head_names
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")

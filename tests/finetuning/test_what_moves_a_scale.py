@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ppl_fe.finetuning.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 
 def ratio(pull: float, curvature: float) -> float:

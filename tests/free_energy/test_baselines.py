@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.free_energy.baselines import (
+from ppl_fe.free_energy.baselines.label_free import (
     baselines,
     features,
     geometric_complexity,

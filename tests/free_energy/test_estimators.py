@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_rankings import Cliff
+from cases.rankings import Cliff
 from torch import nn
 
 import ppl_fe as fe

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference import compile as compiling
+from ppl_fe.inference.step import compile as compiling
 
 # Runs too short to warm up: what is shown here does not need it.
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")

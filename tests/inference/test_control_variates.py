@@ -15,9 +15,9 @@ from exact import z_score
 from torch import Tensor, nn
 
 import ppl_fe as fe
-from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.gradients import Anchor, Batch, control_variate, exact_evaluation
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.step.gradients import Anchor, Batch, control_variate, exact_evaluation
 
 Gradient = Literal["minibatch", "control_variate"]
 

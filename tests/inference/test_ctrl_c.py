@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from small_stored_runs import run
+from cases.stored_runs import run
 
-from ppl_fe.inference import draws as draws_module
-from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.step import Statistics
-from ppl_fe.inference.store import Store
+from ppl_fe.inference.record import recorder as draws_module
+from ppl_fe.inference.record.zarr_store import Store
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.step.step_function import Statistics
 
 
 @pytest.fixture

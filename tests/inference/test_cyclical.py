@@ -14,9 +14,9 @@ from scipy.stats import kstest
 from scipy.stats import t as student_t
 
 import ppl_fe as fe
-from ppl_fe.inference.adaptation import Adaptation
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.schedules import Cyclical
+from ppl_fe.inference.warmup.step_size import Adaptation
 
 
 def standard() -> None:

@@ -15,8 +15,8 @@ import xarray as xr
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference import compile as compiling
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step import compile as compiling
 
 GROUP = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1])
 Y = torch.tensor([0.5, -1.0, 2.0, 0.1, -0.4, 1.3, 0.9, -1.2])

@@ -6,16 +6,20 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.distributions.transforms import OrderedTransform
-from torch import Tensor
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.full_data import full_data_terms
 
 DOUBLE = torch.float64
 Y = torch.tensor([0.3, -1.2, 0.8], dtype=DOUBLE)
@@ -200,3 +204,457 @@ def test_split_and_join_are_inverse() -> None:
         density.join({"a": parts["a"]})
     with pytest.raises(ValueError, match=r"initial_params\['p'\] must have shape"):
         density.join({**parts, "p": torch.zeros(5, 4)})
+
+
+SEVEN = torch.tensor([0.5, -1.0, 2.0, 0.1, -0.4, 1.3, 0.9])
+GRID = torch.arange(15.0).reshape(5, 3).sin()
+
+
+def normal_log_density(x: Tensor, mean: Tensor | float = 0.0, sd: float = 1.0) -> Tensor:
+    mean = torch.as_tensor(mean)
+    return -0.5 * ((x - mean) / sd) ** 2 - math.log(sd) - 0.5 * math.log(2 * math.pi)
+
+
+def subsampling(y: Tensor, explicit: bool, size: int | None) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y), subsample_size=size) as ix:
+        batch = y[ix] if explicit else pyro.subsample(y, event_dim=0)
+        pyro.sample("y", dist.Normal(mean, 2.0), obs=batch)
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_minibatch_counts_n_over_b_times(explicit: bool) -> None:
+    density = Density(subsampling, (SEVEN, explicit, 3))
+    assert density.subsamples == (("data", 7, 3),)
+    assert density.num_data == 7
+    position, subset = torch.tensor([0.3]), torch.tensor([6, 1, 1])  # with replacement
+    terms = density(position, (subset,))
+    likelihood = 7 / 3 * normal_log_density(SEVEN[subset], 0.3, 2.0).sum()
+    torch.testing.assert_close(terms.log_likelihood, likelihood)
+    torch.testing.assert_close(terms.log_density, likelihood + normal_log_density(position[0]))
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_each_chain_sees_its_own_minibatch(vectorized: bool) -> None:
+    density = Density(subsampling, (SEVEN, False, 2), vectorized=vectorized)
+    positions, subsets = torch.tensor([[0.3], [-0.9]]), torch.tensor([[0, 5], [2, 2]])
+    gradient, terms = density.batched_gradient(density, positions, (subsets,), (), density.tensors)
+    for chain in range(2):
+        m, batch = positions[chain, 0], SEVEN[subsets[chain]]
+        torch.testing.assert_close(gradient[chain, 0], -m + 7 / 2 * (batch - m).sum() / 4)
+        torch.testing.assert_close(
+            terms.log_likelihood[chain], 7 / 2 * normal_log_density(batch, m, 2.0).sum()
+        )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, None])
+@pytest.mark.parametrize("explicit", [True, False])
+def test_full_data_is_exact_for_every_batch_size(size: int | None, explicit: bool) -> None:
+    density = Density(subsampling, (SEVEN, explicit, size))
+    position = torch.tensor([-0.8])
+    terms = full_data_terms(density, position, (), density.tensors)
+    likelihood = normal_log_density(SEVEN, -0.8, 2.0).sum()
+    torch.testing.assert_close(terms.log_likelihood, likelihood)
+    torch.testing.assert_close(terms.log_density, likelihood + normal_log_density(position[0]))
+
+
+def test_full_data_of_another_precision_than_the_prior() -> None:
+    # Control: the minibatch alone takes float64 data under a float32 prior.
+    density = Density(subsampling, (SEVEN.double(), False, 3))
+    position = torch.tensor([-0.8])
+    assert density(position).log_likelihood.dtype == torch.float64
+    found = full_data_terms(density, position, (), density.tensors).log_likelihood
+    torch.testing.assert_close(found, normal_log_density(SEVEN.double(), -0.8, 2.0).sum())
+
+
+def crossed(y: Tensor, rows: int, columns: int) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with (
+        pyro.plate("rows", 5, subsample_size=rows, dim=-2) as i,
+        pyro.plate("columns", 3, subsample_size=columns, dim=-1) as j,
+    ):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y[i[:, None], j])
+
+
+def test_nested_plates_multiply_their_scales() -> None:
+    density = Density(crossed, (GRID, 2, 2))
+    rows, columns = torch.tensor([4, 0]), torch.tensor([1, 2])
+    terms = density(torch.tensor([0.7]), (rows, columns))
+    expected = 5 / 2 * 3 / 2 * normal_log_density(GRID[rows][:, columns], 0.7).sum()
+    torch.testing.assert_close(terms.log_likelihood, expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (5, 2), (3, 1), (2, 3)])
+def test_full_data_with_two_subsampled_plates(rows: int, columns: int) -> None:
+    density = Density(crossed, (GRID, rows, columns))
+    terms = full_data_terms(density, torch.tensor([0.7]), (), density.tensors)
+    expected = normal_log_density(GRID, 0.7).sum()
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    torch.testing.assert_close(terms.log_density, expected + normal_log_density(torch.tensor(0.7)))
+
+
+def test_two_plates_side_by_side() -> None:
+    def model(a: Tensor, b: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        for name, values, size in (("a", a, 2), ("b", b, 3)):
+            with pyro.plate(f"{name}_plate", len(values), subsample_size=size):
+                batch = pyro.subsample(values, event_dim=0)
+                pyro.sample(name, dist.Normal(mean, 1.0), obs=batch)
+
+    density = Density(model, (SEVEN, GRID[:, 0]))
+    subsets = (torch.tensor([3, 4]), torch.tensor([0, 2, 2]))
+    found = density(torch.tensor([0.2]), subsets).log_likelihood
+    expected = 7 / 2 * normal_log_density(SEVEN[subsets[0]], 0.2).sum()
+    expected += 5 / 3 * normal_log_density(GRID[subsets[1], 0], 0.2).sum()
+    torch.testing.assert_close(found, expected)
+    whole = full_data_terms(density, torch.tensor([0.2]), (), density.tensors).log_likelihood
+    everything = normal_log_density(torch.cat([SEVEN, GRID[:, 0]]), 0.2).sum()
+    torch.testing.assert_close(whole, everything)
+    assert density.num_data == 7
+
+
+def test_latent_sites_inside_a_whole_plate() -> None:
+    def model(y: Tensor) -> None:
+        with pyro.plate("groups", 3, dim=-1):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("rows", 5, dim=-2):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    density = Density(model, (GRID,))
+    position = torch.tensor([0.1, -0.2, 0.3])
+    expected = normal_log_density(GRID, position).sum()
+    terms = density(position)
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    torch.testing.assert_close(terms.log_density, expected + normal_log_density(position).sum())
+
+
+def test_scales_factors_and_masks() -> None:
+    kept = torch.tensor([True, False, True, True, False, True, True])
+
+    def model(y: Tensor) -> None:
+        with poutine.scale(scale=0.5):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.factor("penalty", -3.0 * mean**2)
+        with pyro.plate("data", 7), poutine.scale(scale=0.25), poutine.mask(mask=kept):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        pyro.sample("z", dist.Poisson(mean.exp()), obs=torch.tensor(2.0))
+
+    terms = Density(model, (SEVEN,))(torch.tensor([0.6]))
+    m = torch.tensor(0.6)
+    poisson = 2 * m - m.exp() - math.log(2.0)
+    masked = normal_log_density(SEVEN[kept], m).sum()
+    # The likelihood knows neither the tempering nor the factor.
+    torch.testing.assert_close(terms.log_likelihood, masked + poisson)
+    expected = 0.5 * normal_log_density(m) - 3 * m**2 + 0.25 * masked + poisson
+    torch.testing.assert_close(terms.log_density, expected)
+
+
+class Line(PyroModule[nn.Module]):
+    """A Bayesian regression written as a module; its weights have names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = PyroModule[nn.Linear](2, 1)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+        self.linear.bias = PyroSample(dist.Normal(0.0, 3.0).expand([1]).to_event(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        mean = self.linear(x)[:, 0]
+        with pyro.plate("data", len(y)):
+            return pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_a_pyro_module(vectorized: bool) -> None:
+    x = GRID[:, :2]
+    density = Density(Line(), (x, SEVEN[:5]), vectorized=vectorized)
+    assert [site.name for site in density.sites] == ["linear.weight", "linear.bias"]
+
+    def by_hand(u: Tensor) -> Tensor:
+        likelihood = normal_log_density(SEVEN[:5], x @ u[:2] + u[2]).sum()
+        return likelihood + normal_log_density(u[:2]).sum() + normal_log_density(u[2], 0.0, 3.0)
+
+    positions = torch.tensor([[0.5, -0.2, 0.1], [1.0, 0.0, -2.0]])
+    gradient, terms = density.batched_gradient(density, positions, (), (), density.tensors)
+    for chain, u in enumerate(positions):
+        torch.testing.assert_close(terms.log_density[chain], by_hand(u))
+        torch.testing.assert_close(gradient[chain], torch.func.grad(by_hand)(u))
+
+
+@pytest.mark.parametrize("vectorized", [True, False])
+def test_keyword_arguments_that_differ_from_chain_to_chain(vectorized: bool) -> None:
+    def model(y: Tensor, *, center: Tensor, beta: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(center, 1.0))
+        with pyro.plate("data", 7), poutine.scale(scale=beta):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    own = {"center": torch.tensor([0.0, 5.0]), "beta": torch.tensor([1.0, 0.1])}
+    density = Density(model, (SEVEN,), chain_kwargs=own, vectorized=vectorized)
+    positions = torch.tensor([[0.4], [0.4]])
+    _, terms = density.batched_gradient(
+        density, positions, (), density.chain_values, density.tensors
+    )
+    likelihood = normal_log_density(SEVEN, 0.4).sum()
+    prior = normal_log_density(torch.tensor([0.4, 0.4]), own["center"])
+    torch.testing.assert_close(terms.log_likelihood, likelihood.expand(2))
+    torch.testing.assert_close(terms.log_density, prior + own["beta"] * likelihood)
+
+
+def test_a_plate_without_a_size_takes_that_of_its_data() -> None:
+    def unsized(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data"):
+            pyro.sample("y", dist.Normal(mean, 2.0), obs=y)
+
+    found, sized = Density(unsized, (SEVEN,)), Density(subsampling, (SEVEN, True, None))
+    assert (found.num_data, found.subsamples) == (7, ())
+    position = torch.tensor([0.3])
+    torch.testing.assert_close(found(position), sized(position))
+    with pytest.raises(ValueError, match=r"shape \(7, 7\), its plates ask for \(1, 7\)"):
+        Density(lambda y: unsized_against_a_column(SEVEN, y), (SEVEN[:, None],))
+
+
+def unsized_against_a_column(x: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("data"):
+        pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+
+def plated(y: Tensor, size: int, subset: int | None, explicit: bool) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", size, subsample_size=subset) as ix:
+        batch = y[ix] if explicit else pyro.subsample(y, event_dim=0)
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=batch)
+
+
+@pytest.mark.parametrize("discrete", [dist.Bernoulli(0.5), dist.Poisson(3.0)])
+def test_a_discrete_latent_site_is_named(discrete: dist.Distribution) -> None:
+    def model() -> None:
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("switch", discrete)
+
+    with pytest.raises(ValueError, match="latent site 'switch' is discrete"):
+        Density(model)
+
+
+def test_a_discrete_observed_site_is_fine() -> None:
+    def model(y: Tensor) -> None:
+        p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        pyro.sample("y", dist.Bernoulli(p).expand([2]).to_event(1), obs=y)
+
+    assert Density(model, (torch.ones(2),)).num_parameters == 1
+
+
+def test_nothing_to_sample() -> None:
+    def model(y: Tensor) -> None:
+        pyro.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="no latent site"):
+        Density(model, (torch.tensor(1.0),))
+
+
+def test_a_latent_site_inside_a_subsampled_plate() -> None:
+    def model(y: Tensor, size: int) -> None:
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(y), subsample_size=size):
+            offset = pyro.sample("offset", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(offset, 1.0), obs=pyro.subsample(y, event_dim=0))
+
+    with pytest.raises(ValueError, match="'offset' lies inside the subsampled plate 'rows'"):
+        Density(model, (torch.zeros(6), 2))
+    assert Density(model, (torch.zeros(6), 6)).num_parameters == 7
+
+
+@pytest.mark.parametrize("size", [5, 8])
+@pytest.mark.parametrize("subset", [3, None])
+def test_a_plate_that_disagrees_with_the_data(size: int, subset: int | None) -> None:
+    with pytest.raises(ValueError, match=r"failed on a trial run.*"):
+        Density(plated, (torch.zeros(7), size, subset, False))
+
+
+@pytest.mark.parametrize("subset", [3, None])
+def test_explicit_indices_beyond_the_end_of_the_data(subset: int | None) -> None:
+    with pytest.raises(ValueError, match=r"failed on a trial run.*out of (bounds|range)"):
+        Density(plated, (torch.zeros(7), 8, subset, True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_data_that_are_not_finite(bad: float) -> None:
+    def model(x: Tensor, data: dict[str, Tensor]) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal(slope * x, 1.0), obs=data["y"])
+
+    y = torch.zeros(4)
+    y[1:3] = bad
+    with pytest.raises(ValueError, match=r"tensor 1 .*\(shape \(4,\)\) holds 2 NaN or infinite"):
+        Density(model, (torch.ones(4), {"y": y}))
+
+
+def test_a_model_that_fails_keeps_its_own_message() -> None:
+    def model(x: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match=r"trial run with the data given: .*size") as raised:
+        Density(model, (torch.ones(2),))
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+def test_data_outside_a_likelihoods_support() -> None:
+    def model(y: Tensor) -> None:
+        p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        with pyro.plate("rows", len(y)):
+            pyro.sample("y", dist.Bernoulli(p), obs=y)
+
+    with pytest.raises(ValueError, match="failed on a trial run"):
+        Density(model, (torch.tensor([0.0, 2.0]),))
+
+
+X = torch.linspace(-1.0, 1.0, 12).reshape(6, 2)
+TARGET = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+FRAME, COLUMN = pd.DataFrame(X.numpy(), columns=["a", "b"]), pd.Series(TARGET.numpy())
+GROUPS = torch.tensor([0, 1, 0, 1, 1, 0])
+
+
+def regression(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+
+def proportional(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+
+
+def logistic(x: Any, y: Any) -> None:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=x @ slope), obs=y)
+
+
+def grouped(group: Any, y: Any) -> None:
+    level = pyro.sample("level", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Bernoulli(logits=level[group]), obs=y)
+
+
+def in_double_precision(x: Any, y: Any) -> None:
+    prior = dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1)
+    slope = pyro.sample("slope", prior)
+    with pyro.plate("rows", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+
+FLOATS = "dtype=torch.float32)"
+A_FRAME = f"argument 0 is a pandas DataFrame; give a tensor: torch.tensor(frame.values, {FLOATS}"
+A_COLUMN = f"argument 1 is a pandas Series; give a tensor: torch.tensor(series.values, {FLOATS}"
+ARRAY_0, ARRAY_1 = (
+    f"argument {k} is a NumPy array; give a tensor: torch.tensor(array, {FLOATS}" for k in (0, 1)
+)
+DOUBLES = (
+    "argument 0 is a tensor of torch.float64, the model's sites are of torch.float32; give "
+    "tensor.to(torch.float32), or write the model in torch.float64"
+)
+LABELS = "argument 1 is a tensor of torch.int64, the model wants floats; give tensor.to(torch.float"
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # of NumPy's own product
+@pytest.mark.parametrize(
+    ("model", "args", "advice"),
+    [
+        (regression, (FRAME, COLUMN), f"{A_FRAME}; {A_COLUMN} ("),
+        (regression, (FRAME, TARGET), f"{A_FRAME} ("),
+        (regression, (X, COLUMN), f"{A_COLUMN} ("),
+        (regression, (X.double().numpy(), TARGET.numpy()), f"{ARRAY_0}; {ARRAY_1} ("),
+        (regression, (X.numpy(), TARGET), f"{ARRAY_0} ("),
+        # NumPy multiplies the number that the site is, but no gradient goes through.
+        (proportional, (X[:, 0].numpy(), TARGET), f"{ARRAY_0} ("),
+        (regression, (X.double(), TARGET.double()), f"{DOUBLES} ("),
+        (in_double_precision, (X, TARGET), "give tensor.to(torch.float64), or write the model in"),
+        (logistic, (X, TARGET.long()), f"{LABELS}32) ("),
+        (
+            logistic,
+            (X, TARGET.bool()),
+            "argument 1 is a tensor of torch.bool, the model wants floats",
+        ),
+        (logistic, (X.double(), TARGET.long()), f"{DOUBLES}; {LABELS}32) ("),
+        (logistic, (X, TARGET.long().numpy()), f"{ARRAY_1} ("),
+        # Integers that choose a group stay what they are.
+        (grouped, (GROUPS, TARGET.long()), f": {LABELS}32) ("),
+        (grouped, (GROUPS.numpy(), TARGET.long()), f": {LABELS}32) ("),
+        (regression, (FRAME.assign(b=True), TARGET), "torch.tensor(frame.astype(float).values, "),
+        (
+            regression,
+            (FRAME.assign(c="x"), TARGET),
+            "tensor of the columns of numbers: torch.tensor(fr",
+        ),
+        # Missing values are met once it is a tensor.
+        (regression, (X, COLUMN.where(COLUMN > 0)), f"{A_COLUMN} ("),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(
+    model: Callable[..., None], args: tuple[Any, ...], advice: str
+) -> None:
+    with pytest.raises(ValueError, match="the model failed on a trial run") as raised:
+        Density(model, args)
+    assert advice in str(raised.value)
+    assert "Trace Shapes" not in str(raised.value)
+    assert raised.value.__cause__ is not None
+
+
+def test_arguments_by_keyword_and_in_mappings_have_names() -> None:
+    def model(data: dict[str, Any], *, response: Any) -> None:
+        regression(data["x"], response)
+
+    with pytest.raises(ValueError, match=r"argument 0\['x'\] is a .* argument 'response' is a N"):
+        Density(model, ({"x": X.numpy()},), {"response": TARGET.numpy()})
+
+
+def test_what_a_program_can_use_is_left_to_it() -> None:
+    def own(frame: pd.DataFrame, y: Tensor) -> None:
+        regression(torch.tensor(frame.to_numpy(), dtype=torch.float32), y)
+
+    assert Density(own, (FRAME, TARGET)).num_parameters == 2
+    assert Density(grouped, (GROUPS.numpy(), TARGET)).num_parameters == 2
+    assert Density(proportional, (GROUPS, TARGET.long())).dtype == torch.float32
+    assert Density(in_double_precision, (X.double(), TARGET.double())).dtype == torch.float64
+    assert Density(regression, (X, TARGET.double())).dtype == torch.float32  # the terms are float64
+
+
+def test_failures_that_are_none_of_the_arguments_keep_their_own_message() -> None:
+    def mistaken(x: Any, y: Any) -> None:
+        regression(X, y)
+        raise TypeError("of the program's own")
+
+    with pytest.raises(TypeError, match=r"^of the program's own$"):
+        Density(mistaken, (X.numpy(), TARGET))
+    with pytest.raises(ValueError, match=r"data given: [^(]*size") as raised:
+        Density(regression, (X[:, :1], TARGET.long()))
+    assert "wants floats" not in str(raised.value)
+
+
+def test_a_column_of_observations_is_refused_where_it_broadcasts() -> None:
+    def regression(x: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(y), subsample_size=4) as rows:
+            pyro.sample("y", dist.Normal(slope * x[rows], 1.0), obs=y[rows])
+
+    x, y = torch.linspace(-1, 1, 10), torch.linspace(0, 1, 10)
+    assert Density(regression, (x, y)).num_data == 10
+    with pytest.raises(ValueError, match=r"'y' has log-densities of shape \(4, 4\), .* \(4,\)"):
+        Density(regression, (x, y[:, None]))
+
+
+def test_other_shapes_in_plates_are_taken() -> None:
+    def nested(y: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("columns", 3, dim=-1), pyro.plate("rows", len(y), dim=-2):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        with pyro.plate("vectors", len(y)):
+            pyro.sample("z", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=y)
+        pyro.sample("alone", dist.Normal(mean, 1.0), obs=y)  # without plates: Pyro takes it
+
+    assert Density(nested, (torch.zeros(5, 3),)).num_data == 5

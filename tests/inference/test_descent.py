@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.descent import MOST_DESCENTS, MOST_ROWS, about_modes
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.warmup.starts import MOST_DESCENTS, MOST_ROWS, about_modes
 
 D, B = 3, 30
 

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference import draws as draws_module
+from ppl_fe.inference.record import recorder as draws_module
 
 Y = torch.linspace(-1.0, 1.0, 6)
 

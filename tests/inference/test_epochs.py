@@ -9,15 +9,21 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases.streams import assert_goes_on_exactly, steps
 from exact import mcse_of_mean, z_score
-from small_streams import assert_goes_on_exactly, steps
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.density import Density, Indices
-from ppl_fe.inference.gradients import Anchor, Batch, accumulated, control_variate, exact_evaluation
-from ppl_fe.inference.gradients import minibatch as minibatch_estimator
-from ppl_fe.inference.streams import RandomStream
+from ppl_fe.inference.program.density import Density, Indices
+from ppl_fe.inference.step.gradients import (
+    Anchor,
+    Batch,
+    accumulated,
+    control_variate,
+    exact_evaluation,
+)
+from ppl_fe.inference.step.gradients import minibatch as minibatch_estimator
+from ppl_fe.inference.step.random_stream import RandomStream
 
 CHAINS = 3
 

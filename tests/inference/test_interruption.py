@@ -14,8 +14,8 @@ import torch
 import xarray as xr
 
 import ppl_fe as fe
-from ppl_fe.inference.chains import Chains
-from ppl_fe.inference.step import Statistics
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.step.step_function import Statistics
 
 # Runs too short to warm up: what is shown here does not need it.
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")

@@ -14,10 +14,10 @@ from pyro.infer import MCMC
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.adaptation import Adaptation
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.metric import LinearMap, at_the_mode
-from ppl_fe.inference.phases import Phases
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
+from ppl_fe.inference.warmup.learned_in_warmup import Phases
+from ppl_fe.inference.warmup.step_size import Adaptation
 
 FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 D = 6

@@ -10,9 +10,9 @@ import torch
 from arviz_stats.base import array_stats
 from torch import Tensor
 
-from ppl_fe.inference import moments as module
-from ppl_fe.inference.moments import MomentSummary, RunningMoments, split_r_hat
-from ppl_fe.inference.split_statistics import most_ess, plan_batches
+from ppl_fe.inference.record import running_moments as module
+from ppl_fe.inference.record.running_moments import MomentSummary, RunningMoments, split_r_hat
+from ppl_fe.inference.record.split_statistics import most_ess, plan_batches
 
 NAN = float("nan")
 

@@ -15,8 +15,8 @@ import torch
 import xarray as xr
 
 import ppl_fe as fe
-from ppl_fe.inference import netcdf
-from ppl_fe.inference.netcdf import write_netcdf
+from ppl_fe.inference.record import netcdf
+from ppl_fe.inference.record.netcdf import write_netcdf
 
 
 def model() -> None:

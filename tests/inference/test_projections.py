@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ppl_fe.inference.projections import BLOCK_VALUES, NUM_PROJECTIONS, NUM_SUBSET, Projection
+from ppl_fe.inference.record.recorder import BLOCK_VALUES, NUM_PROJECTIONS, NUM_SUBSET, Projection
 
 
 def kept(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

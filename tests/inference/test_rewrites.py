@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.compile import TensorFunction, compile_graph, trace
+from ppl_fe.inference.step.compile import TensorFunction, compile_graph, trace
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 40, 8, generator=GENERATOR, dtype=torch.float64)

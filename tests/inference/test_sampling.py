@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.schedules import Polynomial
 
 UNKNOWN: Any = "unknown"

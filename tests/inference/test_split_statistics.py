@@ -9,8 +9,8 @@ import pytest
 import torch
 from arviz_stats.base import array_stats
 
-from ppl_fe.inference import split_statistics
-from ppl_fe.inference.split_statistics import most_ess, plan_batches
+from ppl_fe.inference.record import split_statistics
+from ppl_fe.inference.record.split_statistics import most_ess, plan_batches
 
 from .test_moments import ar1, running
 

@@ -10,13 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from small_streams import assert_equal, assert_goes_on_exactly, steps
+from cases.streams import assert_equal, assert_goes_on_exactly, steps
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_fe.data.sources import LoaderData
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.streams import RandomStream, stacked_batches
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step.random_stream import RandomStream, stacked_batches
 
 
 def model(y: Tensor, first: int | None, second: int | None) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import ppl_fe as fe
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.supports import transform_of
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.site_checks import transform_of
 
 HALVES = dist.Categorical(torch.tensor([0.5, 0.5]))
 Make = Callable[[], object]

@@ -13,7 +13,7 @@ import torch
 from ppl_fe.models import bayestune_posterior, laplace_gamma, student_t
 from torch import Tensor
 
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 
 N = 11
 GENERATOR = torch.Generator().manual_seed(2)

@@ -14,8 +14,8 @@ from ppl_fe.models import gaussian, local_posterior
 from ppl_fe.models.localized import LocalPosterior
 from torch import Tensor
 
-from ppl_fe.inference.density import Density
-from ppl_fe.inference.full_data import full_data_terms
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.full_data import full_data_terms
 
 N = 11
 GENERATOR = torch.Generator().manual_seed(2)

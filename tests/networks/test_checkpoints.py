@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases.checkpoints import expected, module, prefixed, state
 from safetensors.torch import save_file
-from small_checkpoints import expected, module, prefixed, state
 from torch import Tensor, nn
 
 from ppl_fe.networks.checkpoints import load_checkpoint, read_checkpoint

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_deltas import Tuned, X, base, contents, full_disk, same, saved, tuned
+from cases.deltas import Tuned, X, base, contents, full_disk, nudge, same, saved, tuned
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppl_fe.networks.delta_format import Delta, read_delta, write_delta
+from ppl_fe.networks.delta_format import Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.deltas import apply_delta, save_delta
 
 
@@ -85,3 +86,124 @@ def test_other_dtypes_are_exact_too(dtype: torch.dtype, tmp_path: Path) -> None:
     save_delta(Tuned(delta), tmp_path / "a")
     apply_delta(module, tmp_path / "a")
     assert same(module, contents(fine_tuned))
+
+
+def test_a_second_delta_is_refused_until_the_first_is_off(tmp_path: Path) -> None:
+    module = base()
+    first = apply_delta(module, saved(tmp_path, 1))
+    with pytest.raises(DeltaError, match=r"other weights .* remove\(\) any delta applied before"):
+        apply_delta(module, saved(tmp_path, 2))
+    assert same(module, contents(tuned(1)[0]))
+    first.remove()
+    with pytest.raises(RuntimeError, match="removed already, or the weights have changed"):
+        first.remove()
+    assert same(module, contents(base()))
+
+
+def test_removal_refuses_weights_that_have_changed_since(tmp_path: Path) -> None:
+    module = base()
+    applied = apply_delta(module, saved(tmp_path))
+    with torch.no_grad():
+        module.get_parameter("1.bias")[0] += 1
+    changed = contents(module)
+    with pytest.raises(RuntimeError, match="load the pretrained checkpoint again"):
+        applied.remove()
+    assert same(module, changed)
+
+
+def other_weight() -> nn.Module:
+    module = base()
+    nudge(module, "2.weight")
+    return module
+
+
+def other_buffer() -> nn.Module:
+    module = base()
+    module.get_buffer("1.running_var")[2] *= 1.5
+    return module
+
+
+WRONG = {
+    "one weight, one bit": (other_weight, "belongs to other weights"),
+    "one statistic": (other_buffer, "belongs to other weights"),
+    "another dtype of the body": (lambda: _half_body(), "other weights .*another dtype"),
+    "another head": (lambda: base(3), r"head's 3.weight is .*\(3, 6\), the delta has .*\(2, 6\)"),
+    "another dtype of the head": (lambda: _half_head(), "head's 3.weight is torch.float16"),
+    "no head": (lambda: base()[:3], "the head's 3.weight is missing"),
+    "another shape": (
+        lambda: nn.Sequential(nn.Linear(5, 6), *list(base())[1:]),
+        r"architecture: 0.weight is \(6, 5\), the delta has \(6, 4\)",
+    ),
+    "another layer": (
+        lambda: nn.Sequential(*base(), nn.Linear(2, 2)),
+        "4.weight is unexpected, 4.bias is unexpected",
+    ),
+    "without statistics": (
+        lambda: nn.Sequential(base()[0], nn.LayerNorm(6), *list(base())[2:]),
+        "1.running_mean is missing",
+    ),
+}
+
+
+def _half_body() -> nn.Module:
+    module = base().half()
+    module[3].float()
+    return module
+
+
+def _half_head() -> nn.Module:
+    module = base()
+    module[3].half()
+    return module
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_another_base_is_refused_and_left_as_it_was(kind: str, tmp_path: Path) -> None:
+    make, message = WRONG[kind]
+    module, path = make(), saved(tmp_path)
+    before, file = contents(module), path.read_bytes()
+    with pytest.raises(DeltaError, match=message):
+        apply_delta(module, path)
+    assert same(module, before)
+    assert path.read_bytes() == file
+
+
+def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
+    path, module = saved(tmp_path), base()
+    whole, before = path.read_bytes(), contents(module)
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DeltaError):
+            apply_delta(module, path)
+    assert same(module, before)
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -100, -1])
+def test_a_truncated_file_is_refused(length: int, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DeltaError, match=r"1\.safetensors is damaged"):
+        apply_delta(base(), path)
+
+
+def test_files_that_are_no_deltas_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"no delta file at .*a\.safetensors"):
+        apply_delta(base(), path)
+    save_file(base().state_dict(), path)
+    with pytest.raises(DeltaError, match="is no delta file that this version reads"):
+        apply_delta(base(), path)
+    save_file({"values": torch.ones(1)}, path, {"format": "ppl-fe delta 9"})
+    with pytest.raises(DeltaError, match=r"its format is 'ppl-fe delta 9', not 'ppl-fe delta 1'"):
+        apply_delta(base(), path)
+    path.write_text("hello, this is a text file")
+    with pytest.raises(DeltaError, match="or no safetensors file"):
+        apply_delta(base(), path)
+
+
+def test_positions_outside_the_tensors_are_refused(tmp_path: Path) -> None:
+    delta = tuned(1)[1]
+    delta.positions[-1] = 60  # the two tensors hold 24 + 36
+    save_delta(Tuned(delta), tmp_path / "a")
+    with pytest.raises(DeltaError, match="positions and values do not fit"):
+        apply_delta(base(), tmp_path / "a")

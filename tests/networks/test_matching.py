@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_checkpoints import Tied, expected, module, prefixed, state
+from cases.checkpoints import Tied, expected, module, prefixed, state
 from torch import nn
 
 from ppl_fe.networks.checkpoints import load_checkpoint, read_checkpoint

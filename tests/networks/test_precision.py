@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ppl_fe as fe
-from ppl_fe.inference.compile import trace
+from ppl_fe.inference.step.compile import trace
 
 X = torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.sparse import (
+from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
     check_mask,
     head_names,
     mask_entries,
 )
+from ppl_fe.networks.flat import FlatNetwork
 
 RATE, DECAY, STEPS = 0.05, 0.1, 7
 X = torch.randn(16, 3, generator=torch.Generator().manual_seed(61), dtype=torch.float64)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "posteriordb"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 
 from .formulas import FORMULAS
 from .programs import POSTERIORS

@@ -26,7 +26,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_fe.inference.density import Density
+from ppl_fe.inference.program.density import Density
 
 from .programs import POSTERIORS, flat_positive, flat_real, number, observe
 from .reference import load, needs_posteriordb, unconstrained

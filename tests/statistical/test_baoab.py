@@ -7,8 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import xarray as xr
+from cases.conjugate import CENTRE, CURVATURE, NOISE, PROBABILITY, B, Y, conjugate, probability
 from exact import baoab_stationary_variance, mcse_of_mean, z_score
-from small_conjugate import CENTRE, CURVATURE, NOISE, PROBABILITY, B, Y, conjugate, probability
 
 import ppl_fe as fe
 

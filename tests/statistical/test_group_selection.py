@@ -12,8 +12,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from cases.selection import SD, Rows, observed_weights
 from exact import laplace_gamma_group
-from small_selection import SD, Rows, observed_weights
 
 import ppl_fe as fe
 

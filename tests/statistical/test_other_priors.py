@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import pytest
 import scipy.stats
 import torch
+from cases.selection import OBSERVED, SD, Means, observed_weights
 from ppl_fe.models import horseshoe
 from ppl_fe.models.bayestune import Prior
-from small_selection import OBSERVED, SD, Means, observed_weights
 from torch import Tensor, nn
 
 import ppl_fe as fe

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cases.selection import NUM_MOVED, SD, Means, observed_weights, planted
 from exact import laplace_gamma_posterior
-from small_selection import NUM_MOVED, SD, Means, observed_weights, planted
 
 import ppl_fe as fe
 

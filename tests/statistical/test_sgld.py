@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from cases.conjugate import CENTRE, CURVATURE, NOISE, PROBABILITY, B, Y, conjugate, probability
 from exact import mcse_of_mean, stationary_variance, z_score
-from small_conjugate import CENTRE, CURVATURE, NOISE, PROBABILITY, B, Y, conjugate, probability
 
 import ppl_fe as fe
 

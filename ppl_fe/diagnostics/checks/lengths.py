@@ -1,0 +1,134 @@
+"""Was the warm-up long enough, has the loss levelled off, is the run complete."""
+
+from __future__ import annotations
+
+import numpy as np
+from arviz_stats.base import array_stats
+
+from ppl_fe.diagnostics.checks.mixing import ESS
+from ppl_fe.diagnostics.diagnosis import Check
+from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
+from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
+
+# R-hat and ESS are told by the same draws; where a half-chain is shorter than ten relaxation times
+# they cannot see what has not moved yet.
+RUN_RELAXATIONS = 20.0
+LEVEL_SHIFT = 0.02  # of λ̂, at half the step
+
+
+def drift(run: Run) -> Check:
+    """First third of the loss trace (−log p without data) against the last, in standard errors.
+
+    In a plateau the means differ by their Monte Carlo errors only, √2 times that of the last third:
+    it has more of the plateau, if there is one. The worst of all chains and of their mean counts.
+    A drift of many errors says that the error bar of E[L] is too small, however few nats it is.
+    """
+    third = run.num_draws // 3
+    first, last = run.level[:, :third], run.level[:, -third:]
+    shifts = np.abs(np.append(first.mean(1) - last.mean(1), first.mean() - last.mean()))
+    sizes = [float(array_stats.ess(piece[None], **AXES, method="identity")) for piece in last]
+    squares = last.var(axis=1, ddof=1) / sizes
+    errors = np.sqrt(2 * np.append(squares, squares.mean() / len(squares)))
+    found = [
+        (distance(shift, error), errors_allowed(len(shifts), size))
+        for shift, error, size in zip(shifts, errors, [*sizes, sum(sizes)], strict=True)
+    ]
+    value, allowed = max(found, key=lambda pair: _share(*pair))
+    return Check.below(
+        "drift",
+        value,
+        allowed,
+        "the loss still drifts over the draws: no plateau yet; raise warmup_steps, or thinning",
+    )
+
+
+def _share(value: float, allowed: float) -> float:
+    return value / allowed if np.isfinite(value) else float("inf")
+
+
+def below_anchor(run: Run) -> Check | None:
+    """λ̂ = nβ(E[L] − L(w*)), which is not negative where w* is a minimum of the loss."""
+    anchor, beta = run.attrs.get("anchor_loss"), run.attrs.get("inverse_temperature")
+    if anchor is None or beta is None:
+        return None
+    mean, error, _ = mean_and_error(run.loss)
+    scale = float(run.attrs["num_data"]) * float(beta)
+    return Check.above(
+        "below_anchor",
+        scale * (mean - float(anchor)),
+        -errors_allowed() * scale * error,
+        "the chains found a lower loss than w*, which is no minimum: λ̂ is meaningless; train the "
+        "checkpoint on, or raise localization",
+    )
+
+
+def half_step(run: Run) -> Check | None:
+    """How far λ̂ moved when the step was halved (`check_half_step`), as a share of it."""
+    found = run.attrs.get("half_step_shift")
+    if found is None:
+        return None
+    shift, error, llc = (float(number) for number in found)
+    allowed = max(LEVEL_SHIFT * abs(llc), errors_allowed() * error)
+    return Check.below(
+        "half_step",
+        abs(shift),
+        allowed,
+        "λ̂ depends on the step: halve step_size, or lower tolerance",
+    )
+
+
+def warmup_length(run: Run) -> Check | None:
+    """Warm-up in relaxation times of the slowest direction."""
+    steps = _relaxation_steps(run)
+    return Check.above(
+        "warmup_length",
+        float(run.attrs["warmup_steps"]) / steps,
+        RELAXATIONS_TO_WARM_UP,
+        f"the slowest direction takes {steps:.0f} steps to relax; give at least "
+        f"warmup_steps={RELAXATIONS_TO_WARM_UP * np.ceil(steps):.0f}{_shorter(run)}",
+    )
+
+
+def run_length(run: Run) -> Check | None:
+    """Draws of one chain in relaxation times of the slowest direction."""
+    steps, thinning = _relaxation_steps(run), float(run.attrs["thinning"])
+    # Draws of relaxation time τ count as one in 2τ.
+    enough = max(RUN_RELAXATIONS, 2 * ESS / len(run.chains)) * steps / thinning
+    return Check.above(
+        "run_length",
+        run.num_draws * thinning / steps,
+        RUN_RELAXATIONS,
+        f"the slowest direction takes {steps:.0f} steps to relax; give at least "
+        f"num_samples={np.ceil(RUN_RELAXATIONS * steps / thinning):.0f} at this thinning to see "
+        f"it at all, about {np.ceil(enough):.0f} for an ESS of {ESS:.0f}{_shorter(run)}",
+    )
+
+
+def _shorter(run: Run) -> str:
+    return shorter_ways(run.attrs) if run.tuned("relaxation_steps") is not None else ""
+
+
+def _relaxation_steps(run: Run) -> float:
+    """As predicted in warm-up; of a step by hand, by the autocorrelation of the slowest scalar.
+
+    Draws of autocorrelation ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
+    """
+    predicted = run.tuned("relaxation_steps")
+    if predicted is not None:
+        return float(predicted.max())
+    found = [float(array_stats.ess(x, **AXES, method="bulk")) for x in run.named.values()]
+    ratio = max(run.loss.size / min(found, default=float("nan")), 1.1)
+    return float(run.attrs["thinning"]) / float(np.log((ratio + 1) / (ratio - 1)))
+
+
+def interrupted(run: Run) -> Check:
+    """Share of the draws asked for that an interrupted run has; 1 of any other."""
+    wanted = int(run.attrs.get("num_samples", run.num_draws))
+    share = run.num_draws / wanted if run.attrs.get("interrupted", False) else 1.0
+    return Check.above(
+        "interrupted",
+        share,
+        1 - 0.5 / wanted,
+        f"{run.num_draws} of {wanted} draws were kept; go on with resume=True",
+    )

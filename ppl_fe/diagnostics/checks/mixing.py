@@ -1,0 +1,215 @@
+"""Have the chains forgotten where they started, and drawn enough: R-hat, ESS, MCSE.
+
+Thresholds for scalars are those of Vehtari et al. (2021), rank-normalised split R-hat < 1.01 and
+bulk and tail ESS > 400: an ESS of 100 a chain for four chains, from which on R-hat and the error
+bars are themselves reliable. Chance alone moves R-hat. Of a well-mixed scalar whose H half-chains
+have n draws and e effective draws each it is
+
+    R-hat² = 1 − 1/n + F/e,        F ~ χ²_{H−1}/(H−1),
+
+so that with four chains an ESS of 400 is above 1.01 in two cases of five, 1000 in one of a hundred,
+and 2000 in one of a hundred thousand. A run that is to pass needs an ESS of 500 a chain; there
+1.01 is a demand on the length of a run more than a test of its health. For the many coordinates of
+a network, which cannot all be lucky, R-hat is held against its own law at an ESS of 100 a chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from arviz_stats.base import array_stats
+from scipy.stats import binom, chi2
+
+from ppl_fe.diagnostics.diagnosis import Check
+from ppl_fe.diagnostics.error_bars import AXES, FALSE_ALARM, Array, mean_and_error
+from ppl_fe.diagnostics.run_data import Run
+
+R_HAT, ESS = 1.01, 400.0
+TAILS = (0.05, 0.95)
+SHARE_ABOVE = 0.05
+HALF_CHAIN_ESS = 50.0  # of coordinates: 100 a chain
+# Two runs of this error each order a pair at that difference wrongly in Φ(−4/√2) = 0.2 % of cases.
+ERRORS_IN_DIFFERENCE = 4.0
+
+
+def r_hat(run: Run) -> Check:
+    """Worst rank-normalised split R-hat of the loss and the named scalars."""
+    if len(run.chains) < 2:
+        return Check.below(
+            "r_hat",
+            float("nan"),
+            R_HAT,
+            "one chain says nothing of others: give num_chains=4 or more",
+        )
+    value, worst = _worst(run, lambda x: array_stats.rhat(x, **AXES, method="rank"), 1)
+    return Check.below(
+        "r_hat",
+        value,
+        R_HAT,
+        f"{worst}: the chains disagree; raise warmup_steps and thinning, or num_samples"
+        + _where_scales_differ(run),
+    )
+
+
+def _where_scales_differ(run: Run) -> str:
+    dense = ", and where directions differ much in scale try metric='dense'"
+    return (dense if run.attrs.get("metric") == "identity" else "") + _or_localization(run)
+
+
+def _or_localization(run: Run) -> str:
+    """Advice for local posteriors alone: `fe.sample` has no such argument."""
+    return ", or a larger localization" if "localization" in run.attrs else ""
+
+
+def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
+    """Worst nested R-hat of the named scalars (Margossian et al. 2024), in place of `r_hat`.
+
+    √(1 + B/W) with B the variance between the means of K superchains, W that within. Chains of a
+    superchain share their start, so that B shows what is left of it; many short chains can then
+    pass where split R-hat, which needs every chain long, cannot. By chance B/W is F/e for
+    superchains of e effective draws; what is allowed is its law at 400 of them in all.
+    """
+    if superchains is None:
+        return None
+    count = len(run.chains)
+    if superchains < 2 or count % superchains:
+        raise ValueError(
+            f"superchains={superchains} must be at least 2 and divide the {count} chains evenly"
+        )
+    members = np.arange(count) // (count // superchains)
+
+    def nested(trace: Array) -> float:
+        return float(array_stats.rhat_nested(trace, members, **AXES, method="rank"))
+
+    value, worst = _worst(run, nested, 1)
+    fraction = chi2.isf(FALSE_ALARM / max(1, len(run.named)), superchains - 1) / (superchains - 1)
+    return Check.below(
+        "nested_r_hat",
+        value,
+        max(R_HAT, float(np.sqrt(1 + fraction * superchains / ESS))),
+        f"{worst}: superchains still disagree by where they started; raise warmup_steps, or "
+        "num_samples",
+    )
+
+
+def ess_bulk(run: Run) -> Check:
+    """Worst bulk ESS of the loss and the named scalars."""
+    value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="bulk"), -1)
+    return _enough("ess_bulk", value, worst)
+
+
+def ess_tail(run: Run) -> Check:
+    """Worst ESS of the 5 % and 95 % quantiles of the loss and the named scalars."""
+    value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="tail", prob=TAILS), -1)
+    return _enough("ess_tail", value, worst)
+
+
+def _enough(name: str, value: float, worst: str) -> Check:
+    factor = ESS / value if value > 0 else float("nan")
+    return Check.above(
+        name,
+        value,
+        ESS,
+        f"{worst}: too few effective draws; raise num_samples or thinning about "
+        f"{max(2.0, np.ceil(factor)):.0f}-fold, or num_chains",
+    )
+
+
+def coordinate_r_hat(run: Run) -> Check | None:
+    """Worst split R-hat of all D coordinates, against the law of the worst at 100 draws a chain."""
+    if run.all_named or not _moments_known(run):
+        return None
+    return Check.below(
+        "coordinate_r_hat",
+        float(run.r_hat.max()),  # NaN if one is, as of a coordinate that never moved
+        _r_hat_exceeded(run, FALSE_ALARM / len(run.r_hat)),
+        f"coordinate {int(np.argmax(run.r_hat))} differs between chains; raise warmup_steps, "
+        "num_samples or thinning" + _or_localization(run),
+    )
+
+
+def coordinates_unmixed(run: Run) -> Check | None:
+    """Share of coordinates whose split R-hat is above what five per cent exceed by chance.
+
+    That is 1.02 for four chains: the 95 % quantile at an ESS of 100 a chain. More than five per
+    cent above it, and more than chance adds to so few coordinates, means that a part of them has
+    fewer effective draws, however good the rest are.
+    """
+    if run.all_named or not _moments_known(run):
+        return None
+    return Check.below(
+        "coordinates_unmixed",
+        _share(run, run.r_hat),
+        _share_allowed(len(run.r_hat), 1),
+        "too many coordinates differ between chains; raise num_samples or thinning, or "
+        "warmup_steps" + _or_localization(run),
+    )
+
+
+def layer_unmixed(run: Run) -> Check | None:
+    """The share of `coordinates_unmixed` in the layer that is worst by what it is allowed."""
+    if run.all_named or not _moments_known(run) or len(run.layers) < 2:
+        return None
+    found = {
+        name: (_share(run, values), _share_allowed(len(values), len(run.layers)))
+        for name, values in ((name, run.r_hat[part]) for name, part in run.layers.items())
+    }
+    worst = max(found, key=lambda name: found[name][0] / found[name][1])
+    return Check.below(
+        "layer_unmixed",
+        *found[worst],
+        f"{worst!r} mixes worst of all layers; raise num_samples or thinning"
+        + _or_localization(run),
+    )
+
+
+def wbic_error(run: Run, difference: float | None) -> Check | None:
+    """MCSE of n·E[L], in nats, against a quarter of the difference that matters."""
+    if difference is None:
+        return None
+    if not difference > 0:
+        raise ValueError(f"difference must be positive, in nats of WBIC, got {difference}")
+    _, error, _ = mean_and_error(run.loss)
+    value, allowed = float(run.attrs["num_data"]) * error, difference / ERRORS_IN_DIFFERENCE
+    factor = (value / allowed) ** 2
+    return Check.below(
+        "wbic_error",
+        value,
+        allowed,
+        f"differences of {difference:g} nats are lost in the error; raise num_samples or "
+        f"num_chains about {np.ceil(factor):.0f}-fold, or batch_size",
+    )
+
+
+def _worst(run: Run, statistic: Callable[[Array], float], sign: int) -> tuple[float, str]:
+    """The largest (sign 1) or smallest (−1) value over the named scalars, NaN the worst of all."""
+    found = {label: float(statistic(trace)) for label, trace in run.named.items()}
+    if not found:
+        return float("nan"), "nothing moves"
+    for label, value in found.items():
+        if np.isnan(value):
+            return value, label
+    label = max(found, key=lambda name: sign * found[name])
+    return found[label], label
+
+
+def _moments_known(run: Run) -> bool:
+    return len(run.r_hat) > 0 and len(run.chains) > 1
+
+
+def _r_hat_exceeded(run: Run, chance: float) -> float:
+    """The split R-hat that a well-mixed coordinate exceeds with this chance, 1.01 at least."""
+    freedom = 2 * len(run.chains) - 1
+    return max(R_HAT, float(np.sqrt(1 + chi2.isf(chance, freedom) / freedom / HALF_CHAIN_ESS)))
+
+
+def _share(run: Run, r_hat: Array) -> float:
+    limit = _r_hat_exceeded(run, SHARE_ABOVE)
+    return float(np.mean(~(r_hat <= limit)))  # a NaN counts as unmixed
+
+
+def _share_allowed(size: int, num_tests: int) -> float:
+    """The share that chance exceeds with the probability of a false alarm, half a count above."""
+    most = binom.isf(FALSE_ALARM / num_tests, size, SHARE_ABOVE)
+    return float(most + 0.5) / size

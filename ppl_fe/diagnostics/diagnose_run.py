@@ -1,0 +1,142 @@
+"""`diagnose`: all checks of a run, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ppl_fe.diagnostics import stein
+from ppl_fe.diagnostics.checks import lengths, mixing, single_chains, temperatures
+from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
+from ppl_fe.diagnostics.run_data import open_draws, read_run
+from ppl_fe.inference.kernels import Kernel
+
+
+def diagnose(
+    draws: Any,
+    *,
+    difference: float | None = None,
+    superchains: int | None = None,
+    group: int | None = None,
+    model: Kernel | Callable[..., Any] | None = None,
+    data: Any = (),
+) -> Diagnosis:
+    """Can the draws be believed, and if not, what has to change.
+
+    Every check has a value, a threshold and, if it failed, one sentence of advice. Causes come
+    before what they bring about, so that the first that failed is the one to act on:
+
+    - lengths: interrupted runs, warm-up and run in relaxation times;
+    - temperatures, configurational (overall, worst layer, stiffest direction) and kinetic, within
+      10 % of the target's or within their error; the excess predicted for the step; the heat of
+      minibatches and step; λ̂ at half the step where `check_half_step` was asked for;
+    - single chains: failed, on shared minibatches, stuck, in another place than the others;
+    - the level: λ̂ below zero (chains below L_n(w*)), drift of the loss;
+    - mixing: worst rank R-hat < 1.01 and worst bulk and tail ESS > 400 of the loss and the sites of
+      few values (Vehtari et al. 2021); of networks the split R-hat of all coordinates, and the
+      share of them above 1.01, overall and in the worst layer;
+    - with `model` and `data`, the draws against the model's scores on all the data (`stein`).
+
+    Random checks fail a healthy run once in 10⁵ each, but for R-hat < 1.01 and ESS > 400, which
+    stand as published: a well-mixed run of ESS 2000 and more passes them (`mixing`); and for the
+    Stein test, whose p-value must be above 0.001.
+    A pass is no proof: a mode that no chain has found shows in none of these numbers.
+
+    Args:
+        draws: of `fe.sample`; or the path they were saved to (by `save_to`, or their `to_netcdf`),
+            or an estimate with `.draws`.
+        difference: of WBIC in nats, between checkpoints that are to be told apart; then the Monte
+            Carlo error must be below a quarter of it.
+        superchains: K equal consecutive groups of chains that shared their start
+            (`initial_params`); many short chains are then judged by nested R-hat (Margossian et
+            al. 2024) instead of split R-hat.
+        group: which target, where several ran side by side (`rank_checkpoints`, a ladder of
+            temperatures). Their chains must not be compared, so there is no default.
+        model: the program of the draws, or its kernel; the check costs 400 gradients on all the
+            data.
+        data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
+            the single one as it is; a list counts as one argument.
+
+    Returns:
+        A `Diagnosis`: `.passed`, `.failures`, `.table`. A check that does not apply is left out
+        (no momenta, one chain), except that R-hat of one chain counts as failed.
+
+    Raises:
+        TypeError: draws of another kind; `data` that are not the arguments of `model`.
+        FileNotFoundError: nothing at that path.
+        ValueError: not draws of `fe.sample`, fewer than twelve a chain, temperature 0, or several
+            targets without `group`; a `model` that the draws are not of, data
+            without a model, or a model of several targets.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        >>> draws = fe.sample(
+        ...     fe.BAOAB(model), num_samples=50, thinning=20, warmup_steps=1000, progress_bar=False)
+        >>> verdict = fe.diagnose(draws)
+        >>> verdict.passed, verdict.failures                   # 200 draws are too few
+        (False, ['r_hat', 'ess_bulk', 'ess_tail'])
+    """
+    run = read_run(open_draws(draws), group)
+    nested = mixing.nested_r_hat(run, superchains)
+    told = [lengths.warmup_length(run), lengths.run_length(run)]
+    # Otherwise they are told by the autocorrelation, which a chain stuck or apart drives up.
+    predicted = run.tuned("relaxation_steps") is not None
+    checks: list[Check | None] = [  # causes before what they bring about
+        single_chains.failed_chains(run),
+        lengths.interrupted(run),
+        temperatures.predicted_excess(run),
+        *(told if predicted else ()),
+        single_chains.stuck_chains(run),
+        single_chains.chain_apart(run),
+        *(() if predicted else told),
+        single_chains.shared_minibatches(run),
+        temperatures.gradient_noise(run),
+        temperatures.temperature(run),
+        temperatures.block_temperature(run),
+        temperatures.stiff_temperature(run),
+        temperatures.kinetic_temperature(run),
+        lengths.half_step(run),
+        lengths.below_anchor(run),
+        lengths.drift(run),
+        nested if nested is not None else mixing.r_hat(run),
+        mixing.coordinate_r_hat(run),
+        mixing.coordinates_unmixed(run),
+        mixing.layer_unmixed(run),
+        mixing.ess_bulk(run),
+        mixing.ess_tail(run),
+        mixing.wbic_error(run, difference),
+        stein.stein_discrepancy(open_draws(draws), model, data, group),
+    ]
+    return Diagnosis(tuple(check for check in checks if check is not None))
+
+
+def summary(draws: Any) -> pd.DataFrame:
+    """ArviZ's table of the posterior: mean, sd, interval, ESS, R-hat, MCSE, one row a scalar.
+
+    Args:
+        draws: as in `diagnose`.
+
+    Raises:
+        TypeError, FileNotFoundError, ValueError: as `diagnose`.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+        >>> draws = fe.sample(fe.BAOAB(model), num_samples=50, progress_bar=False)
+        >>> list(fe.summary(draws).index)
+        ['w[0]', 'w[1]', 'w[2]']
+    """
+    import arviz_stats
+
+    # Entries that no draw changes (the zeros of a Cholesky factor) have an R-hat of 0/0.
+    with np.errstate(invalid="ignore"):
+        table: pd.DataFrame = arviz_stats.summary(open_draws(draws))
+    return table

@@ -1,0 +1,1 @@
+"""BayesTune: the posterior of the weights' scales, drawn faithfully."""

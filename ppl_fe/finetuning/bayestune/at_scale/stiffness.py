@@ -1,0 +1,132 @@
+"""How stiff a log-likelihood is at a network's weights, from gradients of minibatches alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.finetuning.flat_weights import WorkingCopy
+from ppl_fe.finetuning.objective import Batch
+
+FIRST_ITERATIONS, LATER_ITERATIONS = 12, 4
+NUM_NOISE_DRAWS, NUM_PROBES = 8, 4
+UNHEEDED = 1e-3  # share of the weights whose noisy estimate may exceed `largest`
+SAMPLED = 10**5  # weights looked at for that share; a sort of all would want three more vectors
+SHORT = 0.1  # of a posterior standard deviation: a derivative still, not a kink
+
+
+class Stiffness(NamedTuple):
+    """Of N̂ times the mean log-likelihood, in 1/weight².
+
+    largest: the largest curvature plus the gradient's variance s² along its direction, or `along`
+    of all but a thousandth of the weights, whichever is larger. along (D + padding,): a + s² of
+    each weight. direction (D + padding,), bfloat16: the stiffest, to start from another time.
+    """
+
+    largest: float
+    along: Tensor
+    direction: Tensor
+
+
+def measure(
+    working: WorkingCopy,
+    write: Callable[[], None],
+    batches: Iterator[Batch],
+    data_size: float,
+    generator: torch.Generator,
+    *,
+    exact: bool,
+    before: Tensor | None = None,
+) -> Stiffness:
+    """Measure at the weights that `write` writes; they are there again afterwards.
+
+    The largest curvature comes from power iteration, Hessian-vector products from differences of
+    gradients on one minibatch. s²_i is the variance over eight minibatches: noisy, but what the
+    sampler makes up for is linear in it, and right on average. The curvatures a_i of single weights
+    cannot be had from few products, their sum over a tensor can (Hutchinson 1990): it is shared out
+    in proportion to s²_i, as curvature and gradient noise are both proportional to the Fisher
+    information near a good fit, and evenly where gradients have no noise.
+
+    Args:
+        working: gives the gradients.
+        write: writes the present weights into the working copy.
+        batches: fresh minibatches.
+        data_size: N̂, what the mean log-likelihood counts for.
+        generator: of the directions.
+        exact: the minibatch is all the data: there is no noise.
+        before: an earlier measurement's direction, for a shorter iteration.
+
+    Raises:
+        NotFiniteGradientError: a loss or gradient is not finite nearby.
+    """
+    size, dtype = working.network.num_parameters, working.weights.dtype
+    if before is None:
+        direction = torch.zeros_like(working.weights)
+        direction[:size].normal_(generator=generator)
+    else:
+        direction = before.to(dtype)
+
+    def product(vector: Tensor, length: float) -> Tensor:
+        batch, moved = next(batches), torch.zeros_like(working.weights)
+        for ahead in (length, -length):
+            write()
+            working.weights.add_(vector, alpha=ahead)
+            working.differentiate(batch)[1].add_to(moved, 1 if ahead > 0 else -1)
+        return moved.mul_(data_size / (2 * length))
+
+    curvature = float(data_size)
+    for _ in range(FIRST_ITERATIONS if before is None else LATER_ITERATIONS):
+        direction /= torch.linalg.vector_norm(direction)
+        moved = product(direction, SHORT * curvature**-0.5)
+        found = abs(float(direction @ moved))
+        if found <= torch.finfo(dtype).tiny:  # flat, all along this direction
+            break
+        curvature, direction = found, moved
+    # From here on it is but looked along, and memory is about to be highest.
+    direction = direction.div_(torch.linalg.vector_norm(direction)).to(torch.bfloat16)
+    traces = dict.fromkeys(working.network.names, 0.0)
+    probe = torch.zeros_like(direction, dtype=torch.int8)  # signs
+    for _ in range(NUM_PROBES):
+        probe[:size].bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+        moved = product(probe, SHORT * curvature**-0.5).mul_(probe)
+        for name, where in working.network.slices.items():
+            traces[name] += moved[where].sum().item() / NUM_PROBES
+        del moved
+    write()
+    del probe
+    noise, noise_along = _noise(working, batches, data_size, direction, exact)
+    for name, where in working.network.slices.items():
+        part = noise[where]
+        trace, total = max(traces[name], 0.0), part.sum().item()
+        curvatures = part * (trace / total) if total > 0 else trace / len(part)
+        part += torch.as_tensor(curvatures).clamp_max(curvature)
+    sample = noise[: size : max(1, size // SAMPLED)]
+    most = sample.kthvalue(max(1, round((1 - UNHEEDED) * len(sample)))).values.item()
+    return Stiffness(max(curvature + noise_along, most), noise, direction)
+
+
+def _noise(
+    working: WorkingCopy,
+    batches: Iterator[Batch],
+    data_size: float,
+    direction: Tensor,
+    exact: bool,
+) -> tuple[Tensor, float]:
+    """s² of each weight (D + padding,), and along the direction."""
+    squares = torch.zeros_like(working.weights)
+    if exact:
+        return squares, 0.0
+    total, along = torch.zeros_like(squares), []
+    for _ in range(NUM_NOISE_DRAWS):
+        gradient = working.differentiate(next(batches))[1]
+        along.append(data_size * gradient.dot(direction))
+        gradient.add_to(total, data_size)
+        gradient.add_squares_to(squares, data_size**2)
+        del gradient
+    # Plain sums save a vector; digits are lost only where the noise hardly counts.
+    squares.addcmul_(total, total, value=-1 / NUM_NOISE_DRAWS).clamp_min_(0)
+    squares.div_(NUM_NOISE_DRAWS - 1)
+    return squares, float(torch.tensor(along, dtype=torch.float64).var())

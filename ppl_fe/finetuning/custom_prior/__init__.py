@@ -1,0 +1,1 @@
+"""Any other prior on the weights, sampled by the engine."""

@@ -1,0 +1,104 @@
+"""A network's weights as one vector, with the module's own tensors in it.
+
+`FlatNetwork` makes a vector into a network by `functional_call`; stage 1 goes the other way: the
+module's parameters are views of a vector that is written in place. Each tensor's gradient is looked
+over as soon as autograd has it, still in the cache, and handed on where it lies: a vector of them,
+set to zero, added to and looked over as a whole, costs another copy of the weights and goes through
+memory four times more.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ppl_fe.finetuning.flat_gradient import GradientParts
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
+from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.matching import listed
+
+
+class NotFiniteGradientError(FloatingPointError):
+    """A loss or a gradient that is not finite; the message says where in the network."""
+
+
+class WorkingCopy:
+    """A copy of a network's module whose chosen parameters are views of one vector.
+
+    Args:
+        network: its module is copied; the vector starts at its anchor.
+        objective: the mean negative log-likelihood of a batch.
+        padding: entries after the last parameter that belong to none, so that a vector splits
+            into equal blocks.
+
+    Attributes:
+        weights: (D + padding,) in the network's dtype; to be written in place.
+
+    Example:
+        >>> network = FlatNetwork(nn.Linear(1, 1))
+        >>> working = WorkingCopy(network, Objective("normal", network.device))
+        >>> _ = working.weights.copy_(torch.tensor([2.0, 1.0]))
+        >>> loss, gradient = working.differentiate((torch.ones(1, 1), torch.zeros(1)))
+        >>> gradient.block(slice(0, 2), torch.empty(2))                    # of ½(0 − (2·1 + 1))²
+        tensor([3., 3.])
+    """
+
+    def __init__(self, network: FlatNetwork, objective: Objective, padding: int = 0) -> None:
+        self.network, self.objective = network, objective
+        self.module: nn.Module = copy.deepcopy(network.module).requires_grad_(False)
+        size = network.num_parameters
+        self.weights = network.anchor.new_zeros(size + padding)
+        self.weights[:size] = network.anchor
+        named = dict(self.module.named_parameters())
+        for name, part in network.unflatten(self.weights[:size]).items():
+            named[name].data = part
+            named[name].requires_grad_(True)
+        self._parts: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        for name in network.names:
+            take = partial(self._take, name)
+            named[name].register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
+
+    def differentiate(self, batch: Batch) -> tuple[float, GradientParts]:
+        """A batch's mean loss at `weights`, and its gradient, the caller's to let go.
+
+        Raises:
+            NotFiniteGradientError: the loss or its gradient is not finite; says where.
+        """
+        self._parts, self._sums = {}, {}
+        loss, _ = self.objective(self.module, batch)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            where = non_finite_layer(self.module, self.objective, [batch])
+            raise NotFiniteGradientError(f"the loss is {value}, {where}")
+        loss.backward()  # type: ignore[no-untyped-call]
+        parts, sums, self._parts = self._parts, self._sums, {}  # parts are the caller's now
+        # A sum is finite only if all its terms are.
+        if sums and not torch.isfinite(torch.stack([*sums.values()]).sum()):
+            wrong = [name for name, part in parts.items() if not part.isfinite().all()]
+            where = listed(sorted(wrong)) or "its sum, which overflows"
+            raise NotFiniteGradientError(f"the gradient is not finite in {where}")
+        places = self.network.slices
+        return value, GradientParts([(places[name], part) for name, part in parts.items()])
+
+    def _take(self, name: str, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient, parameter.grad = parameter.grad.to_dense().reshape(-1), None
+        self._sums[name], self._parts[name] = gradient.sum(), gradient
+
+
+def padding_for(size: int, block: int) -> tuple[int, int]:
+    """Blocks of one width, about `block` at most: the width, and the padding that makes it so.
+
+    The width is a multiple of 16 entries, so that every block begins at a cache line.
+
+    Example:
+        >>> padding_for(100, 64)
+        (64, 28)
+    """
+    count = -(-size // block)
+    width = 16 * -(-size // (16 * count))
+    return width, count * width - size

@@ -1,0 +1,1 @@
+"""Rules to choose parameters by, and to be compared with."""

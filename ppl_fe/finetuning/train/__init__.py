@@ -1,0 +1,1 @@
+"""Stage 2: training the chosen parameters alone."""

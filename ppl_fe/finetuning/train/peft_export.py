@@ -1,0 +1,114 @@
+"""A fine-tuned network as an adapter folder of Hugging Face's peft: sparse, of high rank (SHiRA).
+
+    W = W̄ + S,    S zero but at r·(m + n) places of the (m, n) matrix
+
+(Bhardwaj et al. 2024, arXiv:2406.13175; peft from 0.17 on.) SHiRA knows plain linear weights only,
+and one r for all layers. Layers with fewer trained entries are filled up with stored zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ppl_fe.finetuning.train.trained_entries import mask_entries
+from ppl_fe.finetuning.train.tuned import Tuned
+from ppl_fe.networks.matching import listed
+
+PREFIX = "base_model.model."  # peft's wrapper about the module
+
+
+def save_shira(tuned: Tuned, folder: str | os.PathLike[str]) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for peft.
+
+    ``peft.PeftModel.from_pretrained(module, folder)`` then gives the fine-tuned network up to
+    rounding, as peft adds differences; `save_delta` is exact. peft does not check the base.
+
+    Args:
+        tuned: of `finetune`, its mask within the weights of plain ``nn.Linear`` layers.
+        folder: made if need be; files of these names are replaced.
+
+    Raises:
+        ValueError: trained entries elsewhere (biases, norms, embeddings), a layer with so many
+            that r·(m + n) > m·n, no trained entry, or a head whose name peft would mistake.
+    """
+    network, module = tuned.network, tuned.network.module
+    parts = {
+        name.removesuffix(".weight"): (name, index)
+        for name, index in mask_entries(network, tuned.mask).items()
+    }
+    others = [name for layer, (name, _) in parts.items() if not _is_linear(module, layer, name)]
+    if others:
+        raise ValueError(
+            f"SHiRA adapts weights of nn.Linear only, but entries are trained in: {listed(others)};"
+            " restrict the mask to linear weights, or use save_delta"
+        )
+    if not parts:
+        raise ValueError("no entry outside the head was trained: there is no adapter to write")
+    anchor, vector = network.unflatten(network.anchor), network.unflatten(tuned.vector)
+    rank = 1
+    for name, index in parts.values():
+        count = anchor[name].numel() if index is None else len(index)
+        rank = max(rank, -(-count // sum(anchor[name].shape)))
+    tensors: dict[str, Tensor] = {}
+    for layer, (name, index) in parts.items():
+        shape = anchor[name].shape
+        places = rank * sum(shape)
+        if places > shape.numel():
+            raise ValueError(
+                f"SHiRA with r={rank}, which the layer of most trained entries needs, would store "
+                f"{places} entries of {name} {tuple(shape)}; use save_delta"
+            )
+        at = torch.arange(shape.numel()) if index is None else _filled(index.cpu(), shape, places)
+        change = (vector[name] - anchor[name]).cpu().reshape(-1)
+        tensors[f"{PREFIX}{layer}.shira_weight"] = change[at]
+        tensors[f"{PREFIX}{layer}.shira_indices"] = torch.stack([at // shape[1], at % shape[1]]).to(
+            torch.int32
+        )
+    tensors |= {PREFIX + name: tensor.cpu().clone() for name, tensor in tuned.head.items()}
+    about = {
+        "peft_type": "SHIRA",
+        "r": rank,
+        "mask_type": "random",  # peft draws positions and then reads ours over them
+        "random_seed": 0,
+        "target_modules": "|".join(re.escape(layer) for layer in parts),  # as a regex: whole names
+        "modules_to_save": _head_modules(module, list(tuned.head)),
+        "inference_mode": True,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _is_linear(module: nn.Module, layer: str, name: str) -> bool:
+    return name == f"{layer}.weight" and type(module.get_submodule(layer)) is nn.Linear
+
+
+def _filled(index: Tensor, shape: torch.Size, places: int) -> Tensor:
+    """The positions trained and, up to the number of places, the first that were not."""
+    free = torch.ones(shape.numel(), dtype=torch.bool).index_fill(0, index, False)
+    spare = free.nonzero().squeeze(1)[: places - len(index)]
+    return torch.cat([index, spare]).sort().values
+
+
+def _head_modules(module: nn.Module, head: list[str]) -> list[str] | None:
+    layers = sorted({name.rpartition(".")[0] for name in head})
+    # peft finds these modules by how their names end.
+    mistaken = [
+        name
+        for name, _ in module.named_modules()
+        for layer in layers
+        if not layer or (name.endswith(layer) and name != layer)
+    ]
+    if mistaken:
+        raise ValueError(
+            f"peft would take {listed(mistaken)} for the head {listed(layers)}; use save_delta"
+        )
+    return layers or None

@@ -1,0 +1,1 @@
+"""What else could have told which checkpoint to take."""

@@ -1,0 +1,221 @@
+"""Arguments of the wrong kind, named when a program's trial run fails on them; none is ever cast.
+
+Arrays and data frames are no tensors, float64 data do not multiply float32 weights, and some
+distributions want floats where labels are integers. Whether that is why a run failed is not
+guessed from what the failure says: the trial is run again with the arguments changed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, combinations, islice
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ppl_fe.inference.program.trace import TrialRunError, prototype
+
+OF_DATA = (ValueError, IndexError, RuntimeError)  # what the data given may well have caused
+MOST_TRIALS = 32
+SHOWN_COLUMNS = 3
+
+
+def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
+    """Refuse NaN and infinity among a program's tensors, and say where."""
+    for position, tensor in enumerate(tensors):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            count = int((~torch.isfinite(tensor)).sum())
+            raise ValueError(
+                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
+                f"{count} NaN or infinite values; remove or impute them first"
+            )
+
+
+def is_array(value: object) -> bool:
+    """Whether it is an array or a data frame and no tensor.
+
+    Example:
+        >>> is_array(np.ones(2)), is_array(torch.ones(2)), is_array([1.0, 1.0])
+        (True, False, False)
+    """
+    return hasattr(value, "__array__") and not isinstance(value, Tensor | np.generic)
+
+
+def raise_explained(
+    failed: TrialRunError,
+    program: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> NoReturn:
+    """Raise for a failed trial run, and name the arguments to change where that would help.
+
+    Args:
+        failed: what `prototype` raised.
+        program: the one that failed.
+        args, kwargs: what it failed on.
+
+    Raises:
+        ValueError: always; but the program's own error where no change of the arguments would
+            help and it is not of a kind that data cause.
+    """
+    error = failed.error
+    said = "the model failed on a trial run with the data given"
+    advice = _advice(failed, program, args, kwargs)
+    if advice:  # the shapes that Pyro met until then do not matter any more
+        own = " ".join(str(error).partition("Trace Shapes:")[0].split())
+        raise ValueError(f"{said}: {'; '.join(advice)} ({type(error).__name__}: {own})") from error
+    if isinstance(error, OF_DATA):
+        raise ValueError(f"{said}: {error}") from error
+    raise error from error.__cause__
+
+
+def _advice(
+    failed: TrialRunError,
+    program: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> list[str]:
+    """A clause for each argument that has to change for the program to run."""
+    paths, structure = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+    names = [_name(path) for path, _ in paths]
+    given = [leaf.detach() if isinstance(leaf, Tensor) else leaf for _, leaf in paths]
+
+    def run(leaves: list[Any]) -> Exception | None:
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        args, kwargs = pytree.tree_unflatten(leaves, structure)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                prototype(lambda: program(*args, **kwargs), tensors, gradient=True)
+        except TrialRunError as again:
+            return again.error
+        except ValueError:  # it ran
+            return None
+        return None
+
+    changed = zip(names, given, _changed(failed, run, given), strict=True)
+    advice = [_clause(name, old, new, failed.dtype) for name, old, new in changed if new is not old]
+    texts = [name for name, leaf in zip(names, given, strict=True) if _is_frame_of_text(leaf)]
+    return advice or [
+        f"{name} is of pandas and holds more than numbers; give a tensor of the columns of "
+        f"numbers: torch.tensor(frame[columns].values, dtype={failed.dtype})"
+        for name in texts
+    ]
+
+
+def _changed(
+    failed: TrialRunError, run: Callable[[list[Any]], Exception | None], given: list[Any]
+) -> list[Any]:
+    """The leaves as the program wants them, as few as possible changed; `given` if none helps."""
+    leaves = [_as_tensor(leaf, failed.dtype) for leaf in given]
+    arrays = [k for k, leaf in enumerate(leaves) if leaf is not given[k]]
+    still = run(leaves) if arrays else failed.error
+    if still is not None:
+        others = chain(
+            [
+                [
+                    _by_column(leaf, failed.dtype) or new
+                    for leaf, new in zip(given, leaves, strict=True)
+                ]
+            ],
+            islice(_in_dtype(leaves, failed.dtype), MOST_TRIALS),
+            islice(_in_dtype(leaves, torch.int64), MOST_TRIALS),
+        )
+        found = next((other for other in others if run(other) is None), None)
+        if found is None:  # with tensors another error may come: then both are to be mended
+            return leaves if str(still) != str(failed.error) else given
+        leaves = found
+    for k in arrays:  # the program may have a use of its own for some of them
+        without = [*leaves[:k], given[k], *leaves[k + 1 :]]
+        leaves = without if run(without) is None else leaves
+    return leaves
+
+
+def _in_dtype(leaves: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
+    """The leaves with some of the tensors in a dtype that they do not have, fewest first."""
+    others = [isinstance(leaf, Tensor) and _has_exact(leaf, dtype) for leaf in leaves]
+    places = [k for k, other in enumerate(others) if other]
+    for count in range(1, len(places) + 1):
+        for chosen in combinations(places, count):
+            yield [leaf.to(dtype) if k in chosen else leaf for k, leaf in enumerate(leaves)]
+
+
+def _has_exact(leaf: Tensor, dtype: torch.dtype) -> bool:
+    """Whether it is of another dtype, and of whole numbers if it is to be of integers."""
+    return leaf.dtype != dtype and (dtype.is_floating_point or bool((leaf == leaf.long()).all()))
+
+
+def _by_column(value: Any, dtype: torch.dtype) -> dict[str, Any] | None:
+    """A data frame as name -> tensor, for programs that ask it for columns; None of all else."""
+    if type(value).__name__ != "DataFrame" or not is_array(value):
+        return None
+    return {str(name): _as_tensor(column, dtype) for name, column in value.items()}
+
+
+def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
+    """An array or data frame of numbers as a tensor, floats in this dtype; all else as it is.
+
+    Example:
+        >>> _as_tensor(np.array([0.5]), torch.float32), _as_tensor(np.array([1]), torch.float32)
+        (tensor([0.5000]), tensor([1]))
+        >>> _as_tensor("a name", torch.float32)
+        'a name'
+    """
+    if not is_array(value):
+        return value
+    array = np.asarray(value)
+    kind = array.dtype.kind
+    if kind in "iub":
+        return torch.tensor(array.astype(bool if kind == "b" else np.int64))
+    try:  # of columns of several types pandas makes an array of objects
+        return torch.tensor(array.astype(float), dtype=dtype) if kind in "fO" else value
+    except (ValueError, TypeError):
+        return value
+
+
+def _is_frame_of_text(value: Any) -> bool:
+    pandas = type(value).__module__.partition(".")[0] == "pandas"
+    return pandas and is_array(value) and _as_tensor(value, torch.float32) is value
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """What an argument is called, by its place in (args, kwargs)."""
+    own = path[1].idx if path[0].idx == 0 else repr(path[1].key)
+    return f"argument {own}{pytree.keystr(path[2:])}"
+
+
+def _clause(name: str, given: Any, wanted: Any, dtype: torch.dtype) -> str:
+    if isinstance(wanted, dict):
+        columns = [
+            f"{column!r}: torch.tensor(frame[{column!r}].values, dtype={values.dtype})"
+            for column, values in wanted.items()
+            if isinstance(values, Tensor)
+        ]
+        more = ", ..." if len(columns) > SHOWN_COLUMNS else ""
+        return (
+            f"{name} is a data frame that the model asks for columns; give a mapping of tensors: "
+            f"{{{', '.join(columns[:SHOWN_COLUMNS])}{more}}}"
+        )
+    if not isinstance(given, Tensor):
+        package, kind = type(given).__module__.partition(".")[0], type(given).__name__
+        noun = {"DataFrame": "frame", "Series": "series"}.get(kind, "array")
+        if np.asarray(given).dtype.kind == "O":
+            noun += ".astype(float)"
+        values = f"{noun}.values" if package == "pandas" else noun
+        return (
+            f"{name} is a {'NumPy array' if kind == 'ndarray' else f'{package} {kind}'}; give a "
+            f"tensor: torch.tensor({values}, dtype={wanted.dtype})"
+        )
+    if wanted.dtype == torch.int64:
+        return (
+            f"{name} is a tensor of {given.dtype}, the model wants torch.int64; give tensor.long()"
+        )
+    if given.is_floating_point():
+        return (
+            f"{name} is a tensor of {given.dtype}, the model's sites are of {dtype}; give "
+            f"tensor.to({dtype}), or write the model in {given.dtype}"
+        )
+    return f"{name} is a tensor of {given.dtype}, the model wants floats; give tensor.to({dtype})"

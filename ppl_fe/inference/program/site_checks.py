@@ -1,0 +1,180 @@
+"""The support of a latent site, and which sites have none that real numbers can be mapped onto."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+# Where torch has no such class, a mixture's support is that of its components as it is.
+INDEPENDENT: Any = constraints.independent  # untyped
+OF_MIXTURES: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
+
+
+class RefusedSiteError(ValueError):
+    """A site that cannot be sampled whatever the data; the message says what to write instead."""
+
+
+def transform_of(name: str, fn: Any) -> Any:
+    """The bijection from unconstrained values onto the support of a site's distribution.
+
+    A mixture of one family has its components' support, which has to be one for all of them.
+
+    Raises:
+        RefusedSiteError: a discrete site, a point mass, a support without a bijection, or a
+            distribution that is not Pyro's.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> float(transform_of("scale", dist.HalfNormal(1.0))(torch.zeros(())))
+        1.0
+    """
+    if not hasattr(fn, "has_enumerate_support") or not hasattr(fn, "shape"):
+        kind = type(fn).__name__
+        raise RefusedSiteError(
+            f"latent site {name!r} has a distribution of {type(fn).__module__.split('.')[0]}, "
+            f"{kind}; give pyro.distributions.{kind}"
+        )
+    if fn.has_enumerate_support or fn.support.is_discrete:
+        raise RefusedSiteError(
+            f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
+            "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
+        )
+    if type(fn).__name__ == "Delta":
+        raise RefusedSiteError(
+            f"latent site {name!r} is a point mass (Delta), nothing to sample; write "
+            f"pyro.deterministic({name!r}, value)"
+        )
+    support = _of_components(name, fn.support)
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise RefusedSiteError(
+            f"latent site {name!r} ({type(fn).__name__}) has a support, {support!r}, that torch "
+            "maps no real numbers onto one to one; build its value of sites that have such a map, "
+            "by pyro.deterministic: a covariance matrix of dist.LKJCholesky and scales, a "
+            "direction of a Normal vector over its length"
+        ) from error
+
+
+def is_real(fn: Any) -> bool:
+    """Whether unconstrained values are the site's own."""
+    return _is_real(fn.support)
+
+
+def likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
+    """Some tensor that the distribution holds, or an empty one of the other dtype."""
+    base = fn
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    for value in vars(base).values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    return torch.empty((), dtype=otherwise)
+
+
+def _of_components(name: str, support: Any) -> Any:
+    if isinstance(support, constraints.independent):
+        base = _of_components(name, support.base_constraint)
+        return INDEPENDENT(base, support.reinterpreted_batch_ndims)
+    if not isinstance(support, OF_MIXTURES):
+        return support
+    base = support.base_constraint
+    if _has_bounds_of_its_own(base):
+        raise RefusedSiteError(
+            f"latent site {name!r} is a mixture whose components have bounds of their own, "
+            f"{base!r}: where one ends, its density has a jump, and no gradient; give components "
+            "of one support, as Normal, Gamma or Beta have"
+        )
+    return base
+
+
+def _has_bounds_of_its_own(support: Any) -> bool:
+    held = vars(support).values()
+    return any(
+        value.dim() > 0 if isinstance(value, Tensor) else _has_bounds_of_its_own(value)
+        for value in held
+        if isinstance(value, Tensor | constraints.Constraint)
+    )
+
+
+def _is_real(support: Any) -> bool:
+    if isinstance(support, constraints.independent):
+        return _is_real(support.base_constraint)
+    if isinstance(support, OF_MIXTURES):
+        return _is_real(support.base_constraint)
+    return support in (constraints.real, constraints.real_vector)
+
+
+class Rows(Tensor):
+    """Row numbers that index tensors alone, as those of a traced step do.
+
+    NumPy would take them in a trial run, and fail with torch's own words when the step is traced.
+
+    Example:
+        >>> rows = torch.arange(2).as_subclass(Rows)
+        >>> torch.arange(3)[rows]
+        tensor([0, 1])
+    """
+
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
+
+    def __array__(self, *_: Any) -> Any:
+        raise RuntimeError(
+            "the rows that a plate chose index a NumPy array or a data frame, which no traced step "
+            "can do: make it a tensor, outside of the model, by torch.as_tensor(array)"
+        )
+
+
+def data_size(site: Any) -> int:
+    """The entries of the largest plate around an observed site, 1 if there is none.
+
+    A plate without a size has as many as the site's log-densities along its dimension.
+    """
+    shape = site["log_prob"].shape
+    sizes = [frame.full_size for frame in site["cond_indep_stack"] if frame.full_size]
+    unsized = [frame.dim for frame in site["cond_indep_stack"] if _is_unsized(frame)]
+    return int(max([1, *sizes, *(shape[dim] for dim in unsized if -dim <= len(shape))]))
+
+
+def refuse_broadcast(name: str, site: Any) -> None:
+    """Refuse an observed site in plates whose log-density has another shape than they.
+
+    Observations (N, 1) against means (N,) make N² terms: a posterior far too narrow, about the
+    mean of all data, that mixes well and passes every check of a sampler.
+
+    Args:
+        name: of the site.
+        site: of a trace with log-densities, where plates have their sizes.
+
+    Raises:
+        ValueError: the shapes, and what to do.
+    """
+    frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+    if not frames:
+        return
+    shape = tuple(site["log_prob"].shape)
+    depth = max(len(shape), *(-dim for dim in frames))
+    padded = (1,) * (depth - len(shape)) + shape
+    wanted = tuple(
+        padded[dim] if dim in frames and _is_unsized(frames[dim]) else _size(frames.get(dim))
+        for dim in range(-depth, 0)
+    )
+    if padded != wanted:
+        raise ValueError(
+            f"observed site {name!r} has log-densities of shape {shape}, its plates ask for "
+            f"{wanted}: value {tuple(site['value'].shape)} and distribution "
+            f"{tuple(site['fn'].shape())} broadcast against each other. Give a column (N, 1) as "
+            "(N,), by .squeeze(-1), or declare the other dimensions by .to_event(...) or a plate"
+        )
+
+
+def _size(frame: Any) -> int:
+    return 1 if frame is None else int(frame.size)
+
+
+def _is_unsized(frame: Any) -> bool:
+    """Whether it is of `pyro.plate(name)`, which takes any size and gives it as −1."""
+    return bool(frame.vectorized and frame.size == -1)

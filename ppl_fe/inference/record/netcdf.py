@@ -1,0 +1,78 @@
+"""Draws as one netCDF file, which ArviZ and xarray open anywhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from ppl_fe.files import atomic_write
+
+
+def write_netcdf(
+    draws: xr.DataTree,
+    path: str | os.PathLike[str],
+    attributes: Mapping[str, Any],
+    groups: Mapping[str, xr.Dataset] | None = None,
+) -> None:
+    """Write draws, with more attributes at the root and further groups; `xr.open_datatree` reads.
+
+    What netCDF attributes cannot hold becomes what they can: mappings, and lists with text in
+    them, JSON; truth values 0 and 1; None is left out. The file is written aside and renamed, so
+    that an interrupted write leaves an older one as it was.
+
+    Raises:
+        ImportError: neither h5netcdf nor netCDF4 is installed.
+        OSError: the folder is missing or not to be written in.
+
+    Example:
+        >>> import tempfile
+        >>> draws = xr.DataTree.from_dict({"posterior": xr.Dataset({"w": ("draw", [1.0, 2.0])})})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_netcdf(draws, f"{folder}/a.nc", {"wbic": 3.5, "notes": ["a", "b"]})
+        ...     with xr.open_datatree(f"{folder}/a.nc") as found:
+        ...         float(found.attrs["wbic"]), found.attrs["notes"]
+        (3.5, '["a", "b"]')
+    """
+    path, engine = Path(path), _engine()
+    tree = xr.DataTree.from_dict(
+        {
+            **{name: node.to_dataset() for name, node in draws.children.items()},
+            **(groups or {}),
+        }
+    )
+    tree.attrs = dict(draws.attrs) | dict(attributes)
+    for node in tree.subtree:
+        node.attrs = {
+            str(name): _writable(value) for name, value in node.attrs.items() if value is not None
+        }
+    with atomic_write(path) as aside:
+        tree.to_netcdf(aside, engine=engine)
+
+
+def _engine() -> Literal["h5netcdf", "netcdf4"]:
+    if importlib.util.find_spec("h5netcdf"):
+        return "h5netcdf"
+    if importlib.util.find_spec("netCDF4"):
+        return "netcdf4"
+    raise ImportError("netCDF files need h5netcdf: pip install 'ppl-fe[netcdf]'")
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    if isinstance(value, Tensor | np.ndarray):
+        value = np.asarray(value).tolist()
+    if isinstance(value, list | tuple):
+        numbers = len(value) > 0 and all(
+            isinstance(entry, int | float) and not isinstance(entry, bool) for entry in value
+        )
+        return list(value) if numbers else json.dumps(list(value))
+    return json.dumps(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,272 @@
+"""Draws as they come: from chains to an `xarray.DataTree` in ArviZ's schema."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.record.running_moments import RunningMoments
+from ppl_fe.inference.record.zarr_store import Arrays, Store, dimension_names
+from ppl_fe.inference.step.step_function import Statistics
+from ppl_fe.inference.step.temperature import Blocks
+
+NUM_SUBSET, NUM_PROJECTIONS = 100, 16
+BLOCK_VALUES = 2**20
+
+
+class Projection:
+    """A fixed random subset of coordinates and fixed random projections of a large site.
+
+    Coordinate i goes to projection i mod 16 with a random sign: Σ ±w_i/√(D/16). Each sees a
+    sixteenth of the coordinates; a byte a coordinate is kept, not sixteen floats.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.places = torch.tensor(sorted(random.Random(size).sample(range(size), NUM_SUBSET)))
+        generator = torch.Generator().manual_seed(size)
+        signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
+        self.signs = signs.mul_(2).sub_(1).to(device)
+
+    def reduce(self, name: str, value: Tensor) -> Arrays:
+        """Values (C, S, *shape) -> the subset (C, S, 100) and the projections (C, S, 16)."""
+        flat = value.flatten(2)
+        sums = flat.new_zeros((*flat.shape[:2], NUM_PROJECTIONS))
+        pieces = zip(
+            torch.split(flat, BLOCK_VALUES, -1), torch.split(self.signs, BLOCK_VALUES), strict=True
+        )
+        for values, signs in pieces:  # in blocks: no copy of all the draws
+            missing = -len(signs) % NUM_PROJECTIONS
+            signed = torch.nn.functional.pad(values * signs, (0, missing))
+            sums += signed.reshape(*flat.shape[:2], -1, NUM_PROJECTIONS).sum(-2)
+        return {
+            name: flat[..., self.places].cpu().numpy(),
+            f"{name}_projection": (sums * (NUM_PROJECTIONS / len(self.signs)) ** 0.5).cpu().numpy(),
+        }
+
+
+# Above this many values a site's draws are kept for a fixed random subset of its coordinates
+# and a few random projections only.
+LARGEST_KEPT = 10**7
+FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
+STATISTICS = (
+    "lp",
+    "loss",
+    "gradient_norm",
+    "step_size",
+    "configurational_temperature",
+    "stiff_temperature",
+)
+MOMENTS = ("mean", "sd", "r_hat", "ess")
+
+
+class Recorder:
+    """Collects kept draws in blocks; a block goes to memory and, with a store, to disk.
+
+    Args:
+        density: gives the sites and their transforms.
+        blocks: the runs of coordinates whose temperature is followed.
+        num_chains, num_samples: C and S.
+        store: where draws go on disk.
+        num_groups: equal consecutive groups of chains, each with a target (and moments) of its own.
+        has_momentum: whether the sampler has a kinetic temperature to keep.
+    """
+
+    def __init__(
+        self,
+        density: Density,
+        blocks: Blocks,
+        num_chains: int,
+        num_samples: int,
+        store: Store | None = None,
+        num_groups: int = 1,
+        has_momentum: bool = False,
+    ) -> None:
+        self.density, self.store, self.num_draws = density, store, 0
+        self._num_groups = num_groups
+        size, dtype, device = density.num_parameters, density.dtype, density.device
+        self._block = max(1, min(256, num_samples, BLOCK_VALUES // (num_chains * size)))
+        self._positions = torch.empty((num_chains, self._block, size), dtype=dtype, device=device)
+        self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
+        self._subsets = {
+            site.name: Projection(site.size, density.device)
+            for site in (*density.sites, *density.deterministic)
+            if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
+        }
+        self._names = list(blocks)
+        sizes = [block.stop - block.start for block in blocks.values()]
+        self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
+        self._scalars = STATISTICS + ("kinetic_temperature",) * has_momentum
+        rows = len(self._scalars) + (len(blocks) if len(blocks) > 1 else 0)
+        self._statistics = torch.empty((self._block, num_chains, rows), dtype=dtype, device=device)
+        self._filled = 0
+        self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
+        self._last_flush = time.monotonic()
+
+    def add(
+        self,
+        position: Tensor,
+        statistics: Statistics,
+        loss: Tensor,
+        virials: Tensor,
+        step_size: Tensor,
+        kinetic_temperature: Tensor | None = None,
+    ) -> bool:
+        """Keep one draw of every chain and say whether it, and all before it, went to the store.
+
+        Args:
+            position: (C, D); statistics, step size and kinetic temperature (C,) each.
+            virials: (C, L + 1) of the blocks and along the stiffest direction.
+        """
+        row, filled = self._statistics[self._filled], len(self._scalars)
+        kinetic = () if kinetic_temperature is None else (kinetic_temperature,)
+        self._positions[:, self._filled] = position
+        self.moments.add(position)
+        torch.stack(
+            (
+                statistics.log_density,
+                loss,
+                statistics.gradient_norm,
+                step_size,
+                virials[:, :-1].sum(-1) / self.density.num_parameters,
+                virials[:, -1],
+                *kinetic,
+            ),
+            -1,
+            out=row[:, :filled],
+        )
+        if row.shape[1] > filled:
+            torch.div(virials[:, :-1], self._sizes[:-1], out=row[:, filled:])
+        self._filled += 1
+        self.num_draws += 1
+        late = self.store is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
+        if self._filled == self._block or late:
+            self.flush()
+            return self.store is not None
+        return False
+
+    def flush(self) -> None:
+        """Move the block of draws out of the buffer."""
+        if not self._filled:
+            return
+        self._last_flush = time.monotonic()
+        posterior: Arrays = {}
+        for name, value in self.density.constrain(self._positions[:, : self._filled]).items():
+            if name in self._subsets:
+                posterior |= self._subsets[name].reduce(name, value)
+            else:
+                posterior[name] = np.array(_numpy(value))  # a copy: the buffer is used again
+        # (S', C, rows) -> rows of (C, S')
+        rows = np.array(_numpy(self._statistics[: self._filled].permute(2, 1, 0)))
+        count = len(self._scalars)
+        stats = dict(zip(self._scalars, rows[:count], strict=True))
+        if len(rows) > count:
+            stats["block_temperature"] = np.moveaxis(rows[count:], 0, -1)
+        groups = {"posterior": posterior, "sample_stats": stats}
+        for group, arrays in groups.items():
+            self._kept[group].append(arrays)
+        if self.store is not None:
+            self.store.append(groups)
+        self._filled = 0
+
+    def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:
+        """Go on after the draws that a store holds."""
+        for group, arrays in draws.items():
+            self._kept[group] = [arrays]
+            self.num_draws = next(iter(arrays.values())).shape[1]
+        self.moments.restore(moments)
+
+    def contents(self) -> tuple[dict[str, Arrays], dict[str, Tensor]]:
+        """What `restore` takes: all draws so far, and the sums of their moments."""
+        self.flush()
+        draws = {
+            group: {name: np.concatenate([b[name] for b in blocks], axis=1) for name in blocks[0]}
+            for group, blocks in self._kept.items()
+        }
+        return draws, self.moments.state()
+
+    def losses(self) -> NDArray[Any]:
+        """(C, S) mean minibatch losses of the draws kept so far."""
+        blocks = [block["loss"] for block in self._kept["sample_stats"]]
+        recent = _numpy(self._statistics[: self._filled, :, STATISTICS.index("loss")].T)
+        return np.concatenate([*blocks, recent], axis=1)
+
+    def finish(
+        self, failed: Mapping[int, str], attributes: Mapping[str, Any], *, complete: bool = True
+    ) -> xr.DataTree:
+        """All draws as a DataTree, without the chains that failed; closes the store.
+
+        To the attributes it adds `tuned_measured_temperature` (C,), along the stiffest direction.
+        """
+        draws, _ = self.contents()
+        good = [chain for chain in range(len(self._positions)) if chain not in failed]
+        attrs = {name: plain(value) for name, value in attributes.items()}
+        measured = np.full(len(self._positions), np.nan)
+        measured[good] = draws["sample_stats"]["stiff_temperature"][good].mean(1)
+        attrs["tuned_measured_temperature"] = measured.tolist()
+        groups = {
+            group: self._dataset({name: v[good] for name, v in arrays.items()}, good, attrs)
+            for group, arrays in draws.items()
+        }
+        groups["moments"] = self._moments(good)
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs.update(attrs)
+        if self.store is not None:
+            self.store.finish(tree, complete=complete)
+        return tree
+
+    def _dataset(self, arrays: Arrays, chains: list[int], attrs: dict[str, Any]) -> xr.Dataset:
+        data = {
+            name: (dimension_names(name, values.ndim), values) for name, values in arrays.items()
+        }
+        draws = np.arange(next(iter(arrays.values())).shape[1])
+        coords: dict[str, Any] = {"chain": chains, "draw": draws}
+        if "block_temperature" in arrays:
+            coords["block"] = self._names
+        for name, subset in self._subsets.items():
+            if name in arrays:
+                coords[f"{name}_dim_0"] = _numpy(subset.places)
+        return xr.Dataset(data, coords=coords, attrs=attrs)
+
+    def _moments(self, chains: list[int]) -> xr.Dataset:
+        """Site -> (moment, *shape) on unconstrained space; (group, moment, *shape) of several."""
+        each = len(self._positions) // self._num_groups
+        tables = []
+        for group in range(self._num_groups):
+            own = [chain for chain in chains if chain // each == group]
+            if own:
+                found = self.moments.summary(own)
+                tables.append(torch.stack([getattr(found, name) for name in MOMENTS]))
+            else:
+                shape = (len(MOMENTS), self.density.num_parameters)
+                tables.append(torch.full(shape, torch.nan, dtype=self.density.dtype))
+        table, lead = torch.stack(tables), ["group", "moment"]
+        if self._num_groups == 1:
+            table, lead = table[0], lead[1:]
+        data = {}
+        for name, values in self.density.split(table).items():
+            own_dimensions = [f"{name}_dim_{k}" for k in range(values.dim() - len(lead))]
+            data[name] = ((*lead, *own_dimensions), _numpy(values))
+        return xr.Dataset(data, coords={"moment": list(MOMENTS)})
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON, zarr and netCDF attributes can hold."""
+    if isinstance(value, Tensor | np.ndarray):
+        return np.asarray(value).tolist()
+    if isinstance(value, bool):
+        return int(value)
+    return json.dumps(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,62 @@
+"""Chains that are no longer finite: which, since when, and what to do."""
+
+from __future__ import annotations
+
+import torch
+
+from ppl_fe.inference.step.chains import Chains
+from ppl_fe.inference.warmup.curvature import largest_stable_step, stiffest
+
+
+class NoChainLeftError(FloatingPointError):
+    """No chain is left; `failed` says of each why."""
+
+    def __init__(self, message: str, failed: dict[int, str]) -> None:
+        super().__init__(message)
+        self.failed = failed
+
+
+def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
+    """Chain -> the step at which its gradient was first not finite, and in which blocks.
+
+    The steps themselves keep the record, so no look is needed while they run.
+    """
+    totals, names = chains.totals, list(chains.blocks)
+    found = {}
+    for chain in torch.nonzero(totals.failed_at >= 0)[:, 0].tolist():
+        step = int(totals.failed_at[chain])
+        when = f"warm-up step {step}" if step < warmup_steps else f"step {step - warmup_steps}"
+        where = [names[k] for k in torch.nonzero(totals.failed_blocks[chain])[:, 0].tolist()]
+        everywhere = len(where) == len(names)
+        blocks = "every site" if everywhere and len(names) > 1 else ", ".join(where)
+        found[chain] = f"the gradient of {blocks} was not finite at {when}"
+    return found
+
+
+def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:
+    """Raise when no chain is left, with the largest step that the start would have allowed.
+
+    Raises:
+        NoChainLeftError: as it says.
+    """
+    if len(failed) < chains.num_chains:
+        return
+    used = chains.settings["step_size"].max().item()
+    chains.start_at(chains.start)
+    curvature = stiffest(chains).curvature
+    largest = largest_stable_step(chains.dynamics, curvature, chains.settings).min().item()
+    advice = "check the data and the starts"
+    if curvature.isfinite().all() and largest < 0.999 * used:
+        advice = (
+            f"the largest curvature at the start, {curvature.max().item():.3g}, allows steps up to "
+            f"{largest:.3g}: use a smaller step_size, or 'auto'"
+        )
+    elif curvature.isfinite().all():
+        advice = (
+            f"the start would allow a step of {largest:.3g}, so the chains met larger curvatures "
+            "later: use a smaller step_size, or 'auto', and check the data"
+        )
+    raise NoChainLeftError(
+        f"every chain became non-finite at step size {used:.3g}: chain 0, {failed[0]}; {advice}",
+        failed,
+    )

@@ -1,0 +1,128 @@
+"""One process a chain, for networks and programs that gain nothing from chains side by side."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.record.zarr_store import Arrays
+from ppl_fe.inference.run.failed_chains import NoChainLeftError
+
+
+class Part(NamedTuple):
+    """What a chain's process sends back: draws (1, S, ...), sums of moments, facts.
+
+    Or, of a chain that failed, why, and what to say if no other is left.
+    """
+
+    draws: dict[str, Arrays]
+    moments: dict[str, Tensor]
+    facts: dict[str, Any]
+    failure: str = ""
+    message: str = ""
+
+
+class Joined(NamedTuple):
+    """The same of all chains, (C, S, ...), and which have failed."""
+
+    draws: dict[str, Arrays]
+    moments: dict[str, Tensor]
+    facts: dict[str, Any]
+    failed: dict[int, str]
+
+
+Draw = Callable[[int], Part]
+_draw: Draw | None = None  # inherited by the forked processes: a model needs no pickling
+
+
+def in_processes(draw: Draw, num_chains: int) -> list[Part]:
+    """Run `draw` for every chain, in as many processes at once as there are cores.
+
+    Raises:
+        RuntimeError: a platform that cannot fork.
+    """
+    global _draw
+    if "fork" not in multiprocessing.get_all_start_methods():
+        raise RuntimeError(
+            "chain_method='parallel' forks the process, which this platform cannot; "
+            "use 'vectorized' or 'sequential'"
+        )
+    _draw = draw
+    try:
+        with ProcessPoolExecutor(
+            min(num_chains, os.cpu_count() or 1), multiprocessing.get_context("fork")
+        ) as pool:
+            return list(pool.map(_in_child, range(num_chains)))
+    finally:
+        _draw = None
+
+
+def _in_child(chain: int) -> Part:
+    torch.set_num_threads(1)  # the processes are the parallelism
+    assert _draw is not None
+    try:
+        return _draw(chain)
+    except FloatingPointError as error:
+        reason = error.failed[0] if isinstance(error, NoChainLeftError) else str(error)
+        return Part({}, {}, {}, reason, str(error))
+
+
+def of_chain(density: Density, chain: int) -> Density:
+    """The density with the keyword arguments of one chain, which needs no `vmap`."""
+    own = density.run_as(vectorized=False)
+    own.chain_kwargs = {name: v[chain : chain + 1] for name, v in density.chain_kwargs.items()}
+    return own
+
+
+def chain_seed(seed: int, chain: int) -> int:
+    """A seed of its own for each chain's process."""
+    return (seed * 1_000_003 + 7919 * (chain + 1)) % 2**31
+
+
+def joined(parts: Sequence[Part]) -> Joined:
+    """All chains side by side; a failed one is there as zeros, to be left out by its number.
+
+    Raises:
+        FloatingPointError: every chain has failed.
+    """
+    good = [part for part in parts if not part.failure]
+    if not good:
+        raise FloatingPointError(parts[0].message)
+    model = good[0]
+    draws = {
+        group: {
+            name: np.concatenate(
+                [p.draws[group][name] if p.draws else np.zeros_like(values) for p in parts]
+            )
+            for name, values in arrays.items()
+        }
+        for group, arrays in model.draws.items()
+    }
+    moments = {
+        name: values
+        if name == "draws"
+        else torch.cat(
+            [p.moments[name] if p.moments else torch.zeros_like(values) for p in parts], -2
+        )
+        for name, values in model.moments.items()
+    }
+    failed = {chain: part.failure for chain, part in enumerate(parts) if part.failure}
+    return Joined(draws, moments, _facts([part.facts for part in parts], model.facts), failed)
+
+
+def _facts(each: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
+    """What tuning found, chain after chain; all else as the first good chain has it."""
+    return {
+        name: torch.cat([facts.get(name, torch.full_like(value, torch.nan)) for facts in each])
+        if isinstance(value, Tensor)
+        else value
+        for name, value in model.items()
+    }

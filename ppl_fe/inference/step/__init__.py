@@ -1,0 +1,12 @@
+"""What a step is: from the gradient to the next position of all chains.
+
+gradients.py      estimators of the gradient
+dense_metric.py   whitened coordinates, for a dense metric
+temperature.py    the configurational temperature
+step_function.py  all of these as one function of tensors
+compile.py        that function as a graph, compiled or not
+graph_passes.py   rewrites of the graph that make it faster
+random_stream.py  noise, index sets, minibatches
+chains.py         the state of all chains and the step that moves them
+batchable.py      programs that cannot be batched over chains
+"""

@@ -1,0 +1,207 @@
+"""One function of tensors, three ways to run it: eager, as a traced graph, compiled.
+
+`torch.compile` straight on Pyro code breaks the graph at every handler. Tracing the batched step
+to ATen operations first (`make_fx`) leaves one graph of plain tensor arithmetic, which also runs
+faster uncompiled; Inductor then compiles that graph directly, without the guards of `torch.compile`
+and the layers that autograd would want, both of which cost every call. Inductor keeps what it
+compiled on disk, so that another run of the same shapes starts warm.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functionalize
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from ppl_fe.inference.step.graph_passes import (
+    inline_literals,
+    name_chosen_places,
+    spread_single_writes,
+    turn_narrow_products,
+)
+
+TensorFunction = Callable[..., Sequence[Tensor]]
+CompileMode = Literal["auto", "compiled", "traced", "eager"]
+
+# A cold compilation of a small step takes 5 to 25 s on two cores and makes it two to ten
+# times faster (benchmarks/step.py): it pays when the traced graph would run longer than this.
+WORTH_COMPILING_SECONDS = 20.0
+
+# The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
+OPTIONS: dict[str, Any] = {"size_asserts": False}
+# a·b + c as one instruction, which Inductor forbids the C++ compiler unless told. It pays where
+# arithmetic is what takes the time; samplers of a model mostly wait for products of matrices.
+FUSED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+
+COMPILE_MODES = ("auto", "compiled", "traced", "eager")
+
+
+# What the tracer says of a program that takes numbers out of tensors.
+LEAVES_TORCH = ("get value out of a tracing tensor", "Tensor that doesn't have storage")
+
+
+class ReadConstants(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """`.item()`, `int(...)` and `if` on a tensor that is no chain's own give its value for good.
+
+    Under `vmap` whatever differs between chains refuses to be read, so that what is left is the
+    same at every step: the data, as in `num_groups = int(group.max()) + 1`.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            with disable_proxy_modes_tracing():
+                return func(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def trace(
+    function: TensorFunction, example: Sequence[Tensor], *, read_constants: bool = False
+) -> GraphModule:
+    """The function's graph of ATen operations for inputs of these shapes.
+
+    Args:
+        function: of tensors.
+        example: inputs; with `read_constants` those which `vmap` does not batch never change.
+
+    Raises:
+        ValueError: the function takes numbers out of tensors that do change.
+    """
+
+    def reading(*leaves: Tensor) -> Sequence[Tensor]:
+        with ReadConstants():  # type: ignore[no-untyped-call]
+            return function(*leaves)
+
+    try:
+        with torch.no_grad():
+            graph = make_fx(reading if read_constants else function)(*example)
+    except RuntimeError as error:
+        refuse_leaving_torch(error)
+        raise
+    inline_literals(graph)
+    name_chosen_places(graph)
+    turn_narrow_products(graph)
+    spread_single_writes(graph)
+    graph.eval()
+    return graph
+
+
+def refuse_leaving_torch(error: RuntimeError) -> None:
+    """Word anew what torch says of programs that go through NumPy or Python numbers.
+
+    Raises:
+        ValueError: the error is of such a program.
+    """
+    if any(sign in str(error) for sign in LEAVES_TORCH):
+        raise ValueError(
+            "the model takes values out of tensors (.numpy(), .tolist(), .item(), int(...), `if`), "
+            "so that its step makes no graph; compute what depends on data alone before the model "
+            "is called and pass it as an argument, and the rest by torch's own functions"
+        ) from error
+
+
+def compile_graph(
+    graph: GraphModule, example: Sequence[Tensor], *, fused: bool = False
+) -> TensorFunction:
+    """Compile a traced graph; without a C++ compiler, or if Inductor fails, the graph itself.
+
+    The failure is told once as a warning: the draws are the same, only slower. fused: as `build`.
+    """
+    if example[0].device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        _notice("no C++ compiler was found (g++, clang++ or c++)")
+        return graph
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # Torch's own deprecations would pass for a failure where warnings are errors.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            compiled = _by_inductor(graph, example, OPTIONS | FUSED if fused else OPTIONS)
+            compiled(*example)
+    except Exception as error:  # the compiler may fail in any way; the graph is an equal twin
+        _notice(f"{type(error).__name__}: {error}".splitlines()[0])
+        return graph
+    return compiled
+
+
+def _by_inductor(
+    graph: GraphModule, example: Sequence[Tensor], options: dict[str, Any]
+) -> TensorFunction:
+    """Inductor's kernels, called without the layers that serve autograd: 4 µs a call."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = [shapes.from_tensor(leaf, static_shapes=True) for leaf in example]
+    with shapes:
+        functional = make_fx(functionalize(graph), decomposition_table=select_decomp_table())(*fake)
+    with config.patch(options):
+        joint_graph_passes(functional)
+        kernels = compile_fx_inner(functional, fake, is_inference=True)
+
+    def compiled(*leaves: Tensor) -> Sequence[Tensor]:
+        found: Sequence[Tensor] = kernels(list(leaves))
+        return found
+
+    return compiled
+
+
+def _notice(reason: str) -> None:
+    warnings.warn(
+        f"running uncompiled: {reason}. Draws are unaffected; "
+        "pass compile='traced' to silence this.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def predicted_seconds(graph: GraphModule, example: Sequence[Tensor], num_calls: int) -> float:
+    """Seconds the traced graph would need: 4 µs an operation and 20 GFLOP/s.
+
+    Counted, not timed, so that the same program always runs the same way: a compiled step rounds
+    differently from a traced one, and a choice by the clock would make draws irreproducible.
+    """
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        graph(*example)
+    return num_calls * (4e-6 * len(graph.graph.nodes) + counter.get_total_flops() / 2e10)
+
+
+def build(
+    function: TensorFunction,
+    example: Sequence[Tensor],
+    mode: CompileMode,
+    num_calls: int,
+    *,
+    read_constants: bool = False,
+    fused: bool = False,
+) -> tuple[TensorFunction, CompileMode]:
+    """The function run in the mode asked for, and the mode that "auto" came to.
+
+    `read_constants` and errors are those of `trace`. fused: compiled, a·b + c is rounded once and
+    not twice.
+    """
+    if mode not in COMPILE_MODES:
+        raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")
+    if mode == "eager":
+        return function, "eager"
+    graph = trace(function, example, read_constants=read_constants)
+    if mode == "auto":
+        worth = predicted_seconds(graph, example, num_calls) > WORTH_COMPILING_SECONDS
+        mode = "compiled" if worth else "traced"
+    if mode == "compiled":
+        compiled = compile_graph(graph, example, fused=fused)
+        return compiled, "traced" if compiled is graph else "compiled"
+    return graph, "traced"

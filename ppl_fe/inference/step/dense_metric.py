@@ -1,0 +1,123 @@
+"""A dense metric: chains that live in whitened coordinates u, w = c + L u.
+
+Every sampler may run in u without knowing it: its gradient is Lᵀ∇log p(c + Lu), and its target the
+same posterior. With L Lᵀ near the posterior covariance all curvatures are near one, whatever the
+condition number in w, and SGLD in u is SGLD in w with the dense preconditioner G = LLᵀ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.full_data import full_data_terms
+
+MOST_PARAMETERS = 1000  # D² numbers a chain, and a D × D factorisation now and then
+NEWTON_STEPS = 200
+SHRINKAGE = 10.0  # and one a parameter: draws that the present metric counts for
+
+
+class LinearMap(NamedTuple):
+    """w = c + L u: origin c (C, D), factor L (C, D, D)."""
+
+    origin: Tensor
+    factor: Tensor
+
+    def to_position(self, u: Tensor) -> Tensor:
+        """(C, D) -> (C, D)."""
+        return self.origin + self.to_displacement(u)
+
+    def to_displacement(self, u: Tensor) -> Tensor:
+        """L u: a difference of two u becomes that of their positions."""
+        return (self.factor @ u[..., None])[..., 0]
+
+    def to_gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient with respect to u of a function whose gradient in w is given."""
+        return (self.factor.mT @ gradient[..., None])[..., 0]
+
+    def from_position(self, w: Tensor) -> Tensor:
+        """The inverse of `to_position`."""
+        solved: Tensor = torch.linalg.solve(self.factor, (w - self.origin)[..., None])
+        return solved[..., 0]
+
+    def refine(self, u: Tensor, num_effective: float) -> LinearMap:
+        """The map in whose coordinates draws u (S, D) of all chains have unit covariance.
+
+        The sample covariance is shrunk towards the identity, so that few draws leave the map as
+        it was, or many that hardly moved: `num_effective` says what they count for.
+        """
+        count = min(num_effective, len(u))
+        prior = SHRINKAGE + u.shape[-1]
+        identity = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+        seen = torch.cov(u.T).reshape(identity.shape)
+        covariance = (count * seen + prior * identity) / (count + prior)
+        share = count / (count + prior)
+        return LinearMap(
+            self.to_position((share * u.mean(0)).expand_as(self.origin)),
+            self.factor @ torch.linalg.cholesky(covariance),
+        )
+
+
+def at_the_mode(density: Density, start: Tensor) -> LinearMap:
+    """c at a mode of the posterior on unconstrained space, LLᵀ its inverse negative Hessian.
+
+    Damped Newton steps (Levenberg-Marquardt) on all the data from the first chain's start, and one
+    map for all chains. Directions in which −log p is flat or bends down get the size of their
+    curvature, as in saddle-free Newton.
+
+    Args:
+        start: (C, D) positions.
+
+    Raises:
+        ValueError: more than a thousand parameters, or minibatches drawn elsewhere.
+    """
+    if density.num_parameters > MOST_PARAMETERS:
+        raise ValueError(
+            f"metric='dense' holds D² numbers, and the model has D = {density.num_parameters} "
+            f"(at most {MOST_PARAMETERS}); use fe.PSGLD, whose metric is diagonal"
+        )
+    own = tuple(value[0] for value in density.chain_values)
+
+    def energy(w: Tensor) -> Tensor:
+        return -full_data_terms(density, w, own, density.tensors).log_density
+
+    w, damping = start[0], 1.0
+    with torch.no_grad():
+        value = energy(w)
+        for _ in range(NEWTON_STEPS):
+            slope = torch.func.grad(energy)(w)
+            sizes, axes = _curvatures(energy, w)
+            move = axes @ ((axes.T @ slope) / (sizes * (1 + damping)))
+            there = energy(w - move)
+            if torch.isfinite(there) and there <= value:
+                gain, value, w = (value - there).item(), there, w - move
+                damping = 0.1 * damping if damping > 1e-6 else 0.0
+                if damping == 0 and gain < 1e-6:
+                    break
+            elif damping > 1e10:
+                break
+            else:
+                damping = max(10 * damping, 1e-3)
+        sizes, axes = _curvatures(energy, w)
+    factor = axes * sizes.rsqrt()
+    return LinearMap(w.expand_as(start).clone(), factor.expand(len(start), -1, -1).clone())
+
+
+def _curvatures(energy: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
+    """Sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
+
+    Scaled to a unit diagonal first: an eigenvalue is only as good as the rounding of the largest,
+    and coordinates in different units differ by more than that.
+    """
+    # Reverse over reverse: forward mode promotes dtypes in some densities.
+    hessian = torch.func.jacrev(torch.func.grad(energy))(w)
+    diagonal = hessian.diagonal().abs()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+    values, vectors = torch.linalg.eigh(scale[:, None] * hessian * scale)
+    sizes = values.abs()
+    floor = len(w) * torch.finfo(w.dtype).eps * sizes.max()
+    return sizes.maximum(floor), scale[:, None] * vectors

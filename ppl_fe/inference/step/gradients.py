@@ -1,0 +1,121 @@
+"""Estimators of the gradient of a log-density, apart from the dynamics that use them.
+
+Each is a pure function of (positions (C, D), `Batch`, anchor) and returns an `Evaluation`; each
+combines with every sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Density, Indices, Tensors, Terms
+from ppl_fe.inference.program.full_data import full_data_terms, weighted_chunks
+
+
+class Batch(NamedTuple):
+    """The data that a gradient is taken on: index sets into the tensors, and each chain's own."""
+
+    indices: Indices
+    chain_values: Tensors
+    tensors: Tensors
+
+
+class Evaluation(NamedTuple):
+    """gradient (C, D); log_density (C,); log_likelihood (C,), all at the same positions."""
+
+    gradient: Tensor
+    log_density: Tensor
+    log_likelihood: Tensor
+
+
+class Anchor(NamedTuple):
+    """Where control variates are taken: positions (C, D) and the exact evaluation there."""
+
+    position: Tensor
+    gradient: Tensor
+    log_density: Tensor
+    log_likelihood: Tensor
+
+
+Estimator = Callable[[Tensor, Batch, Anchor | None], Evaluation]
+
+
+def minibatch(density: Density) -> Estimator:
+    """ĝ(w) = ∇[log prior + (N/B) Σ_{i∈batch} log p(y_i | w)], unbiased for uniform index draws."""
+    return _gradient_of(density, density)
+
+
+def full_data(density: Density) -> Estimator:
+    """The exact gradient over minibatches that cover the data; the index sets are ignored."""
+    return _gradient_of(
+        density, lambda point, _, own, data: full_data_terms(density, point, own, data)
+    )
+
+
+def _gradient_of(density: Density, terms: Callable[..., Terms]) -> Estimator:
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        gradient, found = density.batched_gradient(terms, position, *batch)
+        return Evaluation(gradient, found.log_density, found.log_likelihood)
+
+    return estimate
+
+
+def control_variate(density: Density) -> Estimator:
+    """ĝ(w) = ∇log p(ŵ) + [∇log p̂(w) − ∇log p̂(ŵ)], both estimates on the same minibatch.
+
+    Unbiased for every anchor ŵ; the variance falls with |w − ŵ|² (Baker et al. 2019, Control
+    variates for stochastic gradient MCMC; Nagapetyan et al. 2017). The log-density and the
+    log-likelihood are corrected in the same way. A step costs two gradients.
+    """
+    plain = minibatch(density)
+
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        here = plain(position, batch, None)
+        if anchor is None:  # no minibatches: nothing to correct
+            return here
+        there = plain(anchor.position, batch, None)
+        exact = Evaluation(*anchor[1:])
+        return Evaluation(*(a + (b - c) for a, b, c in zip(exact, here, there, strict=True)))
+
+    return estimate
+
+
+def accumulated(estimator: Estimator, num_micro_batches: int) -> Estimator:
+    """The mean of the estimates on K micro-batches, one after another: index sets (C, K·B).
+
+    The same law as one minibatch of K·B, in the memory of one of B.
+    """
+
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        parts = zip(*(ix.chunk(num_micro_batches, -1) for ix in batch.indices), strict=True)
+        found = [estimator(position, batch._replace(indices=part), anchor) for part in parts]
+        return Evaluation(*(torch.stack(values).mean(0) for values in zip(*found, strict=True)))
+
+    return estimate
+
+
+def exact_evaluation(density: Density, position: Tensor) -> Evaluation:
+    """The evaluation at (C, D) on all the data, chunk after chunk: once, in a minibatch's memory.
+
+    The sums are float64: what they lose, every later step would inherit.
+    """
+    plain = minibatch(density)
+    weights, chunks = weighted_chunks(density)
+    sums = [torch.zeros_like(position, dtype=torch.float64)] + [
+        torch.zeros(len(position), dtype=torch.float64, device=position.device) for _ in range(2)
+    ]
+    with torch.no_grad():
+        for number, weight in enumerate(weights.tolist()):
+            subset = tuple(ix[number].expand(len(position), -1) for ix in chunks)
+            batch = Batch(subset, density.chain_values, density.tensors)
+            part = plain(position, batch, None)
+            for total, value in zip(sums, part, strict=True):
+                total += weight * value
+    return Evaluation(*(total.to(position.dtype) for total in sums))
+
+
+ESTIMATORS = {"minibatch": minibatch, "full_data": full_data, "control_variate": control_variate}

@@ -1,0 +1,1 @@
+"""Small problems that several tests share."""

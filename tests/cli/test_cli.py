@@ -1,0 +1,254 @@
+"""The shell command: exit status, files, and messages that name the option."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from cases.runs import gaussian, run
+from cases.shell import enter
+from safetensors.torch import save_file
+
+import ppl_fe as fe
+from ppl_fe.cli import main
+from ppl_fe.cli.factories import load_factory
+from ppl_fe.version import __version__
+
+FACTORIES = """
+import torch
+from torch import nn
+
+def network():
+    return nn.Linear(3, 1, bias=False)
+
+def deeper():
+    return nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 1))
+
+def data():
+    return torch.randn(50, 3, generator=torch.Generator().manual_seed(1)), torch.zeros(50)
+
+def held_out():
+    return torch.ones(10, 3), torch.zeros(10)
+
+def broken():
+    raise ValueError("no such data set here")
+"""
+QUICK = ["--likelihood", "normal", "--num-samples", "30", "--warmup-steps", "30", "--thinning", "1"]
+RANK = ["rank", "--network", "factories_of_a_test:network", "--data", "factories_of_a_test:data"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a module of factories and two checkpoints."""
+    for name, size in {"a": 0.0, "b": 3.0}.items():
+        save_file({"weight": torch.full((1, 3), size)}, tmp_path / f"{name}.safetensors")
+    enter(tmp_path, "factories_of_a_test", FACTORIES, monkeypatch)
+    return tmp_path
+
+
+def rank(*arguments: str) -> int:
+    status = main([*RANK, *QUICK, *arguments])
+    del sys.modules["factories_of_a_test"]
+    return status
+
+
+def test_ranking_by_name_and_by_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rank("one=b.safetensors", "a.safetensors", "--output", "table.csv") == 0
+    table = pd.read_csv(folder / "table.csv", index_col="checkpoint", keep_default_na=False)
+    assert list(table.index) == ["a.safetensors", "one"]
+    assert (table["error"] == "").all()
+    printed = capsys.readouterr().out
+    assert printed.index("a.safetensors") < printed.index("one ")
+    assert "note: one: " in printed
+    assert "Lower WBIC is claimed to mean better transfer." in printed
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_path_with_an_equals_sign(folder: Path) -> None:
+    (folder / "lr=0.1.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
+    assert rank("lr=0.1.safetensors", "--output", "table.json") == 0
+    assert list(json.loads((folder / "table.json").read_text())) == ["lr=0.1.safetensors"]
+
+
+def test_every_option_arrives(folder: Path) -> None:
+    options = {
+        "--localization": "20",
+        "--inverse-temperature": "0.5",
+        "--batch-size": "0",
+        "--step-size": "0.001",
+        "--num-chains": "3",
+        "--seed": "7",
+        "--save-to": "draws",
+        "--held-out": "factories_of_a_test:held_out",
+        "--output": "table.json",
+    }
+    flat = [part for pair in options.items() for part in pair]
+    assert rank("a.safetensors", *flat) == 0
+    (row,) = json.loads((folder / "table.json").read_text()).values()
+    assert row["validation_loss"] == pytest.approx(0.9189385, rel=1e-6)
+    assert "geometric_complexity" not in row
+    attrs = json.loads((folder / "draws" / "0.zarr" / "zarr.json").read_text())["attributes"]
+    expected = {"localization": 20.0, "inverse_temperature": 0.5, "step_size": 0.001, "seed": 7}
+    expected |= {"num_chains": 3, "batch_size": 50, "num_samples": 30, "warmup_steps": 30}
+    assert {name: attrs[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(("head", "expected"), [([], 6.0), (["--head", "0"], 3.0)])
+def test_baselines(head: list[str], expected: float, folder: Path) -> None:
+    state = {"0.weight": torch.ones(2, 3), "1.weight": torch.zeros(1, 2), "1.bias": torch.zeros(1)}
+    save_file(state, folder / "deeper.safetensors")
+    network = ["--network", "factories_of_a_test:deeper"]
+    output = ["--output", "table.json"]
+    assert rank("deeper.safetensors", *network, "--baselines", *head, *output) == 0
+    (row,) = json.loads((folder / "table.json").read_text()).values()
+    # What enters the last layer has the Jacobian (1 1 1; 1 1 1), what enters the first is x itself.
+    assert row["geometric_complexity"] == pytest.approx(expected)
+
+
+def test_a_checkpoint_without_a_number_makes_the_status_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank("a.safetensors", "nowhere.pt", "--output", "table.csv") == 1
+    assert "error: nowhere.pt: no checkpoint at nowhere.pt" in capsys.readouterr().out
+    assert list(pd.read_csv(folder / "table.csv")["checkpoint"]) == ["a.safetensors", "nowhere.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "network"], "--network must be MODULE:FACTORY, got 'network'"),
+        (["--network", "factories_of_a_test:nothing"], "has no 'nothing'"),
+        (["--data", "no_module_of_this_name:data"], "no_module_of_this_name"),
+        (["--data", "factories_of_a_test:broken"], "no such data set here"),
+        (["--localization", "-1"], "localization must be a positive number"),
+        (["--num-chains", "0"], "num_chains"),
+        (["--output", "table.xlsx"], "--output must end in .csv or .json, got 'table.xlsx'"),
+    ],
+)
+def test_bad_options_make_the_status_two(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    assert main([*RANK, *QUICK, "a.safetensors", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("ppl-fe rank: ")
+    assert message in errors
+    assert "Traceback" not in errors
+    after = {path: path.read_bytes() for path in folder.glob("*.*")}
+    assert after == before
+
+
+def test_an_interrupted_write_leaves_the_old_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "table.csv").write_text("the old table")
+
+    def full_disk(_: pd.DataFrame, path: Path) -> None:
+        Path(path).write_text("half a ta")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full_disk)
+    assert rank("a.safetensors", "--output", "table.csv") == 2
+    assert "no space left" in capsys.readouterr().err
+    assert (folder / "table.csv").read_text() == "the old table"
+
+
+def test_interruption_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppl_fe.free_energy.ranking.rank_checkpoints", interrupted)
+    assert rank("a.safetensors") == 130
+
+
+def test_a_factory_is_found_in_the_current_folder() -> None:
+    inputs, _ = load_factory("--data", "factories_of_a_test:data")
+    assert inputs.shape == (50, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], ["demo", "rank"]),
+        (["rank", "--help"], ["MODULE:FACTORY", "NAME=PATH", "--localization", "default 1/log n"]),
+        (["demo", "--help"], ["--output", "--seed"]),
+        (["--version"], [__version__]),
+    ],
+)
+def test_help(arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in said)
+
+
+@pytest.mark.parametrize("arguments", [[], ["rank"], ["rank", "--gamma", "1"], ["finetune"]])
+def test_a_command_line_that_cannot_be_read(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage: ppl-fe" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run.zarr"
+    run(fe.BAOAB(gaussian, step_size=0.25, friction=2.0), num_samples=60, save_to=path)
+    return path
+
+
+def test_it_prints_the_table_and_fails_with_the_run(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["diagnose", str(saved)]) == 1
+    printed = capsys.readouterr().out
+    verdict = fe.diagnose(saved)
+    assert printed == f"{verdict}\n"
+    assert "ess_bulk" in verdict.failures
+    assert "raise num_samples or thinning" in printed
+
+
+def test_what_passes_has_the_status_zero(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = fe.Diagnosis((fe.Check.below("r_hat", 1.0, 1.01, ""),))
+    monkeypatch.setattr("ppl_fe.diagnostics.diagnose", lambda *_, **__: passed)
+    assert main(["diagnose", str(saved)]) == 0
+
+
+def test_options_arrive(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", str(saved), "--difference", "20", "--superchains", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "wbic_error" in printed
+    assert "nested_r_hat" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.zarr"], "there is nothing at nowhere.zarr"),
+        (["."], "is no zarr folder"),
+        (["{saved}", "--difference", "-1"], "difference must be positive"),
+        (["{saved}", "--superchains", "3"], "must be at least 2 and divide the 4 chains"),
+        (["{saved}", "--group", "1"], "one target"),
+    ],
+)
+def test_bad_input_has_the_status_two(
+    arguments: list[str],
+    message: str,
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["diagnose", *(text.format(saved=saved) for text in arguments)]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("ppl-fe diagnose: ")
+    assert message in errors
+    assert "Traceback" not in errors
