@@ -15,13 +15,12 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.density import Density, merge_blocks
 from ppl_fe.inference.program.full_data import full_data_sums
 from ppl_fe.inference.run.one_run import check_chains, run
 from ppl_fe.inference.run.run_length import RunLength
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.step.temperature import at_most
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
@@ -147,7 +146,8 @@ def sample_local_posteriors(
             "batch_size": min(batch_size or n, n),
             "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
             "blocks": {
-                name: [block.start, block.stop] for name, block in at_most(network.slices).items()
+                name: [block.start, block.stop]
+                for name, block in merge_blocks(network.slices).items()
             },
         },
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains
@@ -21,7 +21,6 @@ from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
 from ppl_fe.inference.step.random_stream import ORDERS, Order, RandomStream, stacked_batches
-from ppl_fe.inference.step.temperature import Blocks
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning

@@ -8,7 +8,7 @@ import numpy as np
 
 from ppl_fe.diagnostics.error_bars import mean_and_error
 from ppl_fe.diagnostics.run_data import open_draws, read_run
-from ppl_fe.inference.step.temperature import at_most
+from ppl_fe.inference.program.density import merge_blocks
 from ppl_fe.plots.palette import (
     BAND,
     COLOURS,
@@ -62,7 +62,7 @@ def plot_r_hat_by_layer(draws: Any, *, group: int | None = None, axes: Axes | No
     run = read_run(open_draws(draws), group)
     layers = {
         name: found
-        for name, where in at_most(run.layers).items()
+        for name, where in merge_blocks(run.layers).items()
         if len(found := run.r_hat[where][np.isfinite(run.r_hat[where])])
     }
     if not layers:

@@ -23,7 +23,6 @@ from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.compile import CompileMode, build
 from ppl_fe.inference.step.gradients import Batch, full_data, minibatch
-from ppl_fe.inference.step.temperature import site_blocks
 from ppl_fe.models.bayestune import BayesTunePosterior, Prior
 from ppl_fe.models.centring import UNIT, centred_in_part, hangs_on_others, held, site_values
 
@@ -74,7 +73,7 @@ def settle(
     spread = (1.5 * (positions - middle).abs().median(0).values).clamp_min(1e-30)  # sd, if normal
     # A draw of a heavy-tailed scale may lie where no network is left.
     begin = middle + (positions[:num_chains] - middle).clamp(-2 * spread, 2 * spread)
-    for name, part in site_blocks(density.sites).items():
+    for name, part in density.blocks.items():
         if name in ("w", UNIT, "head"):
             begin[:, part] = torch.lerp(middle[part], begin[:, part], NEAR)
     generator = torch.Generator(begin.device).manual_seed(seed)
@@ -82,7 +81,7 @@ def settle(
     start = mean + sd * torch.empty_like(sd).normal_(generator=generator)
     if not hangs:
         return Settled(program, density.split(start))
-    part = site_blocks(density.sites)[UNIT]
+    part = density.blocks[UNIT]
     share = ((mean / sd)[:, part].abs().amin(0) > HELD).to(start.dtype)
     return _moved(make, prior, density, start, share, args)
 

@@ -1,13 +1,14 @@
-"""A Pyro program becomes a log-density on unconstrained space.
+"""A Pyro program as a log-density of one vector: its latent sites side by side, unconstrained.
 
-The density is a pure function of one position vector, the index sets of the program's
-subsampled plates, and the tensors the program was called with, so that it can be
-differentiated, batched over chains and traced. Pyro's internals are in `program.py`.
+The density is a pure function of that vector, the index sets of the program's subsampled plates,
+and the tensors that the program was called with, so it can be differentiated, batched over chains
+and traced. Pyro's internals are in `trace.py`.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -23,50 +24,36 @@ from ppl_fe.inference.program.trace import (
     Site,
     Subsample,
     TrialRunError,
-    prototype,
     run_program,
+    trial_run,
 )
-
-
-def split(sites: Sequence[Site], position: Tensor) -> dict[str, Tensor]:
-    """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
-    lead = position.shape[:-1]
-    # One split rather than a slice each: its gradient is one concatenation.
-    parts = torch.split(position, [site.size for site in sites], -1)
-    named = zip(sites, parts, strict=True)
-    return {site.name: part.reshape((*lead, *site.shape)) for site, part in named}
-
-
-def join(sites: Sequence[Site], unconstrained: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D).
-
-    Raises:
-        ValueError: other names or shapes than those of the sites.
-    """
-    names = sorted(site.name for site in sites)
-    if sorted(unconstrained) != names:
-        raise ValueError(
-            f"initial_params must name the latent sites {names}, got {sorted(unconstrained)}"
-        )
-    parts = []
-    for site in sites:
-        value = torch.as_tensor(unconstrained[site.name], dtype=dtype)
-        if tuple(value.shape[1:]) != site.shape:
-            raise ValueError(
-                f"initial_params[{site.name!r}] must have shape (num_chains, "
-                f"{', '.join(map(str, site.shape))}) on unconstrained space, "
-                f"got {tuple(value.shape)}"
-            )
-        parts.append(value.reshape(len(value), site.size))
-    return torch.cat(parts, -1)
-
 
 Tensors = tuple[Tensor, ...]
 Indices = Tensors  # into the data, one set a plate
+Blocks = Mapping[str, slice]  # names of consecutive runs of coordinates
+
+MOST_BLOCKS = 64  # a step takes one reduction a block
+
+
+def merge_blocks(blocks: Blocks, most: int = MOST_BLOCKS) -> dict[str, slice]:
+    """Merge neighbouring blocks, evenly, until there are no more than `most`.
+
+    Example:
+        >>> merge_blocks({"a": slice(0, 2), "b": slice(2, 3), "c": slice(3, 7)}, 2)
+        {'a ... b': slice(0, 3, None), 'c': slice(3, 7, None)}
+    """
+    names, size = list(blocks), -(-len(blocks) // most)
+    groups = [names[k : k + size] for k in range(0, len(names), size)]
+    return {
+        group[0] if len(group) == 1 else f"{group[0]} ... {group[-1]}": slice(
+            blocks[group[0]].start, blocks[group[-1]].stop
+        )
+        for group in groups
+    }
 
 
 class Terms(NamedTuple):
-    """What one evaluation of a program gives.
+    """The two sums that one evaluation of a program gives.
 
     log_density: log p(constrained values, data) + log |Jacobian|, with the plates' N/B scale.
     log_likelihood: the observed sites' part with the plates' scale but without any other
@@ -75,6 +62,35 @@ class Terms(NamedTuple):
 
     log_density: Tensor
     log_likelihood: Tensor
+
+
+class ProgramCall:
+    """A program with its arguments, for whose tensors others may be put in.
+
+    Args:
+        model: a Pyro program.
+        args, kwargs: what it is called with.
+
+    Attributes:
+        leaves: all arguments, those within lists and mappings one by one.
+        tensors: the tensors among them.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.model = model
+        self.leaves, self._structure = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        self._places = [k for k, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
+        self.tensors: Tensors = tuple(self.leaves[k].detach() for k in self._places)
+
+    def __call__(self, tensors: Sequence[Tensor], more: Mapping[str, Any]) -> Any:
+        """Call the program with these tensors in place of its own, and with more keywords."""
+        leaves = list(self.leaves)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
+        return self.model(*args, **kwargs, **more)
 
 
 class Density:
@@ -87,23 +103,32 @@ class Density:
     Args:
         model: a Pyro program.
         args, kwargs: what the program is called with; tensors among them become inputs of the
-            traced graph rather than constants.
+            traced graph rather than constants. Default none.
         chain_kwargs: keyword arguments that differ from chain to chain, each a tensor with a
             leading chain dimension C (an anchor a chain, an inverse temperature a chain).
+            Default none.
         data_per_chain: the tensors among the arguments are minibatches drawn elsewhere: evaluations
             get them with a leading chain dimension, and subsampled plates take them as they come.
-        vectorized: batch the program over chains with `vmap`; otherwise run chain after chain.
+            Default False.
+        vectorized: batch the program over chains with `vmap` (default); otherwise run chain after
+            chain.
 
     Attributes:
         num_parameters: D, the length of a position.
         sites: the latent sites in program order.
-        subsamples: the plates that subsample, each with its size N and subsample size B.
         num_data: n of the loss: the size of the largest plate around an observed site, or 1.
+        tensors: those among the arguments.
+        dtype, device: of a position.
+        is_static: every site's support is the real line, so that values are the position itself.
+        deterministic: the sites of `pyro.deterministic`, computed from the latent ones.
+        transforms: site name -> constrained to unconstrained values at the trial run, as Pyro's
+            kernels carry them; exact unless a support depends on another site.
+        traceable: whether the program makes one graph.
 
     Raises:
         ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
             plate; a program that fails on the data given, with the arguments to change where they
-            are no tensors or of another dtype than it wants; NaN or infinity in the arguments.
+            are no tensors or of another dtype than it needs; NaN or infinity in the arguments.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -112,8 +137,8 @@ class Density:
         ...     with pyro.plate("data", len(y)):
         ...         pyro.sample("y", dist.Normal(0.0, scale), obs=y)
         >>> density = Density(model, (torch.zeros(3),))
-        >>> density.num_parameters, density.num_data
-        (1, 3)
+        >>> density
+        Density(num_parameters=1, sites={'scale': ()}, num_data=3)
         >>> terms = density(torch.zeros(1))           # scale = exp(0) = 1, Jacobian exp(0)
         >>> round(terms.log_density.item(), 4)        # -1 - 3/2 log(2 pi)
         -3.7568
@@ -129,52 +154,129 @@ class Density:
         data_per_chain: bool = False,
         vectorized: bool = True,
     ) -> None:
-        self.model = model
         self.chain_kwargs = dict(chain_kwargs or {})
         self.data_per_chain, self.vectorized, self.traceable = data_per_chain, vectorized, True
-        leaves, self._structure = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-        self._leaves = leaves
-        self._tensor_places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        self.tensors: tuple[Tensor, ...] = tuple(leaves[i].detach() for i in self._tensor_places)
+        self.program = ProgramCall(model, args, kwargs or {})
+        self.tensors = self.program.tensors
         refuse_non_finite(self.tensors)
         first = {name: value[0] for name, value in self.chain_kwargs.items()}
         try:
-            run = prototype(
-                lambda: self._call(self.tensors, list(first.values())),
+            found = trial_run(
+                lambda: self.program(self.tensors, first),
                 self.tensors,
-                gradient=any(map(is_array, leaves)),
+                gradient=any(map(is_array, self.program.leaves)),
             )
         except TrialRunError as failed:
             raise_explained(failed, partial(model, **first), args, kwargs or {})
-        self.sites: tuple[Site, ...] = run.sites
-        self._plates: tuple[Subsample, ...] = run.subsamples
-        # Plates whose index sets are inputs; with minibatches drawn elsewhere there are none.
-        self.subsamples: tuple[Subsample, ...] = () if data_per_chain else run.subsamples
-        self.num_data: int = run.num_data
+        self.sites: tuple[Site, ...] = found.sites
+        self._plates: tuple[Subsample, ...] = found.subsamples
+        self.num_data: int = found.num_data
         self.num_parameters = sum(site.size for site in self.sites)
-        self.dtype, self.device, self.is_static = run.dtype, run.device, run.is_static
-        # Constrained -> unconstrained at the trial run, as Pyro's kernels carry them; exact
-        # unless a support depends on another site.
-        self.transforms, self.deterministic = run.transforms, run.deterministic
+        self.dtype, self.device, self.is_static = found.dtype, found.device, found.is_static
+        self.transforms, self.deterministic = found.transforms, found.deterministic
+
+    def __repr__(self) -> str:
+        sites = {site.name: site.support_shape for site in self.sites}
+        subsampled = {plate.name: (plate.subsample_size, plate.size) for plate in self._plates}
+        more = f", subsampled={subsampled}" if subsampled else ""
+        return (
+            f"Density(num_parameters={self.num_parameters}, sites={sites}, "
+            f"num_data={self.num_data}{more})"
+        )
 
     @property
-    def chain_values(self) -> tuple[Tensor, ...]:
+    def subsamples(self) -> tuple[Subsample, ...]:
+        """The plates whose index sets are inputs; none where minibatches are drawn elsewhere."""
+        return () if self.data_per_chain else self._plates
+
+    @property
+    def chain_values(self) -> Tensors:
         """The values of `chain_kwargs` in order, each (C, ...)."""
         return tuple(self.chain_kwargs.values())
+
+    @property
+    def blocks(self) -> dict[str, slice]:
+        """Where each latent site lies in a position."""
+        ends = itertools.accumulate(site.size for site in self.sites)
+        return {
+            site.name: slice(end - site.size, end)
+            for site, end in zip(self.sites, ends, strict=True)
+        }
+
+    def split(self, position: Tensor) -> dict[str, Tensor]:
+        """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
+        lead = position.shape[:-1]
+        # One split rather than a slice each: its gradient is one concatenation.
+        parts = torch.split(position, [site.size for site in self.sites], -1)
+        named = zip(self.sites, parts, strict=True)
+        return {site.name: part.reshape((*lead, *site.shape)) for site, part in named}
+
+    def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
+        """Undo `split`: site name -> (C, *unconstrained shape) becomes positions (C, D).
+
+        Raises:
+            ValueError: other names or shapes than those of the sites.
+        """
+        names = sorted(site.name for site in self.sites)
+        if sorted(unconstrained) != names:
+            raise ValueError(
+                f"initial_params must name the latent sites {names}, got {sorted(unconstrained)}"
+            )
+        parts = []
+        for site in self.sites:
+            value = torch.as_tensor(unconstrained[site.name], dtype=self.dtype)
+            if tuple(value.shape[1:]) != site.shape:
+                raise ValueError(
+                    f"initial_params[{site.name!r}] must have shape (num_chains, "
+                    f"{', '.join(map(str, site.shape))}) on unconstrained space, "
+                    f"got {tuple(value.shape)}"
+                )
+            parts.append(value.reshape(len(value), site.size))
+        return torch.cat(parts, -1).to(self.device)
 
     def __call__(
         self,
         position: Tensor,
         indices: Indices | None = None,
-        chain_values: tuple[Tensor, ...] | None = None,
-        tensors: tuple[Tensor, ...] | None = None,
+        chain_values: Tensors | None = None,
+        tensors: Tensors | None = None,
     ) -> Terms:
-        """One chain: position (D,), one index set (B,) a subsampled plate -> two scalars."""
+        """Evaluate one chain: position (D,), one index set (B,) a subsampled plate -> scalars."""
         run = self.run(position, indices, chain_values, tensors)
         return Terms(run.log_density, run.log_likelihood)
 
+    def run(
+        self,
+        position: Tensor,
+        indices: Indices | None = None,
+        chain_values: Tensors | None = None,
+        tensors: Tensors | None = None,
+    ) -> ProgramRun:
+        """Evaluate one chain as `__call__` does, and keep its values and the data's terms, too.
+
+        Args:
+            position: (D,).
+            indices: an index set (B,) for each subsampled plate; by default the first B data.
+            chain_values: those of `chain_kwargs` for this chain; by default the first chain's.
+            tensors: in place of the program's own, which are the default.
+        """
+        if not indices:
+            indices = tuple(
+                torch.arange(plate.subsample_size, device=self.device) for plate in self._plates
+            )
+        chain_values = chain_values or tuple(value[0] for value in self.chain_values)
+        named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
+        data = self.tensors if tensors is None else tensors
+        own = dict(zip(self.chain_kwargs, chain_values, strict=True))
+        return run_program(lambda: self.program(data, own), self.split(position), named)
+
     def run_as(self, *, vectorized: bool, traceable: bool = True) -> Density:
-        """The same density, batched over chains or not; `traceable` if it makes one graph."""
+        """Copy the density, to be batched over chains or not.
+
+        Args:
+            vectorized: as in the constructor.
+            traceable: whether the program makes one graph. Default True.
+        """
         twin = copy.copy(self)
         twin.vectorized, twin.traceable = vectorized, traceable
         return twin
@@ -184,8 +286,11 @@ class Density:
     ) -> Any:
         """Apply a function of one chain to all, by `vmap` or chain after chain.
 
-        Arguments whose entry of `in_dims` is 0 (trees of tensors), and the results, have a leading
-        chain dimension.
+        Args:
+            function: of one chain.
+            *arguments: trees of tensors.
+            in_dims: for each argument 0 if it has a leading chain dimension, as the results have,
+                and None if all chains share it.
         """
         if self.vectorized:
             return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
@@ -204,19 +309,21 @@ class Density:
         terms: Callable[..., Terms],
         position: Tensor,
         indices: Indices,
-        chain_values: tuple[Tensor, ...],
-        tensors: tuple[Tensor, ...],
+        chain_values: Tensors,
+        tensors: Tensors,
     ) -> tuple[Tensor, Terms]:
-        """All chains: position (C, D), indices (C, B) each -> gradient (C, D), terms (C,).
+        """Differentiate all chains: the gradient (C, D) of the log-density, and the terms (C,).
 
-        `terms` maps one chain's (position, indices, chain values, tensors) to its `Terms`.
+        Args:
+            terms: maps one chain's (position, indices, chain values, tensors) to its `Terms`.
+            position: (C, D).
+            indices: (C, B) for each subsampled plate.
+            chain_values: (C, ...) each.
+            tensors: the program's, with a leading chain dimension if `data_per_chain`.
         """
 
         def objective(
-            point: Tensor,
-            subset: Indices,
-            own: tuple[Tensor, ...],
-            data: tuple[Tensor, ...],
+            point: Tensor, subset: Indices, own: Tensors, data: Tensors
         ) -> tuple[Tensor, Terms]:
             value = terms(point, subset, own, data)
             return value.log_density, value
@@ -232,50 +339,17 @@ class Density:
         return gradient, found
 
     def constrain(self, positions: Tensor) -> dict[str, Tensor]:
-        """Positions (C, S, D) -> each latent (and deterministic) site's values (C, S, *shape)."""
+        """Map positions (C, S, D) to values (C, S, *shape) of latent and deterministic sites."""
         if self.is_static and not self.deterministic:
             return self.split(positions)
         num_chains, num_draws, _ = positions.shape
         flat = positions.flatten(0, 1)
         own = tuple(value.repeat_interleave(num_draws, 0) for value in self.chain_values)
 
-        def values(point: Tensor, own: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        def values(point: Tensor, own: Tensors) -> dict[str, Tensor]:
             return self.run(point, None, own).values
 
         with torch.no_grad():
             found = self.over_chains(values, flat, own, in_dims=(0, 0))
         lead = (num_chains, num_draws)
         return {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}
-
-    def split(self, position: Tensor) -> dict[str, Tensor]:
-        """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""
-        return split(self.sites, position)
-
-    def join(self, unconstrained: Mapping[str, Tensor]) -> Tensor:
-        """The inverse of `split`: site name -> (C, *unconstrained shape) becomes (C, D)."""
-        return join(self.sites, unconstrained, self.dtype).to(self.device)
-
-    def run(
-        self,
-        position: Tensor,
-        indices: Indices | None = None,
-        chain_values: tuple[Tensor, ...] | None = None,
-        tensors: tuple[Tensor, ...] | None = None,
-    ) -> ProgramRun:
-        """All that `__call__` sees: constrained values and the data's terms, too."""
-        if not indices:
-            indices = tuple(
-                torch.arange(plate.subsample_size, device=self.device) for plate in self._plates
-            )
-        chain_values = chain_values or tuple(value[0] for value in self.chain_values)
-        named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
-        data = self.tensors if tensors is None else tensors
-        return run_program(lambda: self._call(data, chain_values), self.split(position), named)
-
-    def _call(self, tensors: Sequence[Tensor], chain_values: Sequence[Tensor]) -> Any:
-        leaves = list(self._leaves)
-        for place, tensor in zip(self._tensor_places, tensors, strict=True):
-            leaves[place] = tensor
-        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
-        own = dict(zip(self.chain_kwargs, chain_values, strict=True))
-        return self.model(*args, **kwargs, **own)

@@ -1,8 +1,8 @@
-"""Arguments of the wrong kind, named when a program's trial run fails on them; none is ever cast.
+"""Name the arguments to change when a program's trial run fails on them; none is ever cast.
 
 Arrays and data frames are no tensors, float64 data do not multiply float32 weights, and some
-distributions want floats where labels are integers. Whether that is why a run failed is not
-guessed from what the failure says: the trial is run again with the arguments changed.
+distributions need floats where labels are integers. Whether that is why a run failed is not
+guessed from the error's message: the trial is run again with the arguments changed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.program.trace import TrialRunError, prototype
+from ppl_fe.inference.program.trace import TrialRunError, trial_run
 
-OF_DATA = (ValueError, IndexError, RuntimeError)  # what the data given may well have caused
-MOST_TRIALS = 32
-SHOWN_COLUMNS = 3
+OF_DATA = (ValueError, IndexError, RuntimeError)  # errors that the data may have caused
+MOST_TRIALS = 32  # runs with some of the tensors in another dtype
+SHOWN_COLUMNS = 3  # of a data frame, in a message
 
 
 def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
-    """Refuse NaN and infinity among a program's tensors, and say where."""
+    """Refuse NaN and infinity among a program's tensors.
+
+    Raises:
+        ValueError: the tensor, and how many values.
+    """
     for position, tensor in enumerate(tensors):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
@@ -36,7 +40,7 @@ def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
 
 
 def is_array(value: object) -> bool:
-    """Whether it is an array or a data frame and no tensor.
+    """Return whether a value is an array or a data frame, and no tensor.
 
     Example:
         >>> is_array(np.ones(2)), is_array(torch.ones(2)), is_array([1.0, 1.0])
@@ -54,13 +58,13 @@ def raise_explained(
     """Raise for a failed trial run, and name the arguments to change where that would help.
 
     Args:
-        failed: what `prototype` raised.
+        failed: the error of `trial_run`.
         program: the one that failed.
-        args, kwargs: what it failed on.
+        args, kwargs: what it was called with.
 
     Raises:
-        ValueError: always; but the program's own error where no change of the arguments would
-            help and it is not of a kind that data cause.
+        ValueError: always, except that a program's own error is raised where no change of the
+            arguments would help and data do not cause errors of its kind.
     """
     error = failed.error
     said = "the model failed on a trial run with the data given"
@@ -79,7 +83,7 @@ def _advice(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> list[str]:
-    """A clause for each argument that has to change for the program to run."""
+    """Write a clause for each argument that has to change for the program to run."""
     paths, structure = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
     names = [_name(path) for path, _ in paths]
     given = [leaf.detach() if isinstance(leaf, Tensor) else leaf for _, leaf in paths]
@@ -89,7 +93,7 @@ def _advice(
         args, kwargs = pytree.tree_unflatten(leaves, structure)
         try:
             with warnings.catch_warnings(action="ignore"):
-                prototype(lambda: program(*args, **kwargs), tensors, gradient=True)
+                trial_run(lambda: program(*args, **kwargs), tensors, gradient=True)
         except TrialRunError as again:
             return again.error
         except ValueError:  # it ran
@@ -109,7 +113,7 @@ def _advice(
 def _changed(
     failed: TrialRunError, run: Callable[[list[Any]], Exception | None], given: list[Any]
 ) -> list[Any]:
-    """The leaves as the program wants them, as few as possible changed; `given` if none helps."""
+    """Change as few leaves as possible for the program to run; return `given` if none helps."""
     leaves = [_as_tensor(leaf, failed.dtype) for leaf in given]
     arrays = [k for k, leaf in enumerate(leaves) if leaf is not given[k]]
     still = run(leaves) if arrays else failed.error
@@ -125,17 +129,17 @@ def _changed(
             islice(_in_dtype(leaves, torch.int64), MOST_TRIALS),
         )
         found = next((other for other in others if run(other) is None), None)
-        if found is None:  # with tensors another error may come: then both are to be mended
+        if found is None:  # with tensors another error may come: both need a change
             return leaves if str(still) != str(failed.error) else given
         leaves = found
-    for k in arrays:  # the program may have a use of its own for some of them
+    for k in arrays:  # the program may take some of them as they are
         without = [*leaves[:k], given[k], *leaves[k + 1 :]]
         leaves = without if run(without) is None else leaves
     return leaves
 
 
 def _in_dtype(leaves: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
-    """The leaves with some of the tensors in a dtype that they do not have, fewest first."""
+    """Yield the leaves with some of the tensors in another dtype, fewest changes first."""
     others = [isinstance(leaf, Tensor) and _has_exact(leaf, dtype) for leaf in leaves]
     places = [k for k, other in enumerate(others) if other]
     for count in range(1, len(places) + 1):
@@ -144,19 +148,19 @@ def _in_dtype(leaves: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
 
 
 def _has_exact(leaf: Tensor, dtype: torch.dtype) -> bool:
-    """Whether it is of another dtype, and of whole numbers if it is to be of integers."""
+    """Return whether a tensor is of another dtype, and of whole numbers if that is an integer."""
     return leaf.dtype != dtype and (dtype.is_floating_point or bool((leaf == leaf.long()).all()))
 
 
 def _by_column(value: Any, dtype: torch.dtype) -> dict[str, Any] | None:
-    """A data frame as name -> tensor, for programs that ask it for columns; None of all else."""
+    """Split a data frame into name -> tensor, for programs that read columns; None for all else."""
     if type(value).__name__ != "DataFrame" or not is_array(value):
         return None
     return {str(name): _as_tensor(column, dtype) for name, column in value.items()}
 
 
 def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
-    """An array or data frame of numbers as a tensor, floats in this dtype; all else as it is.
+    """Make a tensor of an array or data frame of numbers, floats in this dtype; leave all else.
 
     Example:
         >>> _as_tensor(np.array([0.5]), torch.float32), _as_tensor(np.array([1]), torch.float32)
@@ -182,7 +186,7 @@ def _is_frame_of_text(value: Any) -> bool:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """What an argument is called, by its place in (args, kwargs)."""
+    """Name an argument by its place in (args, kwargs)."""
     own = path[1].idx if path[0].idx == 0 else repr(path[1].key)
     return f"argument {own}{pytree.keystr(path[2:])}"
 

@@ -1,4 +1,4 @@
-"""All the data through plates that subsample, exactly."""
+"""Evaluate a density on all the data, exactly, through plates that subsample."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.program.density import Density, Indices, Terms
+from ppl_fe.inference.program.density import Density, Indices, Tensors, Terms
 from ppl_fe.inference.program.trace import Subsample
 
 
 def full_data_terms(
     density: Density,
     position: Tensor,
-    chain_values: tuple[Tensor, ...],
-    tensors: tuple[Tensor, ...],
+    chain_values: Tensors,
+    tensors: Tensors,
 ) -> Terms:
     """Evaluate one chain (D,) on all the data, whatever the plates' subsample sizes."""
     if not density.subsamples:
@@ -28,13 +28,13 @@ def full_data_terms(
 
 
 def full_data_sums(density: Density, positions: Tensor) -> Terms:
-    """(C, D) positions -> (C,) float64 terms on all the data, chunk after chunk."""
+    """Evaluate positions (C, D) on all the data, chunk after chunk -> (C,) float64 terms."""
     weights, stacked = weighted_chunks(density)
     total = Terms(*(torch.zeros(len(positions), dtype=torch.float64).to(density.device),) * 2)
     for number, weight in enumerate(weights.tolist()):
         subset = tuple(indices[number] for indices in stacked)
 
-        def value(point: Tensor, own: tuple[Tensor, ...], subset: Indices = subset) -> Terms:
+        def value(point: Tensor, own: Tensors, subset: Indices = subset) -> Terms:
             return density(point, subset, own, density.tensors)
 
         with torch.no_grad():
@@ -46,7 +46,7 @@ def full_data_sums(density: Density, positions: Tensor) -> Terms:
 
 
 def weighted_chunks(density: Density) -> tuple[Tensor, Indices]:
-    """Weights (K,) and index sets (K, B) whose weighted sum of log-densities is exact.
+    """Cover the data: weights (K,) and index sets (K, B) whose weighted sum is exact.
 
     With whole chunks of B and a remainder of r, the remainder is padded by copies of datum 0, and
     a chunk of nothing but datum 0 is taken off again: weights B/N, ..., B/N, −(B−r)/N. They sum

@@ -1,4 +1,8 @@
-"""The support of a latent site, and which sites have none that real numbers can be mapped onto."""
+"""Which sites can be sampled: supports onto which the real line maps, and plates that fit data.
+
+Each site is a node of Pyro's trace; a site that cannot be sampled is refused by its name, with
+the statement to write in its place.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ OF_MIXTURES: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
 
 
 class RefusedSiteError(ValueError):
-    """A site that cannot be sampled whatever the data; the message says what to write instead."""
+    """A site that cannot be sampled, whatever the data; the message has what to write instead."""
 
 
 def transform_of(name: str, fn: Any) -> Any:
-    """The bijection from unconstrained values onto the support of a site's distribution.
+    """Find the bijection from unconstrained values onto the support of a site's distribution.
 
     A mixture of one family has its components' support, which has to be one for all of them.
 
@@ -60,12 +64,12 @@ def transform_of(name: str, fn: Any) -> Any:
 
 
 def is_real(fn: Any) -> bool:
-    """Whether unconstrained values are the site's own."""
+    """Return whether a site's unconstrained values are its values."""
     return _is_real(fn.support)
 
 
-def likely_dtype(fn: Any, otherwise: torch.dtype) -> Tensor:
-    """Some tensor that the distribution holds, or an empty one of the other dtype."""
+def tensor_held(fn: Any, otherwise: torch.dtype) -> Tensor:
+    """Find a tensor of floats in the distribution, or make one of the other dtype."""
     base = fn
     while hasattr(base, "base_dist"):
         base = base.base_dist
@@ -111,7 +115,7 @@ def _is_real(support: Any) -> bool:
 class Rows(Tensor):
     """Row numbers that index tensors alone, as those of a traced step do.
 
-    NumPy would take them in a trial run, and fail with torch's own words when the step is traced.
+    NumPy would take plain ones in a trial run, and fail when the step is traced.
 
     Example:
         >>> rows = torch.arange(2).as_subclass(Rows)
@@ -128,8 +132,8 @@ class Rows(Tensor):
         )
 
 
-def data_size(site: Any) -> int:
-    """The entries of the largest plate around an observed site, 1 if there is none.
+def largest_plate(site: Any) -> int:
+    """Count the entries of the largest plate around an observed site, 1 if there is none.
 
     A plate without a size has as many as the site's log-densities along its dimension.
     """
@@ -140,14 +144,14 @@ def data_size(site: Any) -> int:
 
 
 def refuse_broadcast(name: str, site: Any) -> None:
-    """Refuse an observed site in plates whose log-density has another shape than they.
+    """Refuse an observed site whose log-densities have another shape than its plates.
 
     Observations (N, 1) against means (N,) make N² terms: a posterior far too narrow, about the
     mean of all data, that mixes well and passes every check of a sampler.
 
     Args:
         name: of the site.
-        site: of a trace with log-densities, where plates have their sizes.
+        site: node of a trace with log-densities, where plates have their sizes.
 
     Raises:
         ValueError: the shapes, and what to do.
@@ -176,5 +180,5 @@ def _size(frame: Any) -> int:
 
 
 def _is_unsized(frame: Any) -> bool:
-    """Whether it is of `pyro.plate(name)`, which takes any size and gives it as −1."""
+    """Return whether it is of `pyro.plate(name)`, which takes any size and gives it as −1."""
     return bool(frame.vectorized and frame.size == -1)

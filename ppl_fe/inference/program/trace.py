@@ -1,4 +1,9 @@
-"""One run of a Pyro program at given unconstrained values: handlers, transforms, checks."""
+"""Run a Pyro program at unconstrained values: handlers, transforms, and what it observes.
+
+Nothing else in the engine reads Pyro's traces. A site is a node of such a trace, and the plates
+around it are its frames. `trial_run` looks once at what a program is made of; `run_program`
+evaluates it, in every step.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +23,33 @@ from torch import Tensor
 from ppl_fe.inference.program.site_checks import (
     RefusedSiteError,
     Rows,
-    data_size,
     is_real,
-    likely_dtype,
+    largest_plate,
     refuse_broadcast,
+    tensor_held,
     transform_of,
 )
+
+
+class Site(NamedTuple):
+    """A latent site: its name, its shape on unconstrained space and on its support."""
+
+    name: str
+    shape: tuple[int, ...]
+    support_shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Coordinates that it takes in a position."""
+        return prod(self.shape)
+
+
+class Subsample(NamedTuple):
+    """A plate that looks at `subsample_size` of its `size` entries."""
+
+    name: str
+    size: int
+    subsample_size: int
 
 
 class Pointwise(NamedTuple):
@@ -37,57 +63,6 @@ class Pointwise(NamedTuple):
     axes: Mapping[str, int]
 
 
-def is_likelihood(site: Any) -> bool:
-    """Whether data were observed there; factors and deterministic values are observed in form."""
-    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not is_computed(site)
-
-
-def is_computed(site: Any) -> bool:
-    """Whether it is of `pyro.deterministic`."""
-    return isinstance(site["fn"], Delta) or bool(site["infer"].get("_deterministic", False))
-
-
-def pointwise(site: Any) -> Pointwise:
-    """A likelihood site's terms, without any `poutine.scale`."""
-    log_prob: Tensor = site["unscaled_log_prob"]
-    mask = site["mask"]
-    if mask is not None and mask is not True:
-        log_prob = torch.where(torch.as_tensor(mask), log_prob, 0.0)
-    return Pointwise(log_prob, {frame.name: frame.dim for frame in minibatch_plates(site)})
-
-
-def on_all_data(site: Any, log_prob: Tensor) -> Tensor:
-    """Σ of a site's terms, scaled up from the minibatches of its plates."""
-    frames = site["cond_indep_stack"]
-    scale = prod((f.full_size / f.size for f in frames if f.full_size), start=1.0)
-    return scale * log_prob.sum()
-
-
-def minibatch_plates(site: Any) -> list[Any]:
-    """The plates around it that look at a part of their entries."""
-    return [frame for frame in site["cond_indep_stack"] if frame.size < (frame.full_size or 0)]
-
-
-class Site(NamedTuple):
-    """A latent site: its name, its shape on unconstrained space and on its support."""
-
-    name: str
-    shape: tuple[int, ...]
-    support_shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        return prod(self.shape)
-
-
-class Subsample(NamedTuple):
-    """A plate that looks at `subsample_size` of its `size` entries."""
-
-    name: str
-    size: int
-    subsample_size: int
-
-
 @dataclass
 class ProgramRun:
     """One evaluation: log-density, plain log-likelihood, constrained values, terms of the data."""
@@ -99,8 +74,8 @@ class ProgramRun:
 
 
 @dataclass
-class Prototype:
-    """What one trial run says of a program; the fields are those of `Density`."""
+class TrialRun:
+    """The make-up of a program, as one run has shown it; the fields are those of `Density`."""
 
     sites: tuple[Site, ...]
     subsamples: tuple[Subsample, ...]
@@ -120,62 +95,16 @@ class TrialRunError(Exception):
         self.error, self.dtype = error, dtype
 
 
-class _Substitute(Messenger):
-    """Give every latent site the image of its unconstrained value, every plate its indices."""
-
-    def __init__(
-        self,
-        unconstrained: Mapping[str, Tensor] | None,
-        indices: Mapping[str, Tensor] | None,
-        otherwise: torch.dtype = torch.float32,
-        *,
-        gradient: bool = False,
-    ) -> None:
-        super().__init__()
-        self.unconstrained, self.indices = unconstrained, indices
-        self.otherwise, self.gradient = otherwise, gradient
-        self.log_jacobian: Tensor | float = 0.0
-        self.latent: dict[str, Any] = {}
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if isinstance(msg["fn"], _Subsample):
-            if self.indices is not None and msg["name"] in self.indices:
-                msg["value"], msg["done"] = self.indices[msg["name"]], True
-            elif self.indices is None:  # trial run: reach for both ends of the data
-                size, subset = msg["fn"].size, msg["fn"].subsample_size
-                in_part = subset is not None and subset < size
-                if in_part or msg["value"] is None:
-                    first = size - subset if in_part else 0
-                    msg["value"] = torch.arange(first, size).as_subclass(Rows)
-                    msg["done"] = True
-            return
-        if msg["is_observed"] or msg["value"] is not None:
-            return
-        name, fn = msg["name"], msg["fn"]
-        if name in self.latent:
-            return
-        transform = transform_of(name, fn)
-        if self.unconstrained is None:
-            # The trial run is at the origin: no draw from the prior is needed, so improper
-            # priors serve too.
-            shape = transform.inverse_shape(fn.shape())
-            start = likely_dtype(fn, self.otherwise)
-            unconstrained = torch.zeros(shape, dtype=start.dtype, device=start.device)
-            unconstrained = unconstrained.requires_grad_(self.gradient).clone()
-        else:
-            unconstrained = self.unconstrained[name]
-        value = transform(unconstrained)
-        if not is_real(fn):  # a sum over D zeros costs as much as one that is needed
-            jacobian = transform.log_abs_det_jacobian(unconstrained, value)
-            self.log_jacobian = self.log_jacobian + jacobian.sum()
-        self.latent[name] = (tuple(unconstrained.shape), msg)
-        msg["value"], msg["done"] = value, True
-
-
 def run_program(
     call: Callable[[], Any], unconstrained: Mapping[str, Tensor], indices: Mapping[str, Tensor]
 ) -> ProgramRun:
-    """Run the program at unconstrained values and index sets; pure, so it can be traced."""
+    """Run a program at unconstrained values and index sets; pure, so that it can be traced.
+
+    Args:
+        call: runs the program.
+        unconstrained: latent site -> value on unconstrained space.
+        indices: subsampled plate -> index set (B,).
+    """
     handler = _Substitute(unconstrained, indices)
     trace = _trace(call, handler, validate=False)
     log_density: Any = handler.log_jacobian
@@ -187,24 +116,30 @@ def run_program(
         log_density = log_density + site["log_prob_sum"]
         if name in handler.latent:
             values[name] = site["value"]
-        elif is_likelihood(site):
-            found[name] = pointwise(site)
-            log_likelihood = log_likelihood + on_all_data(site, found[name].log_prob)
-        elif is_computed(site) and not minibatch_plates(site):
+        elif _is_likelihood(site):
+            found[name] = _pointwise(site)
+            log_likelihood = log_likelihood + _on_all_data(site, found[name].log_prob)
+        elif _is_computed(site) and not _minibatch_plates(site):
             values[name] = site["value"]
     return ProgramRun(log_density, log_likelihood, values, found)
 
 
-def prototype(
+def trial_run(
     call: Callable[[], Any], data: Sequence[Tensor], *, gradient: bool = False
-) -> Prototype:
-    """Run the program once, with Pyro's validation on, and say what it is made of.
+) -> TrialRun:
+    """Run a program once, at the origin and with Pyro's validation on, and look at its sites.
 
     A site whose distribution holds no tensors (an improper flat prior) takes the data's dtype.
 
+    Args:
+        call: runs the program.
+        data: the tensors that it is called with.
+        gradient: let latent values want a gradient, so that a program fails that has none.
+            Default False.
+
     Raises:
-        TrialRunError: the program failed; with `gradient` also where none would go through it.
-        ValueError: it ran, but is none that can be sampled.
+        TrialRunError: the program failed.
+        ValueError: it ran, but cannot be sampled.
     """
     floating = {tensor.dtype for tensor in data if tensor.is_floating_point()}
     otherwise = floating.pop() if len(floating) == 1 else torch.get_default_dtype()
@@ -223,7 +158,7 @@ def prototype(
         )
     sites, static, transforms = [], True, {}
     for name, (shape, msg) in handler.latent.items():
-        frames = minibatch_plates(msg)
+        frames = _minibatch_plates(msg)
         if frames:
             raise ValueError(
                 f"latent site {name!r} lies inside the subsampled plate {frames[0].name!r}: its "
@@ -240,14 +175,14 @@ def prototype(
             size, subset = node["fn"].size, node["fn"].subsample_size
             if subset is not None and subset < size:
                 subsamples.append(Subsample(name, size, subset))
-        elif is_likelihood(node):
+        elif _is_likelihood(node):
             refuse_broadcast(name, node)
-            num_data = max(num_data, data_size(node))
-        elif name not in handler.latent and is_computed(node) and not minibatch_plates(node):
+            num_data = max(num_data, largest_plate(node))
+        elif name not in handler.latent and _is_computed(node) and not _minibatch_plates(node):
             shape = tuple(node["value"].shape)
             computed.append(Site(name, shape, shape))
     first = next(iter(handler.latent.values()))[1]["value"]
-    return Prototype(
+    return TrialRun(
         tuple(sites),
         tuple(subsamples),
         num_data,
@@ -257,6 +192,98 @@ def prototype(
         transforms,
         tuple(computed),
     )
+
+
+def _is_likelihood(site: Any) -> bool:
+    """Return whether data were observed there; factors and deterministic values only look so."""
+    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not _is_computed(site)
+
+
+def _is_computed(site: Any) -> bool:
+    """Return whether it is of `pyro.deterministic`."""
+    return isinstance(site["fn"], Delta) or bool(site["infer"].get("_deterministic", False))
+
+
+def _pointwise(site: Any) -> Pointwise:
+    """Take a likelihood site's terms, without any `poutine.scale`."""
+    log_prob: Tensor = site["unscaled_log_prob"]
+    mask = site["mask"]
+    if mask is not None and mask is not True:
+        log_prob = torch.where(torch.as_tensor(mask), log_prob, 0.0)
+    return Pointwise(log_prob, {frame.name: frame.dim for frame in _minibatch_plates(site)})
+
+
+def _on_all_data(site: Any, log_prob: Tensor) -> Tensor:
+    """Sum a site's terms, scaled up from the minibatches of its plates."""
+    frames = site["cond_indep_stack"]
+    scale = prod((f.full_size / f.size for f in frames if f.full_size), start=1.0)
+    return scale * log_prob.sum()
+
+
+def _minibatch_plates(site: Any) -> list[Any]:
+    """List the plates around a site that look at a part of their entries."""
+    return [frame for frame in site["cond_indep_stack"] if frame.size < (frame.full_size or 0)]
+
+
+class _Substitute(Messenger):
+    """Give every latent site the image of its unconstrained value, every plate its indices.
+
+    Args:
+        unconstrained: latent site -> value; None puts all of them at the origin.
+        indices: subsampled plate -> index set; None takes rows at both ends of the data.
+        otherwise: dtype of sites at the origin whose distribution holds no tensor.
+        gradient: whether values at the origin want a gradient.
+    """
+
+    def __init__(
+        self,
+        unconstrained: Mapping[str, Tensor] | None,
+        indices: Mapping[str, Tensor] | None,
+        otherwise: torch.dtype = torch.float32,
+        *,
+        gradient: bool = False,
+    ) -> None:
+        super().__init__()
+        self.unconstrained, self.indices = unconstrained, indices
+        self.otherwise, self.gradient = otherwise, gradient
+        self.log_jacobian: Tensor | float = 0.0
+        self.latent: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], _Subsample):
+            self._choose_rows(msg)
+        elif not msg["is_observed"] and msg["value"] is None and msg["name"] not in self.latent:
+            self._set_value(msg)
+
+    def _choose_rows(self, msg: Any) -> None:
+        if self.indices is not None:
+            if msg["name"] in self.indices:
+                msg["value"], msg["done"] = self.indices[msg["name"]], True
+            return
+        size, subset = msg["fn"].size, msg["fn"].subsample_size
+        in_part = subset is not None and subset < size
+        if in_part or msg["value"] is None:
+            first = size - subset if in_part else 0
+            msg["value"] = torch.arange(first, size).as_subclass(Rows)
+            msg["done"] = True
+
+    def _set_value(self, msg: Any) -> None:
+        name, fn = msg["name"], msg["fn"]
+        transform = transform_of(name, fn)
+        if self.unconstrained is None:
+            # No draw from the prior is needed at the origin, so improper priors serve too.
+            shape = transform.inverse_shape(fn.shape())
+            like = tensor_held(fn, self.otherwise)
+            unconstrained = torch.zeros(shape, dtype=like.dtype, device=like.device)
+            unconstrained = unconstrained.requires_grad_(self.gradient).clone()
+        else:
+            unconstrained = self.unconstrained[name]
+        value = transform(unconstrained)
+        if not is_real(fn):  # a sum over D zeros costs as much as one that is needed
+            jacobian = transform.log_abs_det_jacobian(unconstrained, value)
+            self.log_jacobian = self.log_jacobian + jacobian.sum()
+        self.latent[name] = (tuple(unconstrained.shape), msg)
+        msg["value"], msg["done"] = value, True
 
 
 def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> Any:

@@ -14,11 +14,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.record.running_moments import RunningMoments
 from ppl_fe.inference.record.zarr_store import Arrays, Store, dimension_names
 from ppl_fe.inference.step.step_function import Statistics
-from ppl_fe.inference.step.temperature import Blocks
 
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.density import Blocks, Density, merge_blocks
 from ppl_fe.inference.record.recorder import Recorder, plain
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
@@ -23,7 +23,6 @@ from ppl_fe.inference.run.loop import Sampling, Watch
 from ppl_fe.inference.run.parallel import Part, chain_seed, in_processes, joined, of_chain
 from ppl_fe.inference.run.run_length import RunLength
 from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.step.temperature import Blocks, at_most, site_blocks
 from ppl_fe.inference.warmup.step_size import Adaptation
 from ppl_fe.version import __version__
 
@@ -90,7 +89,7 @@ def run(
         part = joined(in_processes(one, num_chains))
         recorder = Recorder(
             density,
-            at_most(how.get("blocks") or site_blocks(density.sites)),
+            merge_blocks(how.get("blocks") or density.blocks),
             num_chains,
             length.num_samples,
             store,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Density, Indices
+from ppl_fe.inference.program.density import Blocks, Density, Indices, merge_blocks
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation, exact_evaluation
@@ -23,7 +23,6 @@ from ppl_fe.inference.step.step_function import (
     flat_evaluation,
     flat_step,
 )
-from ppl_fe.inference.step.temperature import Blocks, at_most, site_blocks
 
 
 class Chains:
@@ -73,7 +72,7 @@ class Chains:
         self.density, self.dynamics, self.settings = density, dynamics, settings
         self.stream, self.num_chains, self.metric = stream, len(position), metric
         self.near_mode = near_mode
-        self.blocks = at_most(blocks or site_blocks(density.sites))
+        self.blocks = merge_blocks(blocks or density.blocks)
         self.anchor = (
             None if anchor is None else Anchor(anchor.clone(), *exact_evaluation(density, anchor))
         )

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Indices, Tensors
+from ppl_fe.inference.program.density import Blocks, Indices, Tensors
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation
-from ppl_fe.inference.step.temperature import Blocks, block_virials, directional_virial
+from ppl_fe.inference.step.temperature import block_virials, directional_virial
 
 
 class Totals(NamedTuple):
