@@ -24,9 +24,7 @@ from ppl_fe.free_energy import (
     integrate_free_energy,
     rank_checkpoints,
 )
-from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.samplers import BAOAB, PSGLD, SGHMC, SGLD, SGNHT
-from ppl_fe.inference.sampling import sample
+from ppl_fe.inference import BAOAB, PSGLD, SGHMC, SGLD, SGNHT, Kernel, sample, schedules
 from ppl_fe.networks import (
     AppliedDelta,
     CheckpointError,
@@ -74,9 +72,16 @@ __all__ = [
     "read_checkpoint",
     "sample",
     "save_delta",
+    "schedules",
     "select_parameters",
     "summary",
 ]
+
+
+def __dir__() -> list[str]:
+    """List what is public, all of it and nothing else."""
+    return sorted([*__all__, "MaskedTraining"])
+
 
 if TYPE_CHECKING:
     from ppl_fe.finetuning.train.huggingface import MaskedTraining as MaskedTraining

@@ -33,10 +33,11 @@ def named_arguments(function: Callable[Parameters, Result]) -> Callable[Paramete
     """Make a function refuse keywords that it does not have with the nearest name it has.
 
     Args:
-        function: one without `**kwargs`, or the `__init__` of a class, which is then named by it.
+        function: one without `**kwargs`, the `__init__` of a class, which is then named by it, or
+            a class whose `__init__` is made by `dataclass`.
 
     Returns:
-        The function, with the same signature.
+        The function or class, with the same signature.
 
     Raises:
         TypeError: by the function returned, before anything else is done.
@@ -49,6 +50,9 @@ def named_arguments(function: Callable[Parameters, Result]) -> Callable[Paramete
         Traceback (most recent call last):
         TypeError: draw() has no argument 'num_sample'; did you mean num_samples?
     """
+    if isinstance(function, type):
+        function.__init__ = named_arguments(function.__init__)  # type: ignore[misc]
+        return function
     known = set(inspect.signature(function).parameters)
     called = function.__qualname__.removesuffix(".__init__")
 

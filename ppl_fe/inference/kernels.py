@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from math import isfinite
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.program.density import Blocks, Density
@@ -122,92 +123,108 @@ StepSize = float | Literal["auto"] | Callable[[int], float]
 METRICS = ("identity", "dense")
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class Kernel(PyroKernel):
-    """A stochastic-gradient sampler for any Pyro program.
+    """Hold a stochastic-gradient sampler's settings for a Pyro program.
 
-    It runs inside `pyro.infer.MCMC` (one chain a process, as every Pyro kernel) and inside
-    `fe.sample` (all chains in one vectorised, compiled step). A new sampler is a subclass that
-    names its `dynamics`.
+    A kernel runs inside `pyro.infer.MCMC` (one chain a process, as every Pyro kernel) and inside
+    `fe.sample` (all chains in one vectorised, compiled step). This class is the base of the family:
+    a new sampler is a subclass that names its `dynamics`, and a dataclass where these have
+    hyperparameters, one field each.
 
     Args:
-        model: a Pyro program. Plates with `subsample_size` make the gradient a minibatch
-            estimate with Pyro's own N/B scale; without them it is exact.
-        step_size: ε of the project's convention, w + (ε/2)∇log p + √(εT)ξ; a number, "auto"
-            (chosen during warm-up from the curvature met and the gradient noise), or a schedule
-            k -> ε_k.
-        temperature: T ≥ 0; the target is p^{1/T}. T = 0 descends the gradient without noise, and
-            wants every setting as a number.
-        gradient: "minibatch" as the program's plates say; "full_data"; or "control_variate", the
-            minibatch's difference to the same minibatch at an anchor, where the gradient is known
-            on all the data: w* for the estimators, otherwise a mode that the start was found
-            from, or with starts given by hand a mean of warm-up draws.
-        minibatches: "replacement" draws every index independently; "epoch" goes through all the
-            data in an order drawn anew each time, and a chain's errors nearly cancel over an epoch.
-        micro_batches: K ≥ 1 minibatches whose gradients are averaged before each step, in the
-            memory of one.
-        metric: "identity", or "dense" for up to a thousand parameters: the chains live in
+        model: a Pyro program. Plates with `subsample_size` make the gradient a minibatch estimate
+            with Pyro's own N/B scale; without them it is exact.
+        step_size: ε in w + (ε/2)∇log p + √(εT)ξ: a number, a schedule k -> ε_k (`fe.schedules`), or
+            "auto" (default), chosen during warm-up from the curvature and the gradient noise met.
+        temperature: T ≥ 0, 1 by default; the target is p^{1/T}. T = 0 descends the gradient without
+            noise, and needs every setting as a number.
+        gradient: "minibatch" (default), as the program's plates say; "full_data", on all the data
+            in every step; or "control_variate", the minibatch's difference to the same minibatch
+            at an anchor, where the gradient on all the data is known. The anchor is w* for the
+            estimators of the free energy, otherwise the mode that the chain started about, or with
+            starts given by hand a mean of warm-up draws.
+        minibatches: "replacement" (default) draws every index independently; "epoch" goes through
+            all the data in a new order each time, and a chain's errors nearly cancel over an epoch.
+        micro_batches: K ≥ 1 minibatches, 1 by default, whose gradients are averaged before each
+            step, in the memory of one.
+        metric: "identity" (default), or "dense" for up to a thousand parameters: the chains live in
             coordinates whitened by the Hessian at a mode and then by the covariance of warm-up
-            draws. The settings and curvatures reported are those in these coordinates.
+            draws. Settings and curvatures reported are those in these coordinates.
         tolerance: with step_size="auto", the largest excess of the effective temperature over T
-            predicted along the stiffest direction; 0.05 is a bias of 5 % in that variance.
+            that may be predicted along the stiffest direction; 0.05 (default) is a bias of 5 % in
+            that variance.
 
     Raises:
+        TypeError: an argument that the sampler does not have, or a setting that is no number.
         ValueError: a step size, tolerance or hyperparameter that is not positive, a negative
-            temperature, or "auto" at temperature 0.
+            temperature, an unknown choice, or "auto" at temperature 0.
+
+    Example:
+        >>> import ppl_fe as fe
+        >>> def model(): ...
+        >>> fe.SGHMC(model, step_size=0.1, friction=0.5).settings["friction"]
+        0.5
     """
 
-    dynamics: Dynamics
+    dynamics: ClassVar[Dynamics]
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        step_size: StepSize = "auto",
-        temperature: float = 1.0,
-        gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch",
-        minibatches: Order = "replacement",
-        micro_batches: int = 1,
-        metric: Literal["identity", "dense"] = "identity",
-        tolerance: float = 0.05,
-        **hyperparameters: float | Literal["auto"],
-    ) -> None:
+    model: Callable[..., Any] = field(kw_only=False)
+    step_size: StepSize = "auto"
+    temperature: float = 1.0
+    gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch"
+    minibatches: Order = "replacement"
+    micro_batches: int = 1
+    metric: Literal["identity", "dense"] = "identity"
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
         for name, choice, known in [
-            ("gradient", gradient, tuple(ESTIMATORS)),
-            ("minibatches", minibatches, ORDERS),
-            ("metric", metric, METRICS),
+            ("gradient", self.gradient, tuple(ESTIMATORS)),
+            ("minibatches", self.minibatches, ORDERS),
+            ("metric", self.metric, METRICS),
         ]:
             if choice not in known:
                 raise ValueError(f"{name} must be one of {known}, got {choice!r}")
-        if isinstance(micro_batches, bool) or not isinstance(micro_batches, int):
-            raise TypeError(f"micro_batches must be a positive integer, got {micro_batches!r}")
-        if micro_batches < 1 or (micro_batches > 1 and gradient == "full_data"):
-            raise ValueError(
-                f"micro_batches must be a positive integer, and 1 with gradient='full_data', "
-                f"got {micro_batches}"
-            )
-        unknown = set(hyperparameters) - set(self.dynamics.hyperparameters)
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}")
-        for name, value in [
-            ("step_size", step_size),
-            ("tolerance", tolerance),
-            *hyperparameters.items(),
-        ]:
-            _require_positive(name, value)
-        if temperature != 0:
-            _require_positive("temperature", temperature)
-        self.model = model
-        self.step_size, self.temperature, self.tolerance = step_size, temperature, tolerance
-        self.gradient, self.metric = gradient, metric
-        self.minibatches, self.micro_batches = minibatches, micro_batches
-        self.hyperparameters = {**self.dynamics.hyperparameters, **hyperparameters}
+        require_integer("micro_batches", self.micro_batches, 1)
+        if self.micro_batches > 1 and self.gradient == "full_data":
+            raise ValueError("micro_batches must be 1 with gradient='full_data'")
+        named = {"step_size": self.step_size, "tolerance": self.tolerance, **self.hyperparameters}
+        if self.temperature != 0:
+            named["temperature"] = self.temperature
+        for name, value in named.items():
+            if not callable(value) and value != "auto":
+                require_positive(name, value)
         automatic = self.tuning().automatic
-        if temperature == 0 and automatic:
+        if self.temperature == 0 and automatic:
             raise ValueError(
                 f"temperature=0 leaves nothing to weigh an automatic {' or '.join(automatic)} "
                 "against; give a number"
             )
         self.clear()
+
+    def __repr__(self) -> str:
+        own = {**self.settings, "step_size": self.step_size}
+        given = [f"{name}={value!r}" for name, value in own.items() if name != "sampler"]
+        program = getattr(self.model, "__qualname__", repr(self.model))
+        return f"{type(self).__name__}({', '.join([program, *given])})"
+
+    @property
+    def hyperparameters(self) -> dict[str, float | Literal["auto"]]:
+        """The dynamics' own settings: the fields of their names, or the dynamics' defaults."""
+        known = self.dynamics.hyperparameters
+        return {name: getattr(self, name, default) for name, default in known.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sampler's name and all its settings, for the attributes of the draws."""
+        shared = [entry.name for entry in fields(Kernel) if entry.name != "model"]
+        values = {name: getattr(self, name) for name in shared} | self.hyperparameters
+        if callable(self.step_size):
+            values["step_size"] = repr(self.step_size)
+        return {"sampler": type(self).__name__, **values}
 
     def tuning(self) -> Tuning:
         """What is left to the warm-up."""
@@ -301,31 +318,3 @@ class Kernel(PyroKernel):
             near_mode=near_mode,
             metric=metric,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """The kernel's own settings, for the attributes of the draws."""
-        step = (
-            self.step_size
-            if isinstance(self.step_size, float | int | str)
-            else repr(self.step_size)
-        )
-        return {
-            "sampler": type(self).__name__,
-            "step_size": step,
-            "temperature": self.temperature,
-            "gradient": self.gradient,
-            "minibatches": self.minibatches,
-            "micro_batches": self.micro_batches,
-            "metric": self.metric,
-            "tolerance": self.tolerance,
-            **self.hyperparameters,
-        }
-
-
-def _require_positive(name: str, value: Any) -> None:
-    if callable(value) or value == "auto":
-        return
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise TypeError(f"{name} must be a positive number, got {value!r}")
-    if not (isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from ppl_fe.inference.dynamics import baoab, psgld, sghmc, sgld, sgnht
+from ppl_fe.arguments import named_arguments
+from ppl_fe.inference.dynamics import Dynamics, baoab, psgld, sghmc, sgld, sgnht
 from ppl_fe.inference.kernels import Kernel
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class SGLD(Kernel):
     """Stochastic gradient Langevin dynamics: w' = w + (ε/2)ĝ + √(εT)ξ (Welling & Teh 2011).
 
@@ -30,9 +33,11 @@ class SGLD(Kernel):
         True
     """
 
-    dynamics = sgld
+    dynamics: ClassVar[Dynamics] = sgld
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class PSGLD(Kernel):
     """SGLD in a diagonal metric: w' = w + (ε/2)Gĝ + √(εTG)ξ (Li et al. 2016).
 
@@ -62,21 +67,22 @@ class PSGLD(Kernel):
         True
     """
 
-    dynamics = psgld
+    dynamics: ClassVar[Dynamics] = psgld
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        decay: float = 0.99,
-        damping: float = 0.01,
-        **arguments: Any,
-    ) -> None:
-        super().__init__(model, decay=decay, damping=damping, **arguments)
-        if decay >= 1:
-            raise ValueError(f"decay must be below 1, or no gradient is ever seen; got {decay}")
+    decay: float = 0.99
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse a decay that would never take a gradient in."""
+        super().__post_init__()
+        if self.decay >= 1:
+            raise ValueError(
+                f"decay must be below 1, or no gradient is ever seen; got {self.decay}"
+            )
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class SGHMC(Kernel):
     """Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
 
@@ -104,27 +110,26 @@ class SGHMC(Kernel):
         True
     """
 
-    dynamics = sghmc
+    dynamics: ClassVar[Dynamics] = sghmc
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        friction: float | Literal["auto"] = "auto",
-        **arguments: Any,
-    ) -> None:
-        super().__init__(model, friction=friction, **arguments)
-        if friction == "auto":
+    friction: float | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse a friction above 1, and one by hand beside an automatic step."""
+        super().__post_init__()
+        if self.friction == "auto":
             return
-        if friction > 1:
-            raise ValueError(f"friction must be at most 1, which is SGLD; got {friction}")
+        if self.friction > 1:
+            raise ValueError(f"friction must be at most 1, which is SGLD; got {self.friction}")
         if self.step_size == "auto":
             raise ValueError(
                 "step_size='auto' chooses the friction along with the step; "
-                f"leave friction={friction} out, or give step_size as a number"
+                f"leave friction={self.friction} out, or give step_size as a number"
             )
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class SGNHT(Kernel):
     """Stochastic gradient Nosé–Hoover thermostat (Ding et al. 2014), as a symmetric splitting.
 
@@ -148,19 +153,14 @@ class SGNHT(Kernel):
         True
     """
 
-    dynamics = sgnht
+    dynamics: ClassVar[Dynamics] = sgnht
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        friction: float | Literal["auto"] = "auto",
-        coupling: float | Literal["auto"] = "auto",
-        **arguments: Any,
-    ) -> None:
-        super().__init__(model, friction=friction, coupling=coupling, **arguments)
+    friction: float | Literal["auto"] = "auto"
+    coupling: float | Literal["auto"] = "auto"
 
 
+@named_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
 class BAOAB(Kernel):
     """Underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013).
 
@@ -174,13 +174,6 @@ class BAOAB(Kernel):
             `tolerance`.
     """
 
-    dynamics = baoab
+    dynamics: ClassVar[Dynamics] = baoab
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        *,
-        friction: float | Literal["auto"] = "auto",
-        **arguments: Any,
-    ) -> None:
-        super().__init__(model, friction=friction, **arguments)
+    friction: float | Literal["auto"] = "auto"

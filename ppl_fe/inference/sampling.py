@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from numpy import nanmax
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ppl_fe.arguments import refuse_unknown
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density
@@ -81,6 +83,7 @@ def sample(
         A RuntimeWarning tells of a warm-up shorter than five relaxation times.
 
     Raises:
+        TypeError: `kernel` is none, or a keyword that neither this function nor the program has.
         ValueError: a program that cannot be sampled (see `Density`), settings out of range.
         FileExistsError: `save_to` exists.
         FileNotFoundError: nothing to resume.
@@ -104,6 +107,7 @@ def sample(
             f"kernel must be one of the samplers, got {type(kernel).__name__}; give the program to "
             "one, as in fe.sample(fe.BAOAB(model), ...)"
         )
+    _refuse_misspelt(kernel.model, kwargs)
     length = RunLength(num_samples, warmup_steps, thinning)
     check_chains(num_chains, chain_method)
     source: LoaderData | None = None
@@ -140,6 +144,19 @@ def sample(
     )
     _tell_short_warm_up(draws.attrs)
     return draws
+
+
+def _refuse_misspelt(program: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse keywords that neither `sample` nor the program has."""
+    try:
+        parameters = inspect.signature(program).parameters.values()
+    except (TypeError, ValueError):  # written in C, say: it takes what it takes
+        return
+    own = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
+    if any(one.kind is one.VAR_KEYWORD for one in parameters) or given.keys() <= own:
+        return
+    known = inspect.signature(sample).parameters.keys() - {"args", "kwargs"}
+    refuse_unknown("sample", given.keys() - own, known | own)
 
 
 def _tell_short_warm_up(attributes: Mapping[Any, Any]) -> None:

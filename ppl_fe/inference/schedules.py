@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, cos, isfinite, pi
+from math import ceil, cos, pi
+
+from ppl_fe.arguments import named_arguments, require_positive
 
 
-def _require_positive(owner: str, name: str, value: float) -> None:
-    if not (isfinite(value) and value > 0):
-        raise ValueError(f"{owner}: {name} must be a positive number, got {value}")
-
-
+@named_arguments
 @dataclass(frozen=True)
 class Constant:
     """ε_k = step_size.
@@ -23,12 +21,13 @@ class Constant:
     step_size: float
 
     def __post_init__(self) -> None:
-        _require_positive("Constant", "step_size", self.step_size)
+        require_positive("step_size", self.step_size)
 
     def __call__(self, step: int) -> float:
         return self.step_size
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Polynomial:
     """ε_k = step_size · (1 + k/offset)^{−power} (Welling & Teh 2011).
@@ -48,12 +47,13 @@ class Polynomial:
 
     def __post_init__(self) -> None:
         for name in ("step_size", "offset", "power"):
-            _require_positive("Polynomial", name, getattr(self, name))
+            require_positive(name, getattr(self, name))
 
     def __call__(self, step: int) -> float:
         return self.step_size * float((1 + step / self.offset) ** -self.power)
 
 
+@named_arguments
 @dataclass(frozen=True)
 class Cyclical:
     """ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1), L = ⌈K/M⌉ (Zhang et al. 2020, arXiv:1902.03932).
@@ -77,9 +77,9 @@ class Cyclical:
 
     def __post_init__(self) -> None:
         for name in ("step_size", "num_steps", "num_cycles"):
-            _require_positive("Cyclical", name, getattr(self, name))
+            require_positive(name, getattr(self, name))
         if not 0 <= self.exploration < 1:
-            raise ValueError(f"Cyclical: exploration must lie in [0, 1), got {self.exploration}")
+            raise ValueError(f"exploration must lie in [0, 1), got {self.exploration}")
 
     @property
     def cycle_steps(self) -> int:

@@ -224,7 +224,7 @@ def told_by_the_call(
     """What is known of a run before it begins; equal for the call that resumes it."""
     return {
         "inference_library_version": __version__,
-        **kernel.describe(),
+        **kernel.settings,
         **vars(length),
         "num_chains": num_chains,
         "num_data": density.num_data,
