@@ -44,7 +44,7 @@ def pulls(problem: Problem, num_steps: int) -> tuple[Tensor, Tensor]:
         learning_rate=1e-2, num_steps=num_steps, batch_size=16, progress_bar=False,
     )  # fmt: skip
     working = WorkingCopy(network, Objective(problem.likelihood, network.device, network.autocast))
-    working.weights.copy_(tuned.vector)
+    working.weights.copy_(tuned.weights)
     size = len(targets)
     batches = min(MOST_BATCHES, size // (2 * BATCH))
     halves = torch.zeros(2, network.num_parameters)

@@ -128,7 +128,7 @@ def pretrained(settings: Settings, images: Images, folder: Path) -> nn.Module:
             f"{best['validation_accuracy']:.3f} on {images.num_classes} classes"
         )
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(tuned.vector, path)
+        torch.save(tuned.weights, path)
     vector = torch.load(path, weights_only=True, map_location=network.device)
     module.load_state_dict(network.unflatten(vector))
     return module

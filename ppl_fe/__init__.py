@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ppl_fe import models
 from ppl_fe.data import as_data
 from ppl_fe.diagnostics import Check, Diagnosis, add_log_likelihood, diagnose, summary
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning import (
-    NotFiniteError,
+    FinetuneResult,
     Selection,
     SelectionError,
-    StageOneError,
-    Tuned,
     finetune,
     load_selection,
+    save_adapter,
     select_parameters,
 )
 from ppl_fe.free_energy import (
@@ -35,6 +35,7 @@ from ppl_fe.networks import (
     read_checkpoint,
     save_delta,
 )
+from ppl_fe.renamed import old_names
 from ppl_fe.version import __version__
 
 __all__ = [
@@ -48,15 +49,14 @@ __all__ = [
     "CheckpointError",
     "DeltaError",
     "Diagnosis",
+    "DivergedError",
+    "FinetuneResult",
     "FlatNetwork",
     "FreeEnergyEstimate",
     "Kernel",
-    "NotFiniteError",
     "Selection",
     "SelectionError",
-    "StageOneError",
     "ThermodynamicEstimate",
-    "Tuned",
     "__version__",
     "add_log_likelihood",
     "apply_delta",
@@ -71,11 +71,21 @@ __all__ = [
     "rank_checkpoints",
     "read_checkpoint",
     "sample",
+    "save_adapter",
     "save_delta",
     "schedules",
     "select_parameters",
     "summary",
 ]
+
+_old_name = old_names(
+    "ppl_fe",
+    {
+        "NotFiniteError": "ppl_fe:DivergedError",
+        "StageOneError": "ppl_fe:DivergedError",
+        "Tuned": "ppl_fe:FinetuneResult",
+    },
+)
 
 
 def __dir__() -> list[str]:
@@ -88,9 +98,9 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """MaskedTraining alone: transformers is optional, and takes seconds to import."""
+        """Import MaskedTraining when asked for: transformers is optional and slow to import."""
         if name != "MaskedTraining":
-            raise AttributeError(f"module 'ppl_fe' has no attribute {name!r}")
+            return _old_name(name)
         from ppl_fe.finetuning.train.huggingface import MaskedTraining
 
         return MaskedTraining

@@ -180,8 +180,8 @@ def train_and_measure(
     if method == "lora":
         trained = rank * adapter_size(problem.network)
     return {
-        "test": evaluate(problem, tuned.vector, problem.test),
-        "validation": evaluate(problem, tuned.vector, problem.validation) | {"loss": loss},
+        "test": evaluate(problem, tuned.weights, problem.test),
+        "validation": evaluate(problem, tuned.weights, problem.validation) | {"loss": loss},
         "training_seconds": round(seconds, 1),
         "best_step": tuned.step,
         "trained": trained,

@@ -92,7 +92,7 @@ def go(
                 problem = problem or make_problem(task, seed)
                 try:
                     found = kept_mask(problem, run, record["settings_hash"], budget, masks)
-                except fe.StageOneError as error:
+                except fe.DivergedError as error:
                     record["error"] = str(error)  # a run that failed is one of the results
                 else:
                     record |= found[1]

@@ -12,9 +12,9 @@ from torch import Tensor
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
 from ppl_fe.finetuning.selection import load_selection
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.trained_entries import head_names
 from ppl_fe.finetuning.train.training import LEARNING_RATES, finetune
-from ppl_fe.finetuning.train.tuned import Tuned
 from ppl_fe.networks.deltas import save_delta
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -77,7 +77,7 @@ def _mask(path: str, network: FlatNetwork, head: str | None) -> Tensor:
     return selection.mask
 
 
-def _report(tuned: Tuned, path: Path) -> str:
+def _report(tuned: FinetuneResult, path: Path) -> str:
     history = tuned.history
     looks = history.dropna(subset=["validation_loss"])
     if len(looks):

@@ -15,14 +15,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.flat_gradient import GradientParts
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
-
-
-class NotFiniteGradientError(FloatingPointError):
-    """A loss or a gradient that is not finite; the message says where in the network."""
 
 
 class WorkingCopy:
@@ -66,21 +63,21 @@ class WorkingCopy:
         """A batch's mean loss at `weights`, and its gradient, the caller's to let go.
 
         Raises:
-            NotFiniteGradientError: the loss or its gradient is not finite; says where.
+            DivergedError: the loss or its gradient is not finite; says where.
         """
         self._parts, self._sums = {}, {}
         loss, _ = self.objective(self.module, batch)
         value = loss.item()
         if not torch.isfinite(loss):
             where = non_finite_layer(self.module, self.objective, [batch])
-            raise NotFiniteGradientError(f"the loss is {value}, {where}")
+            raise DivergedError(f"the loss is {value}, {where}")
         loss.backward()  # type: ignore[no-untyped-call]
         parts, sums, self._parts = self._parts, self._sums, {}  # parts are the caller's now
         # A sum is finite only if all its terms are.
         if sums and not torch.isfinite(torch.stack([*sums.values()]).sum()):
             wrong = [name for name, part in parts.items() if not part.isfinite().all()]
             where = listed(sorted(wrong)) or "its sum, which overflows"
-            raise NotFiniteGradientError(f"the gradient is not finite in {where}")
+            raise DivergedError(f"the gradient is not finite in {where}")
         places = self.network.slices
         return value, GradientParts([(places[name], part) for name, part in parts.items()])
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune.grouped import GroupScaleChains
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.custom_prior import custom_prior as other_priors
-from ppl_fe.finetuning.flat_weights import NotFiniteGradientError, WorkingCopy
+from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.rules import simple_rules as rules
 from ppl_fe.finetuning.rules.released_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
@@ -25,18 +26,6 @@ from ppl_fe.models.priors import laplace_gamma
 from ppl_fe.networks.flat import FlatNetwork
 
 LARGE_SHARE = 0.01
-
-
-class StageOneError(FloatingPointError):
-    """Stage 1 met a loss or gradient that is not finite.
-
-    Attributes:
-        scale_mean: (D,) means of the scales over the draws kept before; None if there were none.
-    """
-
-    def __init__(self, message: str, scale_mean: Tensor | None) -> None:
-        super().__init__(message)
-        self.scale_mean = scale_mean
 
 
 class Task(NamedTuple):
@@ -83,10 +72,10 @@ def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Sco
     chains = kind(network, task.objective, task.source, *known, plan, task.head_slices)
     try:
         shortened = run_chains(chains, progress_bar=progress_bar)
-    except NotFiniteGradientError as error:
+    except DivergedError as error:
         before = None if chains.moments is None else chains.per_weight(chains.moments.so_far())
         advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"
-        raise StageOneError(f"stage 1, {error}{advice}", before) from error
+        raise DivergedError(f"stage 1, {error}{advice}", scale_mean=before) from error
     assert chains.moments is not None
     mean, sd, r_hat, mcse = (
         None if values is None else _without(chains.per_weight(values), task.head_slices)
@@ -132,8 +121,8 @@ def paper(
     try:
         made = PaperRecipe(task.network, task.objective, task.source, recipe)
         mean, sd = made.run(progress_bar=progress_bar)
-    except NotFiniteGradientError as error:
-        raise StageOneError(f"the paper's recipe: {error}; lower learning_rate", None) from error
+    except DivergedError as error:
+        raise DivergedError(f"the paper's recipe: {error}; lower learning_rate") from error
     mean, sd = (_without(values, task.head_slices) for values in (mean, sd))
     note = "the released code's recipe: its scales are not those of the stated posterior"
     return Scores(mean, mean, sd, settings=vars(recipe), notes=(note,))
@@ -154,8 +143,8 @@ def by_rule(
     if method == "gradient_squared":
         try:
             score = rules.gradient_squared(network, task.objective, task.source, size, seed)
-        except NotFiniteGradientError as error:
-            raise StageOneError(f"gradient_squared: {error}", None) from error
+        except DivergedError as error:
+            raise DivergedError(f"gradient_squared: {error}") from error
     elif method == "movement":
         settings |= {"num_steps": num_steps, "learning_rate": learning_rate}
         score = rules.movement(

@@ -112,7 +112,7 @@ def select_parameters(
     Raises:
         TypeError: a prior that is no function of the anchor, or returns no weights.
         ValueError: arguments out of range or at odds; one class; nothing or all selected; no knee.
-        StageOneError: the loss or a gradient is not finite: names chain, step and layer; its
+        DivergedError: the loss or a gradient is not finite: names chain, step and layer; its
             `scale_mean` is that of the draws before.
 
     Example:

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from arviz_stats.base import array_stats
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
 from ppl_fe.networks.flat import FlatNetwork
@@ -56,7 +57,7 @@ def estimate_free_energy(
 
     Raises:
         ValueError: β, γ, ε not positive; labels out of range; NaN in weights or data.
-        FloatingPointError: no chain stayed finite.
+        DivergedError: no chain stayed finite.
 
     Example:
         >>> import torch
@@ -93,14 +94,14 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
     """The estimate of one anchor's chains among `LocalChains`.
 
     Raises:
-        FloatingPointError: none of its chains stayed finite.
+        DivergedError: none of its chains stayed finite.
     """
     stats = chains.draws.sample_stats
     per_group = len(chains.inverse_temperature) // chains.num_groups
     wanted = range(group * per_group, (group + 1) * per_group)
     kept = [chain for chain in stats.chain.values.tolist() if chain in wanted]
     if not kept:
-        raise FloatingPointError(
+        raise DivergedError(
             f"all {per_group} chains became non-finite; give a smaller step_size or a larger "
             "localization, and check the weights"
         )

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimators import loss_summary
 from ppl_fe.free_energy.local_chains import (
     DEFAULT_LOCALIZATION,
@@ -132,7 +133,7 @@ def integrate_free_energy(
     )
     n, stats = chains.num_data, chains.draws.sample_stats
     if len(stats.chain) < len(chains.inverse_temperature):
-        raise FloatingPointError(
+        raise DivergedError(
             f"chains became non-finite: {chains.draws.attrs['failed_chains']}; "
             "give a smaller step_size"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.data import LoaderData
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.schedules import Constant
@@ -98,7 +99,7 @@ class PyroKernel(MCMCKernel, ABC):
         statistics = chains.advance()
         self._statistics = statistics
         if not torch.isfinite(statistics.log_density).all():
-            raise FloatingPointError(
+            raise DivergedError(
                 f"the chain became non-finite at step size "
                 f"{chains.settings['step_size'].item():.3g}; use a smaller one or 'auto'"
             )

@@ -87,7 +87,7 @@ def sample(
         ValueError: a program that cannot be sampled (see `Density`), settings out of range.
         FileExistsError: `save_to` exists.
         FileNotFoundError: nothing to resume.
-        FloatingPointError: no chain stayed finite, or a step by hand is beyond the largest stable
+        DivergedError: no chain stayed finite, or a step by hand is beyond the largest stable
             one, which the message names.
 
     Example:

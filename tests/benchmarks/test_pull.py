@@ -27,7 +27,7 @@ def test_pulls_are_gradients_of_the_log_likelihood() -> None:
         network, problem.training, method="head", head="head", learning_rate=1e-2, num_steps=4,
         batch_size=16, progress_bar=False,
     )  # fmt: skip
-    vector = tuned.vector.clone().requires_grad_(True)
+    vector = tuned.weights.clone().requires_grad_(True)
     rows = {name: values[:64] for name, values in inputs.items()}
     loss = torch.nn.functional.cross_entropy(network(vector, rows), targets[:64])
     (gradient,) = torch.autograd.grad(len(targets) * loss, vector)

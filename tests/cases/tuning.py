@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training import finetune
-from ppl_fe.finetuning.train.tuned import Tuned
 from ppl_fe.networks.flat import FlatNetwork
 
 N = 60
@@ -39,7 +39,7 @@ def head_mask() -> Tensor:
     return mask
 
 
-def tune(net: FlatNetwork | None = None, data: Any = (X, LABELS), **options: Any) -> Tuned:
+def tune(net: FlatNetwork | None = None, data: Any = (X, LABELS), **options: Any) -> FinetuneResult:
     given: dict[str, Any] = {"num_steps": 20, "learning_rate": 0.05, "progress_bar": False}
     if options.get("method", "mask") == "mask":
         given["mask"] = some_mask()

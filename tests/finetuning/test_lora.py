@@ -26,21 +26,21 @@ def test_merged_adapters_change_the_wrapped_weights_by_a_matrix_of_their_rank(
     weight[net.slices["0.weight"]] = True
     assert torch.equal(tuned.mask, weight)
     frozen = ~(weight | head_mask())
-    assert torch.equal(tuned.vector[frozen], net.anchor[frozen])
-    change = net.unflatten(tuned.vector - net.anchor)["0.weight"]
+    assert torch.equal(tuned.weights[frozen], net.anchor[frozen])
+    change = net.unflatten(tuned.weights - net.anchor)["0.weight"]
     values = torch.linalg.svdvals(change)
     assert values[1] > 1e-3
     assert values[2] < 1e-6
     # What was trained is what came out: the loss seen in training is the merged network's.
     with torch.no_grad():
-        loss = nn.functional.cross_entropy(net(tuned.vector, X), LABELS).item()
+        loss = nn.functional.cross_entropy(net(tuned.weights, X), LABELS).item()
     looks = tuned.history.set_index("step")["validation_loss"]
     assert looks[tuned.step] == pytest.approx(loss, rel=1e-5)
     assert loss < 0.8 * looks[0]
     save_delta(tuned, tmp_path / "a")
     given = module()
     apply_delta(given, tmp_path / "a")
-    assert torch.equal(FlatNetwork(given).anchor, tuned.vector)
+    assert torch.equal(FlatNetwork(given).anchor, tuned.weights)
 
 
 def test_equal_seeds_give_equal_adapters_and_the_global_state_stays() -> None:
@@ -48,8 +48,8 @@ def test_equal_seeds_give_equal_adapters_and_the_global_state_stays() -> None:
     before = torch.get_rng_state()
     first = tune(method="lora", seed=1, batch_size=N)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.vector, tune(method="lora", seed=1, batch_size=N).vector)
-    assert not torch.equal(first.vector, tune(method="lora", seed=2, batch_size=N).vector)
+    assert torch.equal(first.weights, tune(method="lora", seed=1, batch_size=N).weights)
+    assert not torch.equal(first.weights, tune(method="lora", seed=2, batch_size=N).weights)
 
 
 REFUSED: list[tuple[nn.Module, dict[str, Any], str]] = [

@@ -11,9 +11,9 @@ from cases.tuning import LABELS, N, X, network
 from torch import nn
 
 from ppl_fe.data import TensorData
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.rules.released_recipe import PaperRecipe, Recipe
-from ppl_fe.finetuning.scoring import StageOneError
 
 SOURCE = TensorData(X, LABELS, N)
 
@@ -102,5 +102,5 @@ def test_its_scales_are_not_monotone_in_the_distance_moved() -> None:
 
 
 def test_what_is_not_finite_is_said() -> None:
-    with pytest.raises(StageOneError, match="lower learning_rate"):
+    with pytest.raises(DivergedError, match="lower learning_rate"):
         select(network(), (X, LABELS), method="paper", learning_rate=1e30)

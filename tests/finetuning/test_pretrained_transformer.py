@@ -65,9 +65,9 @@ def test_a_sparse_delta_is_small_and_exact(model: nn.Module, tmp_path: Path) -> 
     frozen = ~mask
     for name in head_names(network, HEAD):
         frozen[network.slices[name]] = False
-    assert torch.equal(tuned.vector[frozen], network.anchor[frozen])
+    assert torch.equal(tuned.weights[frozen], network.anchor[frozen])
     # Rows of the embedding for words that do not occur have no gradient, and decay all the same.
-    assert (tuned.vector != network.anchor)[mask & (network.anchor != 0)].all()
+    assert (tuned.weights != network.anchor)[mask & (network.anchor != 0)].all()
     path = tmp_path / "task.safetensors"
     save_delta(tuned, path)
     assert path.stat().st_size < 1_000_000
@@ -75,7 +75,7 @@ def test_a_sparse_delta_is_small_and_exact(model: nn.Module, tmp_path: Path) -> 
     applied = apply_delta(model, path)
     with torch.no_grad():
         logits = model(**inputs).logits
-        assert torch.equal(logits, network(tuned.vector, inputs))
+        assert torch.equal(logits, network(tuned.weights, inputs))
         assert not torch.equal(logits, before)
         applied.remove()
         assert torch.equal(model(**inputs).logits, before)

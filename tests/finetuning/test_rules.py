@@ -8,7 +8,7 @@ from cases.selection import select
 from cases.tuning import HEAD, LABELS, N, X, network
 from torch import nn
 
-from ppl_fe.finetuning.scoring import StageOneError
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.threshold import find_knees, largest
 from ppl_fe.finetuning.train.training import finetune
 from ppl_fe.networks.flat import FlatNetwork
@@ -41,7 +41,7 @@ def test_movement_is_that_of_full_fine_tuning() -> None:
         net, (X, LABELS), method="full", num_steps=30, learning_rate=0.01, batch_size=10, seed=2,
         progress_bar=False,
     )  # fmt: skip
-    assert torch.equal(found.score, (tuned.vector - net.anchor).abs())
+    assert torch.equal(found.score, (tuned.weights - net.anchor).abs())
 
 
 def test_magnitude_random_and_biases() -> None:
@@ -69,7 +69,7 @@ def test_a_gradient_that_is_not_finite() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.w.sqrt().expand(len(x), 2)
 
-    with pytest.raises(StageOneError, match="gradient is not finite in w"):
+    with pytest.raises(DivergedError, match="gradient is not finite in w"):
         select(FlatNetwork(Root()), (X, LABELS), method="gradient_squared", sparsity=0.5)
 
 

@@ -23,14 +23,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from ppl_fe.data import TensorData
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import digits_network
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import Stiffness, measure
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
-from ppl_fe.finetuning.flat_weights import NotFiniteGradientError, WorkingCopy
+from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.sampling_plan import Plan
 from ppl_fe.finetuning.score_notes import mixing_notes
-from ppl_fe.finetuning.scoring import Scores, StageOneError
+from ppl_fe.finetuning.scoring import Scores
 from ppl_fe.finetuning.selection import Selection
 from ppl_fe.finetuning.threshold import find_knees
 from ppl_fe.inference.record.running_moments import RunningMoments
@@ -295,7 +296,7 @@ class Exploding(nn.Module):
 
 def test_a_loss_that_is_not_finite_names_step_and_layer() -> None:
     net = FlatNetwork(Exploding(0.05))
-    with pytest.raises(StageOneError, match=r"chain 0, step \d+ of 240, .*loss is nan") as caught:
+    with pytest.raises(DivergedError, match=r"chain 0, step \d+ of 240, .*loss is nan") as caught:
         select(
             net, (X, LABELS), step_size=1e-2, num_samples=200, warmup_steps=40, thinning=1,
             prior=PRIOR,
@@ -313,7 +314,7 @@ def test_the_draws_before_a_failure_are_kept() -> None:
         calls += 1
         return observed_weights(output * (torch.nan if calls > 200 else 1.0), targets)
 
-    with pytest.raises(StageOneError, match=r"chain 0, step \d+ of 2050, .*likelihood") as caught:
+    with pytest.raises(DivergedError, match=r"chain 0, step \d+ of 2050, .*likelihood") as caught:
         select(net, data, likelihood=failing, num_samples=1000, step_size=0.05)
     before = caught.value.scale_mean
     assert before is not None
@@ -323,7 +324,7 @@ def test_the_draws_before_a_failure_are_kept() -> None:
 
 def test_a_step_that_diverges_says_so() -> None:
     net, data = means(2)
-    with pytest.raises(StageOneError, match="lower step_size=10"):
+    with pytest.raises(DivergedError, match="lower step_size=10"):
         select(net, data, likelihood=observed_weights, step_size=10.0, num_samples=500)
 
 
@@ -347,7 +348,7 @@ def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     (note,) = [note for note in found.notes if "times shorter" in note]
     times = int(note.split(" times shorter")[0].split()[-1])
     assert times in (4, 16, 64)
-    with pytest.raises(StageOneError, match="lower step_size"):
+    with pytest.raises(DivergedError, match="lower step_size"):
         select(net, data, **settings, step_size=found.settings["step_size"] * times)
 
 
@@ -649,7 +650,7 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
     net = FlatNetwork(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
     working = WorkingCopy(net, Objective("normal", net.device))
     working.weights[0] = float("inf")
-    with pytest.raises(NotFiniteGradientError, match=r"loss is .*first in the output of layer '0'"):
+    with pytest.raises(DivergedError, match=r"loss is .*first in the output of layer '0'"):
         working.differentiate((torch.ones(3, 2), torch.zeros(3)))
 
 

@@ -87,8 +87,8 @@ def test_frozen_entries_stay_and_the_delta_gives_the_tuned_network(
     trainer(model, masked, tmp_path / "run", **options).train()
     tuned = masked.tuned(network)
     left = frozen(network, selection.mask)
-    assert torch.equal(tuned.vector[left], network.anchor[left])
-    assert (tuned.vector != network.anchor)[selection.mask].float().mean() > 0.5
+    assert torch.equal(tuned.weights[left], network.anchor[left])
+    assert (tuned.weights != network.anchor)[selection.mask].float().mean() > 0.5
     assert tuned.step == 20
     assert tuned.history["step"].tolist() == [5, 10, 15, 20]
     assert tuned.history["loss"].notna().all()
@@ -102,7 +102,7 @@ def test_frozen_entries_stay_and_the_delta_gives_the_tuned_network(
     with torch.no_grad():
         logits = same.eval()(**INPUTS).logits
         assert torch.equal(other_head.eval()(**INPUTS).logits, logits)
-        assert torch.equal(network(tuned.vector, INPUTS), logits)
+        assert torch.equal(network(tuned.weights, INPUTS), logits)
         assert not torch.equal(bert().eval()(**INPUTS).logits, logits)
 
 
@@ -121,9 +121,9 @@ def test_it_is_the_training_of_finetune_where_the_rest_is_equal(tmp_path: Path) 
         schedule="constant", num_steps=5, batch_size=NUM_ROWS,
         progress_bar=False,
     )  # fmt: skip
-    moved = own.vector - network.anchor
+    moved = own.weights - network.anchor
     assert moved.abs().max() > 1e-3
-    found = masked.tuned(network).vector - network.anchor
+    found = masked.tuned(network).weights - network.anchor
     torch.testing.assert_close(found, moved, rtol=2e-3, atol=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_the_clipped_norm_is_that_of_trained_entries(tmp_path: Path) -> None:
         model, masked, tmp_path, max_steps=1, optim="sgd", learning_rate=1.0, weight_decay=0.0,
         lr_scheduler_type="constant", max_grad_norm=0.05, logging_steps=1,
     ).train()  # fmt: skip
-    moved = (masked.tuned(network).vector - network.anchor).norm().item()
+    moved = (masked.tuned(network).weights - network.anchor).norm().item()
     assert moved == pytest.approx(0.05, rel=1e-3)
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_part_of_the_vector_stays_too(tmp_path: Path) -> None:
     network = fe.FlatNetwork(model, parameters=lambda name: "layer.1" in name or HEAD in name)
     masked = fe.MaskedTraining(selected(network))
     trainer(model, masked, tmp_path, max_steps=2).train()
-    assert (masked.tuned(network).vector != network.anchor).any()
+    assert (masked.tuned(network).weights != network.anchor).any()
     before = bert().state_dict()
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items() if "layer.0" in n)
 
@@ -169,9 +169,9 @@ def test_a_model_made_by_trainer_itself(tmp_path: Path) -> None:
     made = trainer(None, masked, tmp_path, model_init=lambda: bert(), max_steps=2)
     made.train()
     tuned, left = masked.tuned(network), frozen(network, selection.mask)
-    assert torch.equal(tuned.vector, network.flatten(dict(made.model.named_parameters())).detach())
-    assert torch.equal(tuned.vector[left], network.anchor[left])
-    assert (tuned.vector != network.anchor).any()
+    assert torch.equal(tuned.weights, network.flatten(dict(made.model.named_parameters())).detach())
+    assert torch.equal(tuned.weights[left], network.anchor[left])
+    assert (tuned.weights != network.anchor).any()
 
 
 def one_bit_off() -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from cases.tuning import HEAD, LABELS, N, X, head_mask, module, network, some_ma
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import ppl_fe as fe
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.objective import Objective, non_finite_layer
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training import finetune
-from ppl_fe.finetuning.train.tuned import NotFiniteError, Tuned
 from ppl_fe.networks.delta_format import DeltaError
 from ppl_fe.networks.deltas import apply_delta, save_delta
 from ppl_fe.networks.flat import FlatNetwork
@@ -44,10 +47,10 @@ def test_selected_weights_reach_their_least_squares_solution(
         num_steps=steps,
         batch_size=N,
     )
-    torch.testing.assert_close(tuned.vector[mask], solution, rtol=1e-6, atol=1e-6)
-    assert torch.equal(tuned.vector[~mask], net.anchor[~mask])
+    torch.testing.assert_close(tuned.weights[mask], solution, rtol=1e-6, atol=1e-6)
+    assert torch.equal(tuned.weights[~mask], net.anchor[~mask])
     # The loss is the negative log-likelihood a datum, constants included.
-    residual = y - (x @ tuned.vector[:4] + tuned.vector[4])
+    residual = y - (x @ tuned.weights[:4] + tuned.weights[4])
     loss = 0.5 * residual.square().mean().item() + 0.5 * math.log(2 * math.pi)
     assert tuned.history["loss"].iloc[-1] == pytest.approx(loss, rel=1e-6)
 
@@ -62,12 +65,12 @@ def test_frozen_weights_stay_as_they_were(
     given = module().state_dict()
     tuned = tune(net, optimizer=optimizer, weight_decay=weight_decay, head=head)
     trained = some_mask() if head is None else some_mask() | head_mask()
-    assert torch.equal(tuned.vector[~trained], net.anchor[~trained])
-    assert (tuned.vector != net.anchor)[trained].all()
+    assert torch.equal(tuned.weights[~trained], net.anchor[~trained])
+    assert (tuned.weights != net.anchor)[trained].all()
     assert torch.equal(tuned.indices, some_mask().nonzero().squeeze(1))
     assert sorted(tuned.head) == ([] if head is None else ["2.bias", "2.weight"])
     for name, tensor in tuned.head.items():
-        assert torch.equal(tensor.reshape(-1), tuned.vector[net.slices[name]])
+        assert torch.equal(tensor.reshape(-1), tuned.weights[net.slices[name]])
     # The network given is not changed.
     assert all(torch.equal(given[name], t) for name, t in net.module.state_dict().items())
     assert torch.equal(net.anchor, network().anchor)
@@ -75,13 +78,13 @@ def test_frozen_weights_stay_as_they_were(
 
 def test_full_and_head_only_are_the_same_call() -> None:
     full = tune(method="full", head=HEAD)
-    assert (full.vector != network().anchor).all()
+    assert (full.weights != network().anchor).all()
     assert torch.equal(full.mask, ~head_mask())
     assert torch.equal(
-        full.vector, tune(mask=torch.ones_like(some_mask()), head=HEAD, method="mask").vector
+        full.weights, tune(mask=torch.ones_like(some_mask()), head=HEAD, method="mask").weights
     )
     only = tune(method="head", head=HEAD)
-    assert torch.equal(only.vector != network().anchor, head_mask())
+    assert torch.equal(only.weights != network().anchor, head_mask())
     assert not only.mask.any()
     assert len(only.indices) == 0
 
@@ -90,7 +93,7 @@ def test_the_head_never_counts_towards_the_mask() -> None:
     inside = some_mask() | head_mask()
     tuned = tune(mask=inside, head=HEAD)
     assert torch.equal(tuned.mask, some_mask())
-    assert torch.equal(tuned.vector, tune(mask=some_mask(), head=HEAD).vector)
+    assert torch.equal(tuned.weights, tune(mask=some_mask(), head=HEAD).weights)
 
 
 def test_equal_seeds_give_equal_weights_and_the_global_state_stays() -> None:
@@ -99,8 +102,8 @@ def test_equal_seeds_give_equal_weights_and_the_global_state_stays() -> None:
     first = tune(seed=3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert torch.equal(first.vector, tune(seed=3).vector)
-    assert not torch.equal(first.vector, tune(seed=4).vector)
+    assert torch.equal(first.weights, tune(seed=3).weights)
+    assert not torch.equal(first.weights, tune(seed=4).weights)
     assert first.history.equals(tune(seed=3).history)
 
 
@@ -118,8 +121,8 @@ def test_every_form_of_data_trains_the_same_network() -> None:
     by_key = tune(FlatNetwork(Keyword()), {"features": X, "labels": LABELS}, batch_size=N)
     loader = DataLoader(TensorDataset(X, LABELS), batch_size=N)
     for other in (by_key, tune(data=loader), tune(data=TensorDataset(X, LABELS), batch_size=N)):
-        torch.testing.assert_close(other.vector, tuned.vector)
-    assert not torch.equal(tuned.vector, network().anchor)
+        torch.testing.assert_close(other.weights, tuned.weights)
+    assert not torch.equal(tuned.weights, network().anchor)
 
 
 def test_the_learning_rate_follows_the_schedule() -> None:
@@ -163,7 +166,7 @@ def test_early_stopping_keeps_the_best_state() -> None:
     assert tuned.step == looks.idxmin()
     assert looks.index[-1] == tuned.step + 40 < 2000
     with torch.no_grad():
-        logits = network()(tuned.vector, X)
+        logits = network()(tuned.weights, X)
     assert nn.functional.cross_entropy(logits, LABELS).item() == pytest.approx(looks.min())
     right = (logits.argmax(-1) == LABELS).float().mean().item()
     accuracy = tuned.history.set_index("step")["validation_accuracy"]
@@ -177,7 +180,7 @@ def test_validation_never_ends_worse_than_the_start() -> None:
         labels = anchor_is_best(anchor_is_best.anchor, X).argmax(-1)
     tuned = tune(data=(X, 1 - labels), validation=(X, labels), num_steps=50)
     assert tuned.step == 0
-    assert torch.equal(tuned.vector, anchor_is_best.anchor)
+    assert torch.equal(tuned.weights, anchor_is_best.anchor)
     assert len(tuned.history) < 50
 
 
@@ -200,8 +203,8 @@ def test_a_delta_carries_the_result_to_the_module_it_came_from(tmp_path: Path) -
         save_delta(tuned, path)
         given = module()
         apply_delta(given, path)
-        assert torch.equal(FlatNetwork(given).anchor, tuned.vector)
-        assert torch.equal(given(X), network()(tuned.vector, X))
+        assert torch.equal(FlatNetwork(given).anchor, tuned.weights)
+        assert torch.equal(given(X), network()(tuned.weights, X))
 
 
 def test_a_delta_is_refused_once_the_checkpoint_has_changed(tmp_path: Path) -> None:
@@ -215,6 +218,42 @@ def test_a_delta_is_refused_once_the_checkpoint_has_changed(tmp_path: Path) -> N
     fresh_head = module()
     nn.init.zeros_(fresh_head.get_parameter("2.weight"))
     apply_delta(fresh_head, path)
+
+
+def test_the_result_predicts_gives_its_module_and_saves_its_delta(tmp_path: Path) -> None:
+    tuned = tune(head=HEAD)
+    expected = network()(tuned.weights, X)
+    assert torch.equal(tuned.predict(X), expected)
+    assert not tuned.predict(X).requires_grad
+    assert torch.equal(tuned.module()(X), expected)
+    tuned.module().get_parameter("0.weight").zero_()  # a copy
+    assert torch.equal(tuned.predict(X), expected)
+    tuned.save(tmp_path / "a")
+    given = module()
+    apply_delta(given, tmp_path / "a")
+    assert torch.equal(given(X), expected)
+
+
+def test_old_names_of_results_and_errors_work_and_warn() -> None:
+    for old, new in (
+        ("Tuned", fe.FinetuneResult),
+        ("NotFiniteError", fe.DivergedError),
+        ("StageOneError", fe.DivergedError),
+    ):
+        with pytest.warns(DeprecationWarning, match=f"{old} is called ppl_fe"):
+            assert getattr(fe, old) is new
+        with pytest.warns(DeprecationWarning, match=f"{old} is called ppl_fe"):
+            assert getattr(importlib.import_module("ppl_fe.finetuning"), old) is new
+    tuned = tune()
+    with pytest.warns(DeprecationWarning, match="FinetuneResult.weights now"):
+        assert tuned.vector is tuned.weights
+
+
+def test_a_misspelt_argument_is_named_before_any_work() -> None:
+    with pytest.raises(TypeError, match=r"finetune\(\) has no .* learning_rate here"):
+        tune(lr=0.1)
+    with pytest.raises(TypeError, match=r"save_adapter\(\) has no argument 'folde'.* folder"):
+        fe.save_adapter(tune(), folde="a")  # type: ignore[call-arg]
 
 
 def test_the_progress_bar_shows_loss_and_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,7 +280,7 @@ def breaking() -> FlatNetwork:
     return FlatNetwork(nn.Sequential(nn.Identity(), Breaks(), nn.Identity()))
 
 
-def run_breaking(steps: int, **options: Any) -> Tuned:
+def run_breaking(steps: int, **options: Any) -> FinetuneResult:
     return finetune(
         breaking(),
         (torch.zeros(8, 1), torch.full((8,), 10.0)),
@@ -257,21 +296,21 @@ def run_breaking(steps: int, **options: Any) -> Tuned:
 
 
 def test_a_loss_that_is_not_finite_names_step_and_layer_and_keeps_the_last_good_state() -> None:
-    with pytest.raises(NotFiniteError, match=r"loss is nan at step 4, first in .* '1'; lower") as e:
+    with pytest.raises(DivergedError, match=r"loss is nan at step 4, first in .* '1'; lower") as e:
         run_breaking(50)
     # With momentum the weight passes 1 at the third update: the state after two has a finite loss.
     assert e.value.tuned.step == 2
-    assert torch.equal(e.value.tuned.vector, run_breaking(2).vector)
-    assert 0 < e.value.tuned.vector.item() < 1
+    assert torch.equal(e.value.tuned.weights, run_breaking(2).weights)
+    assert 0 < e.value.tuned.weights.item() < 1
     assert e.value.tuned.history["loss"].iloc[:-1].notna().all()
 
 
 def test_a_broken_last_step_is_not_passed_off_as_a_result() -> None:
     data = (torch.zeros(8, 1), torch.full((8,), 10.0))
-    with pytest.raises(NotFiniteError, match=r"validation loss is nan after step 3, .* '1'") as e:
+    with pytest.raises(DivergedError, match=r"validation loss is nan after step 3, .* '1'") as e:
         run_breaking(3, validation=data, evaluate_every=1)
     assert e.value.tuned.step == 2
-    assert torch.equal(e.value.tuned.vector, run_breaking(2).vector)
+    assert torch.equal(e.value.tuned.weights, run_breaking(2).weights)
 
 
 def test_where_a_loss_goes_wrong_is_told_apart() -> None:
@@ -301,21 +340,21 @@ def test_a_gradient_that_is_not_finite_names_the_parameter() -> None:
             return x * torch.sqrt(self.scale)  # 0, with an infinite slope
 
     net = FlatNetwork(nn.Sequential(nn.Identity(), Root()))
-    with pytest.raises(NotFiniteError, match=r"step 1 the gradient is not finite in 1\.scale") as e:
+    with pytest.raises(DivergedError, match=r"step 1 the gradient is not finite in 1\.scale") as e:
         tune(net, (X[:, :1], X[:, 0]), mask=torch.tensor([True]), likelihood="normal")
     assert e.value.tuned.step == 0
-    assert torch.equal(e.value.tuned.vector, net.anchor)
+    assert torch.equal(e.value.tuned.weights, net.anchor)
 
 
 def test_an_overflowing_update_is_not_passed_off_as_a_result() -> None:
     net = FlatNetwork(nn.Linear(1, 1, bias=False))
     data = (torch.ones(8, 1), torch.full((8,), 1e3))
-    with pytest.raises(NotFiniteError, match="weights are not finite after step 1") as e:
+    with pytest.raises(DivergedError, match="weights are not finite after step 1") as e:
         tune(
             net, data, mask=torch.tensor([True]), likelihood="normal", optimizer="sgd",
             learning_rate=1e38, num_steps=1,
         )  # fmt: skip
-    assert torch.equal(e.value.tuned.vector, net.anchor)
+    assert torch.equal(e.value.tuned.weights, net.anchor)
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -329,15 +368,15 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"head": "classifier"}, ValueError, "head='classifier' names no parameter"),
     ({"optimizer": "lion"}, ValueError, "optimizer must be"),
     ({"optimizer": "sgd", "learning_rate": None}, ValueError, "no default for sgd"),
-    ({"learning_rate": -1.0}, ValueError, "learning_rate must be > 0"),
-    ({"learning_rate": math.nan}, ValueError, "learning_rate must be > 0"),
+    ({"learning_rate": -1.0}, ValueError, "learning_rate must be a positive number"),
+    ({"learning_rate": math.nan}, ValueError, "learning_rate must be a positive number"),
     ({"weight_decay": -0.1}, ValueError, "weight_decay must be >= 0"),
     ({"num_epochs": 2}, ValueError, "num_steps=20 and num_epochs=2: give one"),
-    ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
-    ({"patience": 0}, ValueError, "patience must be at least 1"),
+    ({"num_steps": 0}, ValueError, "num_steps must be an integer of at least 1"),
+    ({"patience": 0}, ValueError, "patience must be an integer of at least 1"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ({"schedule": "cosine"}, ValueError, "schedule must be 'linear' or 'constant'"),
-    ({"seed": -1}, ValueError, "seed must be a non-negative"),
+    ({"seed": -1}, ValueError, "seed must be an integer of at least 0"),
     ({"likelihood": "poisson"}, ValueError, "likelihood must be one of"),
     ({"data": (X, torch.zeros(N, dtype=torch.long))}, ValueError, "one class only, 0"),
     ({"data": (X, LABELS + 1)}, ValueError, "allowed are 0 to 1"),

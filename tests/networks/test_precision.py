@@ -42,14 +42,14 @@ def test_a_copy_with_another_state_keeps_the_precision() -> None:
 
 
 def test_fine_tuning_runs_its_products_in_bfloat16_and_keeps_float32_weights() -> None:
-    def tuned(autocast: torch.dtype | None) -> fe.Tuned:
+    def tuned(autocast: torch.dtype | None) -> fe.FinetuneResult:
         network = fe.FlatNetwork(module(), autocast=autocast)
         return fe.finetune(
             network, (X, Y), method="full", learning_rate=0.01, num_steps=1, progress_bar=False
         )
 
     exact, low = tuned(None), tuned(torch.bfloat16)
-    assert low.vector.dtype == torch.float32
+    assert low.weights.dtype == torch.float32
     off = abs(low.history["loss"].iloc[0] - exact.history["loss"].iloc[0])
     assert 1e-7 < off < 0.02
 

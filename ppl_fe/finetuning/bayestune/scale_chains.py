@@ -23,13 +23,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
 from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, BlockUpdate
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import measure
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
 from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior, drawn, expected
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts
-from ppl_fe.finetuning.flat_weights import NotFiniteGradientError, WorkingCopy, padding_for
+from ppl_fe.finetuning.flat_weights import WorkingCopy, padding_for
 from ppl_fe.finetuning.objective import Batch, Objective, shuffled
 from ppl_fe.finetuning.sampling_plan import Plan
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
@@ -230,12 +231,12 @@ def run_chains(chains: ScaleChains, *, progress_bar: bool) -> int:
     of its step, three times at most.
 
     Raises:
-        NotFiniteGradientError: names chain, step and layer; `chains.moments` hold the draws before.
+        DivergedError: names chain, step and layer; `chains.moments` hold the draws before.
     """
     for tried in range(MOST_TRIES):
         try:
             _run(chains, progress_bar)
-        except NotFiniteGradientError:
+        except DivergedError:
             last = tried == MOST_TRIES - 1
             if last or chains.plan.step_size != "auto" or chains.num_moved == 0:
                 raise
@@ -268,8 +269,8 @@ def _run(chains: ScaleChains, progress_bar: bool) -> None:
                     bar.update()
                     if not bar.disable:
                         bar.set_postfix({"chain": chain, "loss": f"{loss:.4f}"}, refresh=False)
-            except NotFiniteGradientError as error:
-                raise NotFiniteGradientError(
+            except DivergedError as error:
+                raise DivergedError(
                     f"chain {chain}, step {step + 1} of {plan.num_steps}, at step size "
                     f"{chains.step_size:.3g}: {error}"
                 ) from error

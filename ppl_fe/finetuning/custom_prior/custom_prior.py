@@ -97,7 +97,7 @@ def sample_scales(
         ValueError: more draws times weights than 10⁷; a prior without the site `w`, or one that
             cannot be sampled.
         TypeError: a prior that does not return weights.
-        FloatingPointError: no chain stayed finite.
+        DivergedError: no chain stayed finite.
     """
     size = network.num_parameters - sum(part.stop - part.start for part in head)
     if plan.num_chains * plan.num_samples * size > MOST_VALUES:

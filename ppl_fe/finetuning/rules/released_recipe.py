@@ -104,7 +104,7 @@ class PaperRecipe:
         """Mean and sd of the kept max(λ, 1e-8), (D,) each.
 
         Raises:
-            NotFiniteGradientError: the loss or a gradient is not finite; says where.
+            DivergedError: the loss or a gradient is not finite; says where.
         """
         recipe = self.recipe
         plain = round(PLAIN_SHARE * recipe.warmup_steps)

@@ -31,7 +31,7 @@ def gradient_squared(
     of all the data, B = 1 sums squares over examples (the empirical Fisher information).
 
     Raises:
-        NotFiniteGradientError: the loss or a gradient is not finite; says where.
+        DivergedError: the loss or a gradient is not finite; says where.
 
     Example:
         >>> network = FlatNetwork(torch.nn.Linear(1, 1))
@@ -64,7 +64,7 @@ def movement(
     """|w_i − anchor_i| after plain fine-tuning of every weight by `finetune(method="full")` (D,).
 
     Raises:
-        NotFiniteError: fine-tuning diverged.
+        DivergedError: fine-tuning diverged.
     """
     tuned = finetune(
         network,
@@ -78,7 +78,7 @@ def movement(
         seed=seed,
         progress_bar=progress_bar,
     )
-    return (tuned.vector - network.anchor).abs()
+    return (tuned.weights - network.anchor).abs()
 
 
 def magnitude(network: FlatNetwork) -> Tensor:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ppl_fe.finetuning.selection import Selection, SelectionError
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training_loop import COLUMNS
-from ppl_fe.finetuning.train.tuned import Tuned
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_hash, base_tensors, network_hash
 from ppl_fe.networks.matching import listed
@@ -106,7 +106,7 @@ class MaskedTraining(TrainerCallback):
             self._step = getattr(state, "best_global_step", None) or self._step
         self._history = _history(state.log_history)
 
-    def tuned(self, network: FlatNetwork) -> Tuned:
+    def tuned(self, network: FlatNetwork) -> FinetuneResult:
         """Give what Trainer made of the model, for `save_delta`.
 
         Args:
@@ -125,7 +125,7 @@ class MaskedTraining(TrainerCallback):
         named = dict(self._model.named_parameters())
         vector = network.flatten({name: named[name].detach() for name in network.names})
         parts = network.unflatten(vector)
-        return Tuned(
+        return FinetuneResult(
             vector=vector,
             history=self._history,
             mask=self.selection.mask.to(network.device),
@@ -201,7 +201,7 @@ def _only(index: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _history(log: list[Mapping[str, Any]]) -> pd.DataFrame:
-    """Trainer's log in the columns of `Tuned.history`: a row a logged step."""
+    """Trainer's log in the columns of `FinetuneResult.history`: a row a logged step."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in log:
         row = rows.setdefault(entry["step"], {"step": entry["step"]})

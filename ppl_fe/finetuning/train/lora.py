@@ -2,8 +2,8 @@
 
     W = W̄ + (α/r) B A,     A: (r, in), B: (out, r), B = 0 at the start, α = 2r
 
-(Hu et al. 2021, arXiv:2106.09685.) Only A and B are trained; merged at the end they change every
-entry of W, so a delta of the result holds whole matrices.
+(Hu et al. 2021, arXiv:2106.09685.) Only A and B are trained. Merged at the end they change every
+entry of W, so that a delta of the result holds whole matrices; `fe.save_adapter` writes A and B.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ppl_fe.finetuning.train.trained_entries import Entries
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
 
+ALPHA_OVER_RANK = 2
+
 
 def wrap(
     network: FlatNetwork, module: nn.Module, head: Sequence[str], rank: int, seed: int
@@ -25,14 +27,14 @@ def wrap(
     """Put adapters around every plain linear layer outside the head, in place.
 
     Args:
-        network: whose vector the module's weights follow.
-        module: changed in place.
+        network: the network whose vector the module's weights follow.
+        module: the module to change.
         head: names of the head's parameters, which are trained as they are.
         rank: r, at least 1.
-        seed: of A's start.
+        seed: seed of A's random start.
 
     Returns:
-        (D,) bool, the entries of the wrapped weights; and what is to be trained.
+        (D,) bool, the entries of the wrapped weights; and the entries to train.
 
     Raises:
         ImportError: peft is not installed.
@@ -66,7 +68,7 @@ def wrap(
     mask = torch.zeros_like(network.anchor, dtype=torch.bool)
     for name in targets:
         mask[network.slices[f"{name}.weight"]] = True
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    config = peft.LoraConfig(r=rank, lora_alpha=ALPHA_OVER_RANK * rank, target_modules=targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, module)
@@ -77,15 +79,24 @@ def wrap(
 
 
 def reads_weights(layer: nn.Module) -> bool:
-    """Whether a layer's evaluation passes by the forward of linear layers below it."""
+    """Recognise a layer that reads the weights of linear layers below it without calling them."""
     return isinstance(layer, nn.TransformerEncoderLayer)
 
 
-def unwrap(module: nn.Module) -> None:
-    """Merge the adapters into the weights and give the linear layers their place back."""
+def unwrap(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Merge the adapters into the weights and put the linear layers back in their place.
+
+    Returns:
+        Layer -> (A, B).
+    """
+    adapters: dict[str, tuple[Tensor, Tensor]] = {}
     for name, layer in list(module.named_modules()):
         if hasattr(layer, "lora_A"):
             adapted: Any = layer
+            parts = (adapted.lora_A, adapted.lora_B)
+            a, b = (next(iter(part.values())).weight for part in parts)
+            adapters[name] = (a.detach().clone(), b.detach().clone())
             adapted.merge()
             parent, _, own = name.rpartition(".")
             setattr(module.get_submodule(parent), own, adapted.get_base_layer())
+    return adapters

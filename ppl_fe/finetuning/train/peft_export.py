@@ -1,9 +1,11 @@
-"""A fine-tuned network as an adapter folder of Hugging Face's peft: sparse, of high rank (SHiRA).
+"""A fine-tuned network as an adapter folder of Hugging Face's peft: LoRA, or sparse (SHiRA).
 
-    W = W̄ + S,    S zero but at r·(m + n) places of the (m, n) matrix
+    LoRA:   W = W̄ + (α/r) B A,    A: (r, n), B: (m, r)
+    SHiRA:  W = W̄ + S,            S zero but at r·(m + n) places of the (m, n) matrix
 
-(Bhardwaj et al. 2024, arXiv:2406.13175; peft from 0.17 on.) SHiRA knows plain linear weights only,
-and one r for all layers. Layers with fewer trained entries are filled up with stored zeros.
+(Hu et al. 2021, arXiv:2106.09685; Bhardwaj et al. 2024, arXiv:2406.13175, in peft from 0.17 on.)
+SHiRA knows plain linear weights only, and one r for all layers. Layers with fewer trained entries
+are filled up with stored zeros.
 """
 
 from __future__ import annotations
@@ -11,33 +13,82 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ppl_fe.arguments import named_arguments
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
+from ppl_fe.finetuning.train.lora import ALPHA_OVER_RANK
 from ppl_fe.finetuning.train.trained_entries import mask_entries
-from ppl_fe.finetuning.train.tuned import Tuned
 from ppl_fe.networks.matching import listed
 
 PREFIX = "base_model.model."  # peft's wrapper about the module
+Adapter = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and configuration
 
 
-def save_shira(tuned: Tuned, folder: str | os.PathLike[str]) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for peft.
+@named_arguments
+def save_adapter(tuned: FinetuneResult, folder: str | os.PathLike[str]) -> None:
+    """Write what fine-tuning changed as an adapter of peft: LoRA or SHiRA, whichever it is.
 
     ``peft.PeftModel.from_pretrained(module, folder)`` then gives the fine-tuned network up to
-    rounding, as peft adds differences; `save_delta` is exact. peft does not check the base.
+    rounding, as peft adds differences; `save_delta` is exact. peft does not check the base. The
+    files are ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
-        tuned: of `finetune`, its mask within the weights of plain ``nn.Linear`` layers.
-        folder: made if need be; files of these names are replaced.
+        tuned: the result of `finetune`. That of method "lora" gives a LoRA adapter; any other one
+            a SHiRA adapter, its mask within the weights of plain ``nn.Linear`` layers.
+        folder: made if it does not exist; files of these names are replaced.
 
     Raises:
-        ValueError: trained entries elsewhere (biases, norms, embeddings), a layer with so many
-            that r·(m + n) > m·n, no trained entry, or a head whose name peft would mistake.
+        ValueError: what neither can hold: trained entries in biases, norms or embeddings, a layer
+            with so many that r·(m + n) > m·n, no trained entry, or a head whose name peft would
+            mistake.
+
+    Example:
+        >>> import tempfile
+        >>> from ppl_fe.finetuning import finetune
+        >>> from ppl_fe.networks import FlatNetwork
+        >>> network = FlatNetwork(nn.Sequential(nn.Linear(4, 4, bias=False)))
+        >>> mask = torch.arange(16) == 5
+        >>> data = (torch.ones(2, 4), torch.zeros(2, 4))
+        >>> tuned = finetune(network, data, likelihood="normal", mask=mask, progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_adapter(tuned, folder)
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
     """
+    tensors, about = _lora(tuned) if tuned.adapters else _shira(tuned)
+    about |= {
+        "modules_to_save": _head_modules(tuned.network.module, list(tuned.head)),
+        "inference_mode": True,
+    }
+    tensors |= {PREFIX + name: tensor.cpu().clone() for name, tensor in tuned.head.items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _lora(tuned: FinetuneResult) -> Adapter:
+    tensors: dict[str, Tensor] = {}
+    for layer, (a, b) in tuned.adapters.items():
+        tensors[f"{PREFIX}{layer}.lora_A.weight"] = a.cpu().contiguous()
+        tensors[f"{PREFIX}{layer}.lora_B.weight"] = b.cpu().contiguous()
+    rank = len(next(iter(tuned.adapters.values()))[0])
+    return tensors, {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": ALPHA_OVER_RANK * rank,
+        "target_modules": _whole_names(tuned.adapters),
+    }
+
+
+def _shira(tuned: FinetuneResult) -> Adapter:
     network, module = tuned.network, tuned.network.module
     parts = {
         name.removesuffix(".weight"): (name, index)
@@ -51,7 +102,7 @@ def save_shira(tuned: Tuned, folder: str | os.PathLike[str]) -> None:
         )
     if not parts:
         raise ValueError("no entry outside the head was trained: there is no adapter to write")
-    anchor, vector = network.unflatten(network.anchor), network.unflatten(tuned.vector)
+    anchor, weights = network.unflatten(network.anchor), network.unflatten(tuned.weights)
     rank = 1
     for name, index in parts.values():
         count = anchor[name].numel() if index is None else len(index)
@@ -66,25 +117,23 @@ def save_shira(tuned: Tuned, folder: str | os.PathLike[str]) -> None:
                 f"{places} entries of {name} {tuple(shape)}; use save_delta"
             )
         at = torch.arange(shape.numel()) if index is None else _filled(index.cpu(), shape, places)
-        change = (vector[name] - anchor[name]).cpu().reshape(-1)
+        change = (weights[name] - anchor[name]).cpu().reshape(-1)
         tensors[f"{PREFIX}{layer}.shira_weight"] = change[at]
         tensors[f"{PREFIX}{layer}.shira_indices"] = torch.stack([at // shape[1], at % shape[1]]).to(
             torch.int32
         )
-    tensors |= {PREFIX + name: tensor.cpu().clone() for name, tensor in tuned.head.items()}
-    about = {
+    return tensors, {
         "peft_type": "SHIRA",
         "r": rank,
         "mask_type": "random",  # peft draws positions and then reads ours over them
         "random_seed": 0,
-        "target_modules": "|".join(re.escape(layer) for layer in parts),  # as a regex: whole names
-        "modules_to_save": _head_modules(module, list(tuned.head)),
-        "inference_mode": True,
+        "target_modules": _whole_names(parts),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _whole_names(layers: Iterable[str]) -> str:
+    """Name layers as a regular expression, which peft matches whole."""
+    return "|".join(re.escape(layer) for layer in layers)
 
 
 def _is_linear(module: nn.Module, layer: str, name: str) -> bool:
@@ -92,13 +141,14 @@ def _is_linear(module: nn.Module, layer: str, name: str) -> bool:
 
 
 def _filled(index: Tensor, shape: torch.Size, places: int) -> Tensor:
-    """The positions trained and, up to the number of places, the first that were not."""
+    """Fill the trained positions up to the number of places with the first untrained ones."""
     free = torch.ones(shape.numel(), dtype=torch.bool).index_fill(0, index, False)
     spare = free.nonzero().squeeze(1)[: places - len(index)]
     return torch.cat([index, spare]).sort().values
 
 
 def _head_modules(module: nn.Module, head: list[str]) -> list[str] | None:
+    """List the layers of the head, for peft's `modules_to_save`; refuse ambiguous names."""
     layers = sorted({name.rpartition(".")[0] for name in head})
     # peft finds these modules by how their names end.
     mistaken = [

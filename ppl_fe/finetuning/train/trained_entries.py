@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -94,6 +95,20 @@ def mask_entries(network: FlatNetwork, mask: Tensor, head: Sequence[str] = ()) -
         elif count:
             entries[name] = part.nonzero().squeeze(1).to(network.device)
     return entries
+
+
+def module_at(network: FlatNetwork, vector: Tensor) -> nn.Module:
+    """Copy a network's module and give the copy the weights of a vector (D,).
+
+    Example:
+        >>> module_at(FlatNetwork(nn.Linear(1, 1)), torch.tensor([2.0, 1.0])).bias.item()
+        1.0
+    """
+    module = copy.deepcopy(network.module)
+    with torch.no_grad():
+        for name, value in network.unflatten(vector).items():
+            module.get_parameter(name).copy_(value)
+    return module
 
 
 class TrainedEntries:

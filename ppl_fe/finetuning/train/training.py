@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from math import isfinite
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments, require_integer
 from ppl_fe.data.sources import as_data
+from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.objective import Objective, data_and_batch, one_pass, shuffled
 from ppl_fe.finetuning.train import lora
+from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
     check_mask,
     head_names,
     mask_entries,
+    module_at,
 )
-from ppl_fe.finetuning.train.training_loop import Plan, train
-from ppl_fe.finetuning.train.tuned import NotFiniteError, Tuned
+from ppl_fe.finetuning.train.training_loop import TrainingPlan, train
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
@@ -28,9 +30,10 @@ from ppl_fe.networks.hashes import network_hash
 Method = Literal["mask", "full", "head", "lora"]
 # For AdamW. The published stage 2 uses 1e-3 at a sparsity of 0.5 %; all weights bear far less.
 LEARNING_RATES = {"mask": 1e-3, "head": 1e-3, "lora": 1e-3, "full": 5e-5}
-DEFAULT_BATCH, DEFAULT_EPOCHS, MOST_LOOKS = 16, 3, 50
+DEFAULT_BATCH, DEFAULT_EPOCHS, MOST_EVALUATIONS = 16, 3, 50
 
 
+@named_arguments
 def finetune(
     network: FlatNetwork,
     data: Any,
@@ -52,7 +55,7 @@ def finetune(
     lora_rank: int = 8,
     seed: int = 0,
     progress_bar: bool = True,
-) -> Tuned:
+) -> FinetuneResult:
     """Fine-tune selected entries of a network; all others stay as they were, bit for bit.
 
     Minimises L_n(w) = −(1/n) Σ log p(y_i | x_i, w) from w = `network.anchor`, over the entries
@@ -61,36 +64,41 @@ def finetune(
     normalisation layers fixed. The optimiser keeps state for the trained entries only.
 
     Args:
-        network: the pretrained network; it is not changed.
-        data: (inputs, targets), a mapping, a Dataset or a DataLoader.
-        likelihood: "categorical", "normal" (of sd 1), "next_token", or a function of (output,
-            targets) with a site `pyro.sample("y", ..., obs=targets)`.
+        network: the pretrained network of D parameters; it is not changed.
+        data: (inputs, targets), a mapping, a Dataset or a DataLoader, of N examples.
+        likelihood: "categorical" (default), "normal" (of sd 1), "next_token", or a function of
+            (output, targets) with a site `pyro.sample("y", ..., obs=targets)`.
         mask: (D,) bool, the entries to train, as `select_parameters(...).mask`; for method "mask".
-        method: "mask"; "full", all entries; "head", the head alone; "lora", adapters of low rank
-            in every plain linear layer outside the head, by the package peft, merged at the end.
-        head: prefix of the freshly initialised head's parameters. They are always trained, never
-            count towards the mask's sparsity, and a delta stores them whole.
-        optimizer: "adamw", or "sgd" with momentum 0.9.
-        learning_rate: η, the largest; for AdamW by default 1e-3, and 5e-5 for "full".
-        num_steps: T; or
+        method: "mask" (default); "full", all entries; "head", the head alone; "lora", adapters of
+            low rank in every plain linear layer outside the head, by the package peft, merged at
+            the end.
+        head: prefix of the freshly initialised head's parameters; None (default) if there is no
+            such head. They are always trained, never count towards the mask's sparsity, and a delta
+            stores them whole.
+        optimizer: "adamw" (default), or "sgd" with momentum 0.9.
+        learning_rate: η, the largest of the schedule; for AdamW 1e-3 by default, and 5e-5 for
+            "full". SGD has no default.
+        num_steps: T, the number of updates; give this or `num_epochs`.
         num_epochs: passes over the data, 3 if neither is given.
-        batch_size: B, at most N; None takes all the data in a step. A DataLoader brings its own.
-        weight_decay: towards zero, of trained entries only.
-        schedule: "linear", up over the first 6 % of the steps, then down; or "constant".
+        batch_size: B, at most N, 16 by default; None takes all the data in a step. A DataLoader
+            brings its own.
+        weight_decay: pull of trained entries towards zero, 0 by default.
+        schedule: "linear" (default), up over the first 6 % of the steps, then down; or "constant".
         validation: data in any of the forms above. The state of lowest validation loss is kept.
-        evaluate_every: steps between looks at them; by default one pass over the data, or more
-            where that would be over 50 looks.
-        patience: looks without a better loss before training stops early.
-        lora_rank: r of method "lora".
-        seed: of the order of the data and of adapters. The global random state is untouched.
-        progress_bar: show steps, loss and learning rate.
+        evaluate_every: steps between two evaluations on `validation`; by default one pass over the
+            data, or more where that would be over 50 evaluations.
+        patience: evaluations without a better loss before training stops early, 5 by default.
+        lora_rank: r of method "lora", 8 by default.
+        seed: seed of the order of the data and of adapters, 0 by default. The global random state
+            is untouched.
+        progress_bar: whether to show steps, loss and learning rate, True by default.
 
     Raises:
-        TypeError: a mask that is no tensor of booleans.
+        TypeError: a mask that is no tensor of booleans; an argument that does not exist.
         ValueError: a mask of another shape or empty; arguments that do not go together or are out
-            of range; labels out of range or of one class only; a head that is not there.
+            of range; labels out of range or of one class only; a head that does not exist.
         ImportError: method "lora" without peft.
-        NotFiniteError: the loss, a gradient or a weight is not finite: names the step and the
+        DivergedError: the loss, a gradient or a weight is not finite: names the step and the
             layer; its `tuned` is the last good state.
 
     Example:
@@ -100,7 +108,7 @@ def finetune(
         >>> mask = torch.tensor([True, False, True, False, False, False])
         >>> tuned = finetune(network, (x, (x[:, 0] > 0).long()), mask=mask, learning_rate=0.1,
         ...                  num_steps=50, progress_bar=False)
-        >>> (tuned.vector == network.anchor).tolist()
+        >>> (tuned.weights == network.anchor).tolist()
         [False, True, False, True, True, True]
         >>> bool(tuned.history["loss"].iloc[-1] < tuned.history["loss"].iloc[0])
         True
@@ -112,26 +120,18 @@ def finetune(
     held_out = None if validation is None else as_data(validation)
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
+    steps_per_epoch = source.num_data // size
+    steps = _num_steps(num_steps, num_epochs, steps_per_epoch)
+    if evaluate_every is None:
+        evaluate_every = max(steps_per_epoch, -(-steps // MOST_EVALUATIONS))
     if learning_rate is None:
-        if optimizer == "sgd":
-            raise ValueError("learning_rate has no default for sgd; give one, 0.01 say")
-        learning_rate = LEARNING_RATES[method]
-    plan = _plan(
-        source.num_data // size,
-        num_steps,
-        num_epochs,
-        evaluate_every,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        patience=patience,
-    )
-    _require(isfinite(weight_decay) and weight_decay >= 0, "weight_decay", weight_decay, ">= 0")
-    _require(seed >= 0, "seed", seed, "a non-negative integer")
+        learning_rate = _usual_rate(optimizer, method)
+    plan = TrainingPlan(steps, learning_rate, schedule, evaluate_every, patience)
+    if not (isfinite(weight_decay) and weight_decay >= 0):
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}")
+    require_integer("seed", seed, 0)
 
-    module = copy.deepcopy(network.module)
-    with torch.no_grad():
-        for name, value in network.unflatten(network.anchor).items():
-            module.get_parameter(name).copy_(value)
+    module = module_at(network, network.anchor)
     if method == "lora":
         selected, entries = lora.wrap(network, module, names, lora_rank, seed)
     else:
@@ -150,23 +150,24 @@ def finetune(
         None if held_out is None else lambda: one_pass(held_out, size),
         progress_bar=progress_bar,
     )
-    if method == "lora":
-        lora.unwrap(module)
-    vector = network.flatten({n: module.get_parameter(n).detach() for n in network.names})
-    tuned = Tuned(
-        vector=vector,
+    adapters = lora.unwrap(module) if method == "lora" else {}
+    weights = network.flatten({n: module.get_parameter(n).detach() for n in network.names})
+    parts = network.unflatten(weights)
+    tuned = FinetuneResult(
+        weights=weights,
         history=outcome.history,
         mask=selected,
         step=outcome.step,
         base_hash=network_hash(network, names),
-        head={name: tensor for name, tensor in network.unflatten(vector).items() if name in names},
+        head={name: parts[name] for name in names},
         network=network,
+        adapters=adapters,
     )
     if outcome.failure:
-        raise NotFiniteError(
+        raise DivergedError(
             f"{outcome.failure}; lower learning_rate={learning_rate:g}. The weights after "
             f"{outcome.step} steps, the last good ones, are in this error's .tuned",
-            tuned,
+            tuned=tuned,
         )
     return tuned
 
@@ -174,7 +175,7 @@ def finetune(
 def _selected(
     network: FlatNetwork, mask: Tensor | None, method: str, head: tuple[str, ...]
 ) -> Tensor:
-    """The entries to train outside the head, (D,) bool; for "lora" they come later."""
+    """Give the entries to train outside the head, (D,) bool; none yet for "lora"."""
     if method not in LEARNING_RATES:
         raise ValueError(f"method must be one of {sorted(LEARNING_RATES)}, got {method!r}")
     if (mask is None) == (method == "mask"):
@@ -194,32 +195,18 @@ def _selected(
     return selected
 
 
-def _plan(
-    steps_per_epoch: int,
-    num_steps: int | None,
-    num_epochs: int | None,
-    evaluate_every: int | None,
-    *,
-    learning_rate: float,
-    schedule: str,
-    patience: int,
-) -> Plan:
+def _num_steps(num_steps: int | None, num_epochs: int | None, steps_per_epoch: int) -> int:
     if num_steps is not None and num_epochs is not None:
         raise ValueError(f"num_steps={num_steps} and num_epochs={num_epochs}: give one of them")
-    for name, count in (
-        ("num_steps", num_steps),
-        ("num_epochs", num_epochs),
-        ("evaluate_every", evaluate_every),
-        ("patience", patience),
-    ):
-        _require(count is None or count >= 1, name, count, "at least 1")
-    _require(isfinite(learning_rate) and learning_rate > 0, "learning_rate", learning_rate, "> 0")
-    _require(schedule in ("linear", "constant"), "schedule", schedule, "'linear' or 'constant'")
-    steps = num_steps or (num_epochs or DEFAULT_EPOCHS) * steps_per_epoch
-    every = evaluate_every or max(steps_per_epoch, -(-steps // MOST_LOOKS))
-    return Plan(steps, learning_rate, schedule, every, patience)
+    if num_steps is not None:
+        require_integer("num_steps", num_steps, 1)
+        return num_steps
+    epochs = DEFAULT_EPOCHS if num_epochs is None else num_epochs
+    require_integer("num_epochs", epochs, 1)
+    return epochs * steps_per_epoch
 
 
-def _require(fulfilled: bool, name: str, value: object, wanted: str) -> None:
-    if not fulfilled:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+def _usual_rate(optimizer: str, method: str) -> float:
+    if optimizer == "sgd":
+        raise ValueError("learning_rate has no default for sgd; give one, for example 0.01")
+    return LEARNING_RATES[method]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ppl_fe.arguments import require_integer, require_positive
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
 from ppl_fe.networks.matching import listed
@@ -20,15 +21,18 @@ WARMUP_FRACTION = 0.06  # as usual in fine-tuning on GLUE (Liu et al. 2019)
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long to train, how fast, and when to look at the validation data.
 
     Args:
-        num_steps: T.
-        learning_rate: η, the largest.
+        num_steps: T, the number of updates.
+        learning_rate: η, the largest of the schedule.
         schedule: "linear" or "constant".
-        evaluate_every: steps between two looks at the validation data.
-        patience: looks without a better validation loss before training stops.
+        evaluate_every: steps between two evaluations on the validation data.
+        patience: evaluations without a better validation loss before training stops.
+
+    Raises:
+        ValueError: a number out of range, another schedule.
     """
 
     num_steps: int
@@ -37,6 +41,13 @@ class Plan:
     evaluate_every: int
     patience: int
 
+    def __post_init__(self) -> None:
+        require_positive("learning_rate", self.learning_rate)
+        for name in ("num_steps", "evaluate_every", "patience"):
+            require_integer(name, getattr(self, name), 1)
+        if self.schedule not in ("linear", "constant"):
+            raise ValueError(f"schedule must be 'linear' or 'constant', got {self.schedule!r}")
+
     def rate(self, step: int) -> float:
         """Give η_t for t = 1, ..., T.
 
@@ -44,7 +55,7 @@ class Plan:
         it is never zero. "constant" is η.
 
         Example:
-            >>> plan = Plan(100, 1.0, "linear", 10, 3)
+            >>> plan = TrainingPlan(100, 1.0, "linear", 10, 3)
             >>> [round(plan.rate(step), 3) for step in (1, 6, 7, 53, 100)]
             [0.167, 1.0, 1.0, 0.511, 0.011]
         """
@@ -55,18 +66,18 @@ class Plan:
             return self.learning_rate * step / rising
         return self.learning_rate * (self.num_steps + 1 - step) / (self.num_steps - rising)
 
-    def looks_after(self, step: int) -> bool:
-        """Whether the validation data are looked at after so many updates."""
+    def evaluates_after(self, step: int) -> bool:
+        """Decide whether to evaluate on the validation data after so many updates."""
         return step % self.evaluate_every == 0 or step == self.num_steps
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `train` leaves behind; the weights themselves are in the module.
+    """The outcome of `train`; the weights themselves are in the module.
 
     Attributes:
         history: one row a step: the loss of its batch before the update, the learning rate, and
-            where they were looked at, the validation loss and accuracy after the update.
+            at evaluations the validation loss and accuracy after the update.
         step: the number of updates in the weights that the module holds.
         failure: what became non-finite and where; empty if nothing did.
     """
@@ -77,14 +88,14 @@ class Outcome:
 
 
 @dataclass
-class State:
+class Snapshot:
     """A copy of the trained values, and the number of updates in them."""
 
     values: list[Tensor]
     step: int
 
     def keep(self, trained: TrainedEntries, step: int) -> None:
-        """Copy the present values into the memory of the old ones."""
+        """Overwrite the copy with the present values."""
         for value, leaf in zip(self.values, trained.leaves, strict=True):
             value.copy_(leaf.detach())
         self.step = step
@@ -96,25 +107,35 @@ def train(
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     batches: Iterator[Batch],
-    plan: Plan,
+    plan: TrainingPlan,
     validation: Callable[[], Iterator[Batch]] | None,
     *,
     progress_bar: bool,
 ) -> Outcome:
-    """Train the entries; leave the best state in the module, or the last without validation.
+    """Train the entries; leave the best state in the module, or the last one without validation.
 
-    With validation data the start is looked at too (step 0), so the result is never worse there
+    The start is evaluated too (step 0), so that the result is never worse on the validation data
     than the start. If the loss or a gradient is not finite, training stops and the module goes
     back to the best state, or without validation data to the last one whose loss was finite.
+
+    Args:
+        module: the network to train.
+        trained: its trained entries.
+        optimizer: the optimiser of `trained.leaves`.
+        objective: the mean negative log-likelihood of a minibatch.
+        batches: minibatches, without end.
+        plan: length, learning rates, evaluations.
+        validation: makes a pass over the validation data; None without them.
+        progress_bar: whether to show one.
     """
     rows: list[dict[str, float]] = []
-    good, best = State(trained.values(), 0), State(trained.values(), 0)
+    good, best = Snapshot(trained.values(), 0), Snapshot(trained.values(), 0)
     best_loss, waited, failure, step = inf, 0, "", 0
     with tqdm(
         total=plan.num_steps, disable=not progress_bar, desc="fine-tune", unit="step", leave=False
     ) as bar:
         while True:
-            if validation is not None and plan.looks_after(step):
+            if validation is not None and plan.evaluates_after(step):
                 loss, accuracy = objective.evaluate(module, validation())
                 if step == 0:
                     rows.append({"step": 0, "loss": nan, "learning_rate": nan})
@@ -154,7 +175,7 @@ def train(
         bar.refresh()  # the last step, too, however quick it was
     if not failure and not all(leaf.isfinite().all() for leaf in trained.leaves):
         failure = f"weights are not finite after step {step}"
-    end = State([], step)
+    end = Snapshot([], step)
     if validation is not None or failure:
         end = best if validation is not None else good
         trained.restore(end.values)

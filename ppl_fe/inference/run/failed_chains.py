@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.warmup.curvature import largest_stable_step, stiffest
-
-
-class NoChainLeftError(FloatingPointError):
-    """No chain is left; `failed` says of each why."""
-
-    def __init__(self, message: str, failed: dict[int, str]) -> None:
-        super().__init__(message)
-        self.failed = failed
 
 
 def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
@@ -37,7 +30,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:
     """Raise when no chain is left, with the largest step that the start would have allowed.
 
     Raises:
-        NoChainLeftError: as it says.
+        DivergedError: as it says.
     """
     if len(failed) < chains.num_chains:
         return
@@ -56,7 +49,7 @@ def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:
             f"the start would allow a step of {largest:.3g}, so the chains met larger curvatures "
             "later: use a smaller step_size, or 'auto', and check the data"
         )
-    raise NoChainLeftError(
+    raise DivergedError(
         f"every chain became non-finite at step size {used:.3g}: chain 0, {failed[0]}; {advice}",
-        failed,
+        failed=failed,
     )

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.record.zarr_store import Arrays
-from ppl_fe.inference.run.failed_chains import NoChainLeftError
 
 
 class Part(NamedTuple):
@@ -71,7 +71,8 @@ def _in_child(chain: int) -> Part:
     try:
         return _draw(chain)
     except FloatingPointError as error:
-        reason = error.failed[0] if isinstance(error, NoChainLeftError) else str(error)
+        failed = error.failed if isinstance(error, DivergedError) else {}
+        reason = failed.get(0, str(error))
         return Part({}, {}, {}, reason, str(error))
 
 
@@ -91,11 +92,11 @@ def joined(parts: Sequence[Part]) -> Joined:
     """All chains side by side; a failed one is there as zeros, to be left out by its number.
 
     Raises:
-        FloatingPointError: every chain has failed.
+        DivergedError: every chain has failed.
     """
     good = [part for part in parts if not part.failure]
     if not good:
-        raise FloatingPointError(parts[0].message)
+        raise DivergedError(parts[0].message)
     model = good[0]
     draws = {
         group: {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.warmup.curvature import largest_stable_step, stiffest
 from ppl_fe.inference.warmup.step_size import Adaptation
@@ -59,7 +60,7 @@ class Phases:
         """Fix where the temperature is measured, and refuse a step that no chain can keep.
 
         Raises:
-            FloatingPointError: a step size given by hand at which every chain is unstable.
+            DivergedError: a step size given by hand at which every chain is unstable.
         """
         chains = self.chains
         found = self.adaptation.direction or stiffest(chains)
@@ -118,7 +119,7 @@ def refuse_unstable(chains: Chains, curvature: Tensor) -> None:
     excess = chains.dynamics.excess_temperature(curvature, torch.zeros_like(curvature), settings)
     if bool((excess.isinf() & curvature.isfinite()).all()):
         largest = largest_stable_step(chains.dynamics, curvature, settings).min().item()
-        raise FloatingPointError(
+        raise DivergedError(
             f"step_size={settings['step_size'].max().item():.3g} is unstable: the log-posterior's "
             f"largest curvature along the chains is {curvature.max().item():.3g}, which allows "
             f"steps up to {largest:.3g}; give a smaller step_size, or 'auto'"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned
 from ppl_fe.inference.schedules import Cyclical
 from ppl_fe.inference.step.chains import Chains
@@ -147,7 +148,7 @@ class Adaptation:
             if not torch.isfinite(tuned[name]).any():
                 if "step_size" not in self.tuning.automatic:
                     return  # the step given has failed, and the run will say so
-                raise FloatingPointError(
+                raise DivergedError(
                     f"no {name} could be chosen: the gradient is not finite at step "
                     f"{self.num_steps} of the warm-up; check the data and the starts, or give "
                     f"{name} as a number"

@@ -60,7 +60,7 @@ def measure(
         before: an earlier measurement's direction, for a shorter iteration.
 
     Raises:
-        NotFiniteGradientError: a loss or gradient is not finite nearby.
+        DivergedError: a loss or gradient is not finite nearby.
     """
     size, dtype = working.network.num_parameters, working.weights.dtype
     if before is None:

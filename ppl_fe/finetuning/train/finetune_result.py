@@ -1,43 +1,91 @@
-"""What fine-tuning gives back: the weights, how they came about, and the delta to save."""
+"""The result of fine-tuning: the weights, how they came about, and the delta to save."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ppl_fe.finetuning.train.trained_entries import mask_entries
-from ppl_fe.networks.delta_format import Delta
+from ppl_fe.finetuning.train.trained_entries import mask_entries, module_at
+from ppl_fe.networks.delta_format import Delta, write_delta
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_tensors
+from ppl_fe.renamed import warn_of_old_name
 
 
 @dataclass(frozen=True, repr=False)
-class Tuned:
-    """What `finetune` returns; `save_delta` writes what it changed.
+class FinetuneResult:
+    """What `finetune` returns; its `repr` says what was trained and how the loss went.
 
     Attributes:
-        vector: (D,) the fine-tuned weights; `network(tuned.vector, inputs)` is their output.
+        weights: (D,) all the network's weights, fine-tuned.
         history: one row a step: `step`, `loss` (of its batch, before the update),
             `learning_rate`, and after the update, where looked at, `validation_loss` and
             `validation_accuracy`.
         mask: (D,) bool, the entries outside the head that were trained.
-        step: the number of updates in `vector`: with validation data those of the best state.
+        step: the number of updates in `weights`: with validation data those of the best state.
         base_hash: SHA-256 of the pretrained weights and buffers outside the head.
         head: name -> fine-tuned tensor of the freshly initialised head.
         network: the pretrained network.
+        adapters: of method "lora", layer -> (A, B), of shapes (r, in) and (out, r); `weights` has
+            2 B A added already.
+
+    Example:
+        >>> from ppl_fe.finetuning import finetune
+        >>> network = FlatNetwork(nn.Linear(2, 1))
+        >>> tuned = finetune(
+        ...     network, (torch.ones(4, 2), torch.zeros(4, 1)), likelihood="normal", method="full",
+        ...     num_steps=3, progress_bar=False)
+        >>> bool((tuned.module().weight.flatten() == tuned.weights[:2]).all())
+        True
+        >>> tuned.predict(torch.ones(4, 2)).shape
+        torch.Size([4, 1])
     """
 
-    vector: Tensor
+    weights: Tensor
     history: pd.DataFrame
     mask: Tensor
     step: int
     base_hash: str
     head: dict[str, Tensor]
     network: FlatNetwork
+    adapters: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def vector(self) -> Tensor:
+        """`weights` by its old name, which goes with the next release."""
+        warn_of_old_name("FinetuneResult.vector", "FinetuneResult.weights")
+        return self.weights
+
+    def module(self) -> nn.Module:
+        """Copy the pretrained module, in evaluation mode, and give the copy these weights."""
+        return module_at(self.network, self.weights)
+
+    def predict(self, inputs: Any) -> Any:
+        """Evaluate the fine-tuned network, without gradients and all inputs at once.
+
+        Args:
+            inputs: a tensor, or a mapping for networks called by keyword, on the network's device.
+
+        Returns:
+            The network's output; of an output with `logits` (Hugging Face), the logits.
+        """
+        with torch.no_grad():
+            return self.network(self.weights, inputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what fine-tuning changed as one file for `fe.apply_delta`, as `fe.save_delta` does.
+
+        Args:
+            path: the file, replaced if it exists.
+        """
+        write_delta(self.delta, path)
 
     @property
     def indices(self) -> Tensor:
@@ -46,8 +94,8 @@ class Tuned:
 
     @property
     def delta(self) -> Delta:
-        """The new values, for `save_delta`: selected entries, and the head whole."""
-        network, tensors = self.network, self.network.unflatten(self.vector)
+        """Gather the new values, for `save_delta`: selected entries, and the head whole."""
+        network, tensors = self.network, self.network.unflatten(self.weights)
         entries = mask_entries(network, self.mask, list(self.head))
         shapes = {
             name: tuple(tensor.shape)
@@ -64,17 +112,17 @@ class Tuned:
             shapes=shapes,
             partly=tuple(name for name, index in entries.items() if index is not None),
             positions=torch.cat(positions) if positions else torch.zeros(0, dtype=torch.long),
-            values=torch.cat(values) if values else self.vector.new_zeros(0).cpu(),
+            values=torch.cat(values) if values else self.weights.new_zeros(0).cpu(),
             whole={name: tensors[name].cpu() for name, index in entries.items() if index is None},
             head=tuple(self.head),
         )
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The history, one row an update."""
+        """Give the history, one row an update."""
         return self.history.copy()
 
     def _rows(self) -> list[tuple[str, str]]:
-        trained, total = int(self.mask.sum()), len(self.vector)
+        trained, total = int(self.mask.sum()), len(self.weights)
         rows = [("trained", f"{trained:,} of {total:,} parameters ({trained / total:.3g})")]
         if self.head:
             size = sum(tensor.numel() for tensor in self.head.values())
@@ -91,24 +139,13 @@ class Tuned:
 
     def __repr__(self) -> str:
         width = max(len(name) for name, _ in self._rows())
-        return "\n".join(["Tuned", *(f"{name:<{width}}  {value}" for name, value in self._rows())])
+        return "\n".join(
+            ["FinetuneResult", *(f"{name:<{width}}  {value}" for name, value in self._rows())]
+        )
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
             for name, value in self._rows()
         )
-        return f"<table><caption>Tuned</caption>{rows}</table>"
-
-
-class NotFiniteError(FloatingPointError):
-    """Fine-tuning met a loss, gradient or weight that is not finite.
-
-    Attributes:
-        tuned: the last good state: the best one on the validation data, or without them the last
-            whose loss was finite.
-    """
-
-    def __init__(self, message: str, tuned: Tuned) -> None:
-        super().__init__(message)
-        self.tuned = tuned
+        return f"<table><caption>FinetuneResult</caption>{rows}</table>"

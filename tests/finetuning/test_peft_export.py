@@ -11,7 +11,7 @@ import torch
 from cases.tuning import LABELS, X, tune
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.train.peft_export import save_shira
+from ppl_fe.finetuning.train.peft_export import save_adapter
 from ppl_fe.networks.flat import FlatNetwork
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
@@ -52,7 +52,7 @@ def test_peft_reads_the_fine_tuned_network(
 ) -> None:
     mask = mask_of(("body.0.weight", first), ("body.2.weight", second))
     tuned = tune(FlatNetwork(net()), mask=mask, head="head")
-    save_shira(tuned, tmp_path / "adapter")
+    save_adapter(tuned, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == rank
     other = net()
@@ -60,9 +60,26 @@ def test_peft_reads_the_fine_tuned_network(
     loaded: Any = peft.PeftModel.from_pretrained(other, tmp_path / "adapter")
     network = FlatNetwork(net())
     with torch.no_grad():
-        found, expected = loaded(X), network(tuned.vector, X)
+        found, expected = loaded(X), network(tuned.weights, X)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (expected - network(network.anchor, X)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("head", [None, "head"])
+def test_peft_reads_adapters_of_low_rank(head: str | None, tmp_path: Path) -> None:
+    tuned = tune(FlatNetwork(net()), method="lora", head=head, lora_rank=3)
+    assert sorted(tuned.adapters) == ["body.0", "body.2"] + ([] if head else ["head"])
+    save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 6)
+    other = net()
+    if head:
+        nn.init.zeros_(other.head.weight)
+    loaded: Any = peft.PeftModel.from_pretrained(other, tmp_path)
+    with torch.no_grad():
+        found, expected = loaded(X), tuned.predict(X)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert (expected - net()(X)).abs().max() > 0.1
 
 
 REFUSED: list[tuple[Tensor, str | None, str]] = [
@@ -78,7 +95,7 @@ def test_what_shira_cannot_hold_is_refused(
 ) -> None:
     tuned = tune(FlatNetwork(net()), mask=mask, head=head)
     with pytest.raises(ValueError, match=message):
-        save_shira(tuned, tmp_path)
+        save_adapter(tuned, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -89,7 +106,7 @@ def test_a_head_that_peft_would_mistake_is_refused(tmp_path: Path) -> None:
     mask[0] = True
     tuned = tune(network, (X, LABELS), mask=mask, head="1")
     with pytest.raises(ValueError, match=r"peft would take 0\.1 for the head 1"):
-        save_shira(tuned, tmp_path)
+        save_adapter(tuned, tmp_path)
     only = tune(network, (X, LABELS), method="head", head="1")
     with pytest.raises(ValueError, match="no adapter to write"):
-        save_shira(only, tmp_path)
+        save_adapter(only, tmp_path)
