@@ -11,8 +11,9 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 
 from ppl_fe.inference.record import running_moments as module
-from ppl_fe.inference.record.running_moments import MomentSummary, RunningMoments, split_r_hat
-from ppl_fe.inference.record.split_statistics import most_ess, plan_batches
+from ppl_fe.inference.record.batch_sums import plan_batches
+from ppl_fe.inference.record.running_moments import RunningMoments
+from ppl_fe.inference.record.split_statistics import MomentSummary, most_ess, split_r_hat
 
 NAN = float("nan")
 

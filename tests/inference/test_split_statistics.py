@@ -10,7 +10,8 @@ import torch
 from arviz_stats.base import array_stats
 
 from ppl_fe.inference.record import split_statistics
-from ppl_fe.inference.record.split_statistics import most_ess, plan_batches
+from ppl_fe.inference.record.batch_sums import plan_batches
+from ppl_fe.inference.record.split_statistics import most_ess
 
 from .test_moments import ar1, running
 

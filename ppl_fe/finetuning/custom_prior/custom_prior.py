@@ -25,7 +25,8 @@ from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.finetuning.custom_prior.variational_starts import settle
 from ppl_fe.finetuning.sampling_plan import Plan
 from ppl_fe.inference.program.density import Density
-from ppl_fe.inference.record.running_moments import MomentSummary, RunningMoments
+from ppl_fe.inference.record.running_moments import RunningMoments
+from ppl_fe.inference.record.split_statistics import MomentSummary
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.sampling import sample
 from ppl_fe.models.bayestune import BayesTunePosterior, Prior, bayestune_posterior

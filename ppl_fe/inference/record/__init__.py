@@ -1,8 +1,9 @@
 """What is kept of a run.
 
 recorder.py          draws as a DataTree; of large sites a subset and projections
-running_moments.py   running moments of every coordinate
-split_statistics.py  split R-hat and ESS from them
-zarr_store.py        the draws on disk, and how to resume
+batch_sums.py        sums over half a chain, of which running moments are made
+running_moments.py   running moments of every coordinate, chains side by side
+split_statistics.py  split R-hat and ESS from such sums
+zarr_store.py        the draws on disk, and how a run is resumed
 netcdf.py            draws in one file
 """

@@ -1,4 +1,4 @@
-"""Draws as one netCDF file, which ArviZ and xarray open anywhere."""
+"""Write draws to one netCDF file, which ArviZ and xarray open anywhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
-from torch import Tensor
 
 from ppl_fe.files import atomic_write
+from ppl_fe.inference.record.recorder import plain
 
 
 def write_netcdf(
@@ -22,11 +21,17 @@ def write_netcdf(
     attributes: Mapping[str, Any],
     groups: Mapping[str, xr.Dataset] | None = None,
 ) -> None:
-    """Write draws, with more attributes at the root and further groups; `xr.open_datatree` reads.
+    """Write draws to a netCDF file, which `xr.open_datatree` reads.
 
-    What netCDF attributes cannot hold becomes what they can: mappings, and lists with text in
-    them, JSON; truth values 0 and 1; None is left out. The file is written aside and renamed, so
-    that an interrupted write leaves an older one as it was.
+    Mappings, and lists that hold text, become JSON, since netCDF attributes cannot hold them; truth
+    values become 0 and 1, and None is left out. The file is written aside and renamed, so that an
+    interrupted write leaves an older file as it was.
+
+    Args:
+        draws: what to write.
+        path: of the file.
+        attributes: more of them for the root.
+        groups: more of them, by name. Default none.
 
     Raises:
         ImportError: neither h5netcdf nor netCDF4 is installed.
@@ -66,13 +71,10 @@ def _engine() -> Literal["h5netcdf", "netcdf4"]:
 
 
 def _writable(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_):
-        return int(value)
-    if isinstance(value, Tensor | np.ndarray):
-        value = np.asarray(value).tolist()
-    if isinstance(value, list | tuple):
-        numbers = len(value) > 0 and all(
-            isinstance(entry, int | float) and not isinstance(entry, bool) for entry in value
-        )
-        return list(value) if numbers else json.dumps(list(value))
-    return json.dumps(value) if isinstance(value, Mapping) else value
+    value = plain(value)
+    if not isinstance(value, list | tuple):
+        return value
+    numbers = len(value) > 0 and all(
+        isinstance(entry, int | float) and not isinstance(entry, bool) for entry in value
+    )
+    return list(value) if numbers else json.dumps(list(value))

@@ -1,4 +1,8 @@
-"""Draws as they come: from chains to an `xarray.DataTree` in ArviZ's schema."""
+"""Keep draws as they come: from chains to an `xarray.DataTree` in ArviZ's schema.
+
+Draws of a very large site are kept for some of its coordinates and a few projections only; every
+coordinate has its running moments.
+"""
 
 from __future__ import annotations
 
@@ -19,43 +23,11 @@ from ppl_fe.inference.record.running_moments import RunningMoments
 from ppl_fe.inference.record.zarr_store import Arrays, Store, dimension_names
 from ppl_fe.inference.step.step_function import Statistics
 
-NUM_SUBSET, NUM_PROJECTIONS = 100, 16
-BLOCK_VALUES = 2**20
-
-
-class Projection:
-    """A fixed random subset of coordinates and fixed random projections of a large site.
-
-    Coordinate i goes to projection i mod 16 with a random sign: Σ ±w_i/√(D/16). Each sees a
-    sixteenth of the coordinates; a byte a coordinate is kept, not sixteen floats.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.places = torch.tensor(sorted(random.Random(size).sample(range(size), NUM_SUBSET)))
-        generator = torch.Generator().manual_seed(size)
-        signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
-        self.signs = signs.mul_(2).sub_(1).to(device)
-
-    def reduce(self, name: str, value: Tensor) -> Arrays:
-        """Values (C, S, *shape) -> the subset (C, S, 100) and the projections (C, S, 16)."""
-        flat = value.flatten(2)
-        sums = flat.new_zeros((*flat.shape[:2], NUM_PROJECTIONS))
-        pieces = zip(
-            torch.split(flat, BLOCK_VALUES, -1), torch.split(self.signs, BLOCK_VALUES), strict=True
-        )
-        for values, signs in pieces:  # in blocks: no copy of all the draws
-            missing = -len(signs) % NUM_PROJECTIONS
-            signed = torch.nn.functional.pad(values * signs, (0, missing))
-            sums += signed.reshape(*flat.shape[:2], -1, NUM_PROJECTIONS).sum(-2)
-        return {
-            name: flat[..., self.places].cpu().numpy(),
-            f"{name}_projection": (sums * (NUM_PROJECTIONS / len(self.signs)) ** 0.5).cpu().numpy(),
-        }
-
-
 # Above this many values a site's draws are kept for a fixed random subset of its coordinates
 # and a few random projections only.
 LARGEST_KEPT = 10**7
+NUM_SUBSET, NUM_PROJECTIONS = 100, 16
+BLOCK_VALUES = 2**20  # worked on at a time
 FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
 STATISTICS = (
     "lp",
@@ -69,15 +41,21 @@ MOMENTS = ("mean", "sd", "r_hat", "ess")
 
 
 class Recorder:
-    """Collects kept draws in blocks; a block goes to memory and, with a store, to disk.
+    """Collect kept draws in blocks; a block goes to memory and, with a store, to disk.
 
     Args:
-        density: gives the sites and their transforms.
+        density: has the sites and their transforms.
         blocks: the runs of coordinates whose temperature is followed.
-        num_chains, num_samples: C and S.
-        store: where draws go on disk.
-        num_groups: equal consecutive groups of chains, each with a target (and moments) of its own.
-        has_momentum: whether the sampler has a kinetic temperature to keep.
+        num_chains: C.
+        num_samples: S, draws to keep of each chain.
+        store: where draws go on disk. Default nowhere.
+        num_groups: equal consecutive groups of chains, each with its own target and moments.
+            Default 1.
+        has_momentum: whether the sampler has a kinetic temperature to keep. Default False.
+
+    Attributes:
+        num_draws: kept so far, of each chain.
+        moments: of every coordinate.
     """
 
     def __init__(
@@ -96,7 +74,7 @@ class Recorder:
         self._block = max(1, min(256, num_samples, BLOCK_VALUES // (num_chains * size)))
         self._positions = torch.empty((num_chains, self._block, size), dtype=dtype, device=device)
         self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
-        self._subsets = {
+        self._reduced = {
             site.name: Projection(site.size, density.device)
             for site in (*density.sites, *density.deterministic)
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
@@ -120,11 +98,16 @@ class Recorder:
         step_size: Tensor,
         kinetic_temperature: Tensor | None = None,
     ) -> bool:
-        """Keep one draw of every chain and say whether it, and all before it, went to the store.
+        """Keep one draw of every chain; return whether it, and all before it, went to the store.
 
         Args:
-            position: (C, D); statistics, step size and kinetic temperature (C,) each.
-            virials: (C, L + 1) of the blocks and along the stiffest direction.
+            position: (C, D).
+            statistics: of the step.
+            loss: (C,), mean −log-likelihood of the step's data, in nats a datum.
+            virials: (C, L + 1), temperatures times their numbers of coordinates: of the blocks,
+                and along the stiffest direction.
+            step_size: (C,).
+            kinetic_temperature: (C,), of a sampler with momentum.
         """
         row, filled = self._statistics[self._filled], len(self._scalars)
         kinetic = () if kinetic_temperature is None else (kinetic_temperature,)
@@ -154,14 +137,14 @@ class Recorder:
         return False
 
     def flush(self) -> None:
-        """Move the block of draws out of the buffer."""
+        """Move the present block of draws out of the buffer."""
         if not self._filled:
             return
         self._last_flush = time.monotonic()
         posterior: Arrays = {}
         for name, value in self.density.constrain(self._positions[:, : self._filled]).items():
-            if name in self._subsets:
-                posterior |= self._subsets[name].reduce(name, value)
+            if name in self._reduced:
+                posterior |= self._reduced[name].reduce(name, value)
             else:
                 posterior[name] = np.array(_numpy(value))  # a copy: the buffer is used again
         # (S', C, rows) -> rows of (C, S')
@@ -178,14 +161,14 @@ class Recorder:
         self._filled = 0
 
     def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:
-        """Go on after the draws that a store holds."""
+        """Go on after the draws, and the sums of moments, that a store holds."""
         for group, arrays in draws.items():
             self._kept[group] = [arrays]
             self.num_draws = next(iter(arrays.values())).shape[1]
         self.moments.restore(moments)
 
     def contents(self) -> tuple[dict[str, Arrays], dict[str, Tensor]]:
-        """What `restore` takes: all draws so far, and the sums of their moments."""
+        """Return what `restore` takes: all draws so far, and the sums of their moments."""
         self.flush()
         draws = {
             group: {name: np.concatenate([b[name] for b in blocks], axis=1) for name in blocks[0]}
@@ -194,7 +177,7 @@ class Recorder:
         return draws, self.moments.state()
 
     def losses(self) -> NDArray[Any]:
-        """(C, S) mean minibatch losses of the draws kept so far."""
+        """Return the mean minibatch losses (C, S) of the draws kept so far."""
         blocks = [block["loss"] for block in self._kept["sample_stats"]]
         recent = _numpy(self._statistics[: self._filled, :, STATISTICS.index("loss")].T)
         return np.concatenate([*blocks, recent], axis=1)
@@ -202,9 +185,13 @@ class Recorder:
     def finish(
         self, failed: Mapping[int, str], attributes: Mapping[str, Any], *, complete: bool = True
     ) -> xr.DataTree:
-        """All draws as a DataTree, without the chains that failed; closes the store.
+        """Make a DataTree of all draws, without the chains that failed, and close the store.
 
-        To the attributes it adds `tuned_measured_temperature` (C,), along the stiffest direction.
+        Args:
+            failed: chain -> why it failed.
+            attributes: of the tree; `tuned_measured_temperature` (C,), along the stiffest
+                direction, is added.
+            complete: the run has all its draws. Default True.
         """
         draws, _ = self.contents()
         good = [chain for chain in range(len(self._positions)) if chain not in failed]
@@ -231,13 +218,13 @@ class Recorder:
         coords: dict[str, Any] = {"chain": chains, "draw": draws}
         if "block_temperature" in arrays:
             coords["block"] = self._names
-        for name, subset in self._subsets.items():
+        for name, subset in self._reduced.items():
             if name in arrays:
                 coords[f"{name}_dim_0"] = _numpy(subset.places)
         return xr.Dataset(data, coords=coords, attrs=attrs)
 
     def _moments(self, chains: list[int]) -> xr.Dataset:
-        """Site -> (moment, *shape) on unconstrained space; (group, moment, *shape) of several."""
+        """Lay out site -> (moment, *shape), unconstrained; (group, moment, *shape) if several."""
         each = len(self._positions) // self._num_groups
         tables = []
         for group in range(self._num_groups):
@@ -258,14 +245,48 @@ class Recorder:
         return xr.Dataset(data, coords={"moment": list(MOMENTS)})
 
 
+class Projection:
+    """Fixed random coordinates, and fixed random projections, of a large site.
+
+    Coordinate i goes to projection i mod 16 with a random sign: Σ ±w_i/√(D/16). Each sees a
+    sixteenth of the coordinates; a byte a coordinate is kept, not sixteen floats.
+
+    Args:
+        size: number of coordinates.
+        device: that of the draws.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.places = torch.tensor(sorted(random.Random(size).sample(range(size), NUM_SUBSET)))
+        generator = torch.Generator().manual_seed(size)
+        signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8)
+        self.signs = signs.mul_(2).sub_(1).to(device)
+
+    def reduce(self, name: str, value: Tensor) -> Arrays:
+        """Reduce values (C, S, *shape) to the subset (C, S, 100) and projections (C, S, 16)."""
+        flat = value.flatten(2)
+        sums = flat.new_zeros((*flat.shape[:2], NUM_PROJECTIONS))
+        pieces = zip(
+            torch.split(flat, BLOCK_VALUES, -1), torch.split(self.signs, BLOCK_VALUES), strict=True
+        )
+        for values, signs in pieces:  # in blocks: no copy of all the draws
+            missing = -len(signs) % NUM_PROJECTIONS
+            signed = torch.nn.functional.pad(values * signs, (0, missing))
+            sums += signed.reshape(*flat.shape[:2], -1, NUM_PROJECTIONS).sum(-2)
+        return {
+            name: flat[..., self.places].cpu().numpy(),
+            f"{name}_projection": (sums * (NUM_PROJECTIONS / len(self.signs)) ** 0.5).cpu().numpy(),
+        }
+
+
 def _numpy(tensor: Tensor) -> NDArray[Any]:
     return np.asarray(tensor.detach().cpu().numpy())
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON, zarr and netCDF attributes can hold."""
+    """Make a value into one that JSON, zarr and netCDF attributes can hold."""
     if isinstance(value, Tensor | np.ndarray):
         return np.asarray(value).tolist()
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return int(value)
     return json.dumps(value) if isinstance(value, Mapping) else value

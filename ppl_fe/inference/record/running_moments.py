@@ -7,15 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.record.split_statistics import (
-    Batch,
-    MomentSummary,
-    plan_batches,
-    split_r_hat,
-    statistics,
-)
-
-__all__ = ["MomentSummary", "RunningMoments", "split_r_hat"]
+from ppl_fe.inference.record.batch_sums import HalfSums, plan_batches
+from ppl_fe.inference.record.split_statistics import MomentSummary, statistics
 
 # Coordinates worked on at a time. At 1 MB a tensor the sums of a block stay in the cache through
 # the operations of one draw; far smaller blocks cost calls (benchmarks/moments.py).
@@ -26,19 +19,13 @@ SUMS = ("means", "squares", "between", "batch_sum")
 class RunningMoments:
     """Running sums over the kept draws of C chains, in one pass and constant memory.
 
-    Kept per chain and coordinate: the means of the first ⌊S/2⌋ and of the last ⌊S/2⌋ draws, the
-    squares about them, the squares between batch means, and the sum of the present batch: five
-    tensors (C, D), six where S is odd, since the middle draw belongs to neither half. Batches are
-    about √S draws long and lie within the halves. A complete batch is merged into its half (Chan,
-    Golub and LeVeque 1983): n draws of mean m, and b draws with Σ(x − m) = t, give
-
-        m ← m + t/(n+b),  squares ← squares + Σ(x−m)² − t²/(n+b),
-        between ← between + t² n/(b(n+b)).
-
-    At first m is the half's first draw, so that an offset far greater than the sd costs no digits.
+    Kept per chain and coordinate: the means of the first ⌊S/2⌋ and of the last ⌊S/2⌋ draws, and the
+    other sums of `batch_sums`, which both halves share: five tensors (C, D), six where S is odd,
+    since the middle draw belongs to neither half.
 
     Args:
-        num_chains, num_parameters: C and D.
+        num_chains: C.
+        num_parameters: D.
         num_samples: S, the draws planned for each chain.
         dtype: of the sums, float32 or float64. Float32 is enough: R-hat then differs from ArviZ's
             by 1e-7 relative, and by 1e-6 at an offset of 100 sd.
@@ -82,15 +69,17 @@ class RunningMoments:
         self._middle: Tensor | None = None
         # Views, made once: a slice costs as much as the arithmetic of a small problem.
         means = [_blocks(mean) for mean in self._means]
-        sums = [_blocks(tensor) for tensor in (self._squares, self._between, self._batch_sum)]
-        scratch = torch.empty_like(means[0][0])
-        deviations = [scratch[: len(block)] for block in means[0]]
-        self._sums = [list(zip(mean, *sums, deviations, strict=True)) for mean in means]
+        shared = [_blocks(tensor) for tensor in (self._squares, self._between, self._batch_sum)]
+        memory = torch.empty_like(means[0][0])
+        self._sums = [
+            [(HalfSums(*sums), memory[: len(sums[0])]) for sums in zip(mean, *shared, strict=True)]
+            for mean in means
+        ]
 
     def add(self, position: Tensor) -> None:
-        """Take in one kept draw of every chain, (C, D); it is not kept and may be overwritten.
+        """Add one kept draw of every chain, (C, D); it is not held and may be overwritten.
 
-        A chain that has failed may go on giving NaN: it stays among its own sums.
+        A chain that has failed may go on giving NaN, which stays in its own sums.
 
         Raises:
             ValueError: another shape, or more draws than `num_samples`.
@@ -107,39 +96,23 @@ class RunningMoments:
         if batch.half is None:
             self._middle = position.to(self._means, copy=True)
         else:
-            self._accumulate(position, batch, batch.half)
+            for draw, (sums, memory) in zip(_blocks(position), self._sums[batch.half], strict=True):
+                sums.add(draw, batch, self.num_draws, memory)
         self.num_draws += 1
-        self._at += self.num_draws == batch.stop
-
-    def _accumulate(self, position: Tensor, batch: Batch, half: int) -> None:
-        is_first = batch.before == 0 and self.num_draws == batch.start
-        is_last = self.num_draws + 1 == batch.stop
-        length = batch.stop - batch.start
-        after = batch.before + length
-        for draw, sums in zip(_blocks(position), self._sums[half], strict=True):
-            mean, squares, between, batch_sum, deviation = sums
-            if is_first:
-                mean.copy_(draw)
-            torch.sub(draw, mean, out=deviation)
-            batch_sum.add_(deviation)
-            squares.addcmul_(deviation, deviation)
-            if is_last:
-                between.addcmul_(batch_sum, batch_sum, value=batch.before / (length * after))
-                squares.addcmul_(batch_sum, batch_sum, value=-1 / after)
-                mean.add_(batch_sum, alpha=1 / after)
-                batch_sum.zero_()
+        if self.num_draws == batch.stop:
+            self._at += 1
 
     def summary(self, chains: Sequence[int] | None = None) -> MomentSummary:
-        """The statistics of the draws so far; the sums stay as they are.
+        """Compute the statistics of the draws so far; the sums stay as they are.
 
-        `r_hat` is `grouped_r_hat` of the halves, ArviZ's method "split" once all S draws are in.
+        `r_hat` is `r_hat_of_parts` of the halves, ArviZ's method "split" once all S draws are in.
         Of an interrupted run the second half is shorter and weighs less; up to ⌊S/2⌋ draws there
         is none, and R-hat is that of whole chains (`is_split` false): a drift common to all chains
         then shows in the ESS alone. `ess` is `batch_means_ess`, no greater than `most_ess` of the
         halves. Batches of √S draws make it too large where the autocorrelation is long: for AR(1)
         of coefficient ρ by about 2ρ/((1−ρ²)√S), 4 % at ρ = 0.5 and 30 % at ρ = 0.9 for S = 1000.
 
-        NaN stands for what cannot be told: R-hat and ESS with fewer than four draws or for a
+        NaN stands for what is not known: R-hat and ESS with fewer than four draws or for a
         coordinate that never moved (of sd 0), R-hat of a single chain that is not split.
 
         Args:
@@ -165,7 +138,7 @@ class RunningMoments:
         return MomentSummary(mean, sd, r_hat, ess, is_split)
 
     def _statistics(self, chains: list[int], at: slice) -> Tensor:
-        """`statistics` (4, ...) of some coordinates, the present batch taken as complete."""
+        """Compute `statistics` (4, ...) of some coordinates, with the present batch as it is."""
         squares, between, batch_sum = (
             tensor[chains, at].double()
             for tensor in (self._squares, self._between, self._batch_sum)
@@ -194,13 +167,13 @@ class RunningMoments:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs: the numbers of draws, and the sums themselves, not copies."""
+        """Return what `restore` needs: numbers of draws, and the sums themselves, not copies."""
         sums = {name: getattr(self, f"_{name}") for name in SUMS}
         middle = {} if self._middle is None else {"middle": self._middle}
         return {"draws": torch.tensor([self.num_draws, self.num_samples])} | sums | middle
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Copy the sums of a `state` in; the statistics then go on as if never interrupted.
+        """Copy in the sums of a `state`, and go on as if never interrupted.
 
         Raises:
             ValueError: the state of another number of chains, parameters or samples, or dtype.
@@ -222,7 +195,7 @@ class RunningMoments:
 
 
 def _blocks(tensor: Tensor) -> Sequence[Tensor]:
-    """The tensor itself, or pieces of it laid out flat where it is large."""
+    """Return the tensor itself, or pieces of it laid out flat where it is large."""
     if tensor.numel() <= BLOCK_COORDINATES:
         return (tensor,)
     flat, length = tensor.reshape(-1), BLOCK_COORDINATES

@@ -1,4 +1,4 @@
-"""A run on disk: a zarr folder that grows with the draws, and the file that resumes it."""
+"""Keep a run on disk: a zarr folder that grows with the draws, and the file that resumes it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CHUNK_VALUES = 2**20
 
 
 class Store:
-    """The zarr folder `path`, made with its first draws.
+    """The zarr folder of a run, made with its first draws.
 
     Beside it, until the run is complete, lies `path` + ".resume": the state of the chains after the
     last stored draw, as safetensors, written aside and renamed.
 
     Args:
-        path: must not exist, unless a run is resumed.
-        resume: go on with what is there.
+        path: of the folder, which must not exist unless a run is resumed.
+        resume: go on with what is there. Default False.
 
     Attributes:
-        complete: the run to be resumed has all its draws; `finished` gives them.
+        complete: the run to be resumed has all its draws, which `finished` reads.
 
     Raises:
         FileExistsError: `path` exists and is not to be resumed.
@@ -54,7 +54,7 @@ class Store:
         if not resume:
             return
         if self.path.exists():
-            # Consolidated metadata would go on telling the lengths of the interrupted run.
+            # Consolidated metadata still have the lengths of the interrupted run.
             self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
             # As long as the file lies there, a crash may have come in the middle of `finish`.
             ended = self._root.attrs.get("interrupted") == 0
@@ -70,7 +70,7 @@ class Store:
             )
 
     def append(self, groups: Mapping[str, Arrays]) -> None:
-        """More draws (C, S', ...) for every group."""
+        """Append draws (C, S', ...) to every group."""
         if self._root is None:
             # Only now, so that a run that fails before its first draw leaves no folder behind.
             self._root = zarr.open_group(self.path, mode="w-")
@@ -78,14 +78,14 @@ class Store:
             _append(self._root.require_group(group), arrays)
 
     def remember(self, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write what `recall` gives back."""
+        """Write tensors and facts, which `recall` reads."""
         self.resume_file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         with atomic_write(self.resume_file, lone=True) as aside:
             save_file(tensors, aside, {"facts": json.dumps(facts)})
 
     def recall(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The tensors and facts of the last `remember`.
+        """Read the tensors and facts of the last `remember`.
 
         Raises:
             ValueError: the file is damaged.
@@ -101,7 +101,7 @@ class Store:
             ) from error
 
     def finished(self, facts: Mapping[str, Any]) -> xr.DataTree:
-        """All draws of a complete run, if the call that asks for them is the one that made it.
+        """Read all draws of a complete run, if this call has the facts of the one that made it.
 
         Raises:
             ValueError: it had other settings, which are named.
@@ -112,25 +112,25 @@ class Store:
             return tree.load()
 
     def refuse_other_call(self, facts: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
-        """Hold what a call says of its run against what the run was begun with.
+        """Compare the facts of this call with those of the call that began the run.
 
         Raises:
-            ValueError: they differ, and in what.
+            ValueError: some differ, which are named.
         """
-        told = {name: value for name, value in facts.items() if stored.get(name) != value}
-        if told:
-            was = {name: stored.get(name) for name in told}
+        others = {name: value for name, value in facts.items() if stored.get(name) != value}
+        if others:
+            was = {name: stored.get(name) for name in others}
             raise ValueError(
-                f"resume=True: {self.path} was begun with {was}, not with {told}; "
+                f"resume=True: {self.path} was begun with {was}, not with {others}; "
                 "repeat the call that began it"
             )
 
     def abandon(self) -> None:
-        """There is nothing to go on with."""
+        """Remove the file that resumes the run: there is nothing to go on with."""
         self.resume_file.unlink(missing_ok=True)
 
     def draws(self, num_draws: int) -> dict[str, Arrays]:
-        """The first draws of every group; what came after them is forgotten.
+        """Read the first draws of every group, and cut off what came after them.
 
         Raises:
             ValueError: there are fewer.
@@ -200,12 +200,12 @@ def _append(group: zarr.Group, arrays: Arrays, dimensions: Any = None) -> None:
 
 
 def _grows(array: zarr.Array[Any]) -> bool:
-    """Whether it has one entry a draw, and is not the draws' own coordinate."""
+    """Return whether it has one entry a draw, and is not the draws' own coordinate."""
     return array.ndim > 1 and "draw" in (array.metadata.dimension_names or ())
 
 
 def dimension_names(name: str, ndim: int) -> tuple[str, ...]:
-    """ArviZ's names: chain, draw, and one for each dimension of the site."""
+    """Name dimensions as ArviZ does: chain, draw, and one for each dimension of the site."""
     own = ("block",) if name == "block_temperature" else ()
     return ("chain", "draw", *(own or (f"{name}_dim_{k}" for k in range(ndim - 2))))
 

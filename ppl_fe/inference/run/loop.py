@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.record.recorder import Recorder
-from ppl_fe.inference.record.running_moments import split_r_hat
+from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
 from ppl_fe.inference.run.run_length import RunLength
