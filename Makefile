@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check installed notebooks docs clean
+.PHONY: demo test test-all check types installed notebooks docs clean
 
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
@@ -27,9 +27,11 @@ installed: $(READY)
 	rm -rf build && mkdir -p build
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/installed .
 
-check: installed
+check: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: installed
 	cd build && MYPYPATH=installed ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p ppl_fe
 	MYPYPATH=build/installed:benchmarks:notebooks $(BIN)/mypy --cache-dir .mypy_cache/tests tests notebooks
 

@@ -1,3 +1,3 @@
-"""The version, apart from the package so that any module may read it."""
+"""The version: the one place that has it; `pyproject.toml` reads it from here."""
 
 __version__ = "0.1.0"
