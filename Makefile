@@ -4,20 +4,30 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check types installed notebooks docs clean
+.PHONY: demo test test-thorough test-all coverage check types installed notebooks docs clean
 
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
 
 # One process a core, one thread a process: threads that wait for each other on a busy machine are
-# many times slower.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+# many times slower. Nor do Inductor's helpers, which import torch anew, pay for kernels this small.
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
+# The tests that one waits for: minutes.
 test: $(READY)
 	$(PYTEST) --durations=10
 
+# The statistical checks in their other settings, which .ci/run adds: minutes again.
+test-thorough: $(READY)
+	$(PYTEST) -m "thorough and not slow" --durations=10
+
+# Those and the long statistical runs: hours.
 test-all: $(READY)
 	$(PYTEST) -m "slow or not slow"
+
+# Lines and branches of the package that `make test` runs through.
+coverage: $(READY)
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 notebooks: $(READY)
 	$(BIN)/python notebooks/run.py
