@@ -99,7 +99,7 @@ def test_other_data_are_named_by_their_argument() -> None:
     with pytest.raises(ValueError, match=r"^held_out: torch\.float64 in inputs"):
         rank((X, LABELS), held_out=other)
     with pytest.raises(ValueError, match=DOUBLES):
-        rank(other, baseline_columns=True)
+        rank(other, baselines=True)
 
 
 def test_targets_that_a_likelihood_of_one_s_own_fails_on() -> None:

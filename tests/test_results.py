@@ -76,7 +76,7 @@ def test_an_estimate_as_netcdf(estimate: fe.FreeEnergyEstimate, tmp_path: Path) 
     with xr.open_datatree(tmp_path / "a.nc") as found:
         found.load()
     xr.testing.assert_equal(found, estimate.draws)
-    for name in ("wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "n"):
+    for name in ("wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "num_data"):
         assert found.attrs[name] == getattr(estimate, name), name
     assert tuple(json.loads(found.attrs["notes"])) == estimate.notes
     assert "wbic" not in estimate.draws.attrs

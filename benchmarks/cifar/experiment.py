@@ -17,7 +17,9 @@ from cifar.finetuning import HEAD, Episodes, draw_episodes, fine_tune
 from cifar.pretraining import full_loss, pretrain
 from cifar.settings import Chains, Settings
 from ppl_fe.demo.pretraining import Configuration
-from ppl_fe.free_energy.baselines.label_free import features, geometric_complexity, neural_collapse
+from ppl_fe.free_energy.baselines.features import layer_inputs
+from ppl_fe.free_energy.baselines.geometric_complexity import geometric_complexity
+from ppl_fe.free_energy.baselines.neural_collapse import neural_collapse
 from ppl_fe.networks.flat import FlatNetwork
 
 Say = Callable[[str], None]
@@ -155,7 +157,9 @@ def geometry(
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
     some = inputs[order[: settings.complexity_images].to(inputs.device)]
     with torch.no_grad():
-        found = torch.cat([features(network, vector, x, HEAD) for x in torch.split(inputs, 1000)])
+        found = torch.cat(
+            [layer_inputs(network, vector, x, HEAD) for x in torch.split(inputs, 1000)]
+        )
     return {
         "geometric_complexity": geometric_complexity(
             network, vector, some, HEAD, chunk_size=settings.complexity_chunk

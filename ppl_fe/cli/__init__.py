@@ -2,6 +2,15 @@
 
 A command's file has `add(commands)`, its options, and `run(given)`, which takes them by name and
 gives the exit status.
+
+    demo_command.py      pretrain, rank and fine-tune small networks on digits
+    rank_command.py      which checkpoint
+    select_command.py    which parameters
+    finetune_command.py  train these, keep what changed
+    diagnose_command.py  can a saved run be believed
+    task.py              what select and finetune share: a network, a task's data, files
+    factories.py         networks and data from the user's code, MODULE:FACTORY
+    tables.py            tables as files
 """
 
 from __future__ import annotations

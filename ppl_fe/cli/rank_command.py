@@ -31,7 +31,10 @@ def add(commands: Any) -> None:
     )
     rank.add_argument("--held-out", metavar="MODULE:FACTORY", help="() -> (inputs, targets)")
     rank.add_argument("--baselines", action="store_true", help="add the cheap criteria")
-    rank.add_argument("--head", help="module whose input are the features; default the last linear")
+    rank.add_argument(
+        "--features", help="module whose input counts as the features; default the last linear"
+    )
+    rank.add_argument("--head", help=argparse.SUPPRESS)  # the old name of --features
     rank.add_argument("--likelihood", help="categorical, normal or next_token")
     rank.add_argument("--localization", type=float, help="gamma")
     rank.add_argument("--inverse-temperature", type=float, help="beta; default 1/log n")
@@ -57,7 +60,6 @@ def run(given: dict[str, Any]) -> int:
         given["held_out"] = load_factory("--held-out", given["held_out"])
     if given.get("batch_size") == 0:
         given["batch_size"] = None
-    given["baseline_columns"] = given.pop("baselines", False)
     named = dict(_name_and_path(text) for text in given.pop("checkpoints"))
     table = rank_checkpoints(named, module, data, progress_bar=sys.stderr.isatty(), **given)
     print(_printed(table))

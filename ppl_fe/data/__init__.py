@@ -1,6 +1,10 @@
 """From data sets in any usual form to checked tensors or minibatches.
 
 Apart from networks, because the engine takes a DataLoader for any Pyro program.
+
+    sources.py  any form -> tensors in memory, or a loader of known length
+    loaders.py  a loader as endless checked batches, one stream a chain
+    rows.py     what both are held to: rows of equal number, finite, labels in range
 """
 
 from __future__ import annotations

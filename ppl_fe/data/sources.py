@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.data.loaders import LoaderData
 from ppl_fe.data.rows import Inputs, as_tensor, check_labels, check_rows, convert, split
 
@@ -45,6 +46,7 @@ class TensorData:
             raise ValueError(f"num_data is {self.num_data}, but the tensors hold {length} rows")
 
 
+@named_arguments
 def as_data(data: object, *, batch_size: int | None = None) -> TensorData | LoaderData:
     """Take data in any usual form; check it once, here.
 

@@ -2,6 +2,11 @@
 
 The digits 0-4 serve as pretraining data. Two downstream tasks follow: the same digits under pixel
 noise, where the theory's density ratio stays bounded, and the new digits 5-9, where it does not.
+
+    digits.py       the data
+    pretraining.py  24 checkpoints of one training loss
+    transfer.py     few-shot fine-tuning of each
+    report.py       table, verdicts, picture
 """
 
 from __future__ import annotations
@@ -64,7 +69,7 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
             digits_network(),
             digits.training,
             held_out=digits.validation,
-            baseline_columns=True,
+            baselines=True,
             localization=LOCALIZATION,
             batch_size=None,
             num_chains=NUM_CHAINS,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from ppl_fe.demo.digits import Task
-from ppl_fe.free_energy.baselines.label_free import head_name
+from ppl_fe.free_energy.baselines.features import last_linear
 from ppl_fe.networks.flat import FlatNetwork
 
 
@@ -106,8 +106,8 @@ def transfer(
         tensor([1., 1., 1.])
     """
     images, labels = task.images, task.labels
-    head = network.module.get_submodule(head_name(network))
-    assert isinstance(head, nn.Linear)  # what head_name looks for
+    head = network.module.get_submodule(last_linear(network))
+    assert isinstance(head, nn.Linear)  # what last_linear looks for
     counts = labels.bincount()
     if len(counts) != head.out_features:
         raise ValueError(
@@ -127,7 +127,7 @@ def transfer(
         name: (2 * torch.rand(num_episodes, *shape, generator=generator) - 1)
         / math.sqrt(head.in_features)
         for name, shape in zip(network.names, network.shapes, strict=True)
-        if name.rpartition(".")[0] == head_name(network)
+        if name.rpartition(".")[0] == last_linear(network)
     }
     rates = {name: head_rate if name in fresh else backbone_rate for name in network.names}
     if task.noise > 0:

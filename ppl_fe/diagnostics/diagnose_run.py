@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics import stein
 from ppl_fe.diagnostics.checks import lengths, mixing, single_chains, temperatures
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
@@ -15,6 +16,7 @@ from ppl_fe.diagnostics.run_data import open_draws, read_run
 from ppl_fe.inference.kernels import Kernel
 
 
+@named_arguments
 def diagnose(
     draws: Any,
     *,
@@ -24,7 +26,7 @@ def diagnose(
     model: Kernel | Callable[..., Any] | None = None,
     data: Any = (),
 ) -> Diagnosis:
-    """Can the draws be believed, and if not, what has to change.
+    """Check whether the draws can be believed, and if not, say what has to change.
 
     Every check has a value, a threshold and, if it failed, one sentence of advice. Causes come
     before what they bring about, so that the first that failed is the one to act on:
@@ -48,15 +50,15 @@ def diagnose(
     Args:
         draws: of `fe.sample`; or the path they were saved to (by `save_to`, or their `to_netcdf`),
             or an estimate with `.draws`.
-        difference: of WBIC in nats, between checkpoints that are to be told apart; then the Monte
-            Carlo error must be below a quarter of it.
+        difference: of WBIC in nats, between checkpoints to be distinguished; then the Monte Carlo
+            error must be below a quarter of it. None by default: no such check.
         superchains: K equal consecutive groups of chains that shared their start
             (`initial_params`); many short chains are then judged by nested R-hat (Margossian et
             al. 2024) instead of split R-hat.
         group: which target, where several ran side by side (`rank_checkpoints`, a ladder of
             temperatures). Their chains must not be compared, so there is no default.
-        model: the program of the draws, or its kernel; the check costs 400 gradients on all the
-            data.
+        model: the program of the draws, or its kernel; none by default. The check costs 400
+            gradients on all the data.
         data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
             the single one as it is; a list counts as one argument.
 
@@ -111,13 +113,14 @@ def diagnose(
         mixing.ess_bulk(run),
         mixing.ess_tail(run),
         mixing.wbic_error(run, difference),
-        stein.stein_discrepancy(open_draws(draws), model, data, group),
+        stein.stein_p_value(open_draws(draws), model, data, group),
     ]
     return Diagnosis(tuple(check for check in checks if check is not None))
 
 
+@named_arguments
 def summary(draws: Any) -> pd.DataFrame:
-    """ArviZ's table of the posterior: mean, sd, interval, ESS, R-hat, MCSE, one row a scalar.
+    """Make ArviZ's table of the posterior: mean, sd, interval, ESS, R-hat, MCSE, one row a scalar.
 
     Args:
         draws: as in `diagnose`.

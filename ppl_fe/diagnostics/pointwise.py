@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.scores import arguments_of, density_of, positions_of
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, Indices
@@ -21,10 +22,11 @@ from ppl_fe.inference.step.batchable import batchable
 VALUES_AT_ONCE = 2**22  # of log-densities: the program is batched over as many draws as that takes
 
 
+@named_arguments
 def add_log_likelihood(
     draws: xr.DataTree, model: Kernel | Callable[..., Any], data: Any
 ) -> xr.DataTree:
-    """The draws with a group `log_likelihood`, as `az.loo` and `az.compare` want it.
+    """Add a group `log_likelihood` to draws, as `az.loo` and `az.compare` need it.
 
     One value log p(y_i | θ_s) a chain, draw and datum, on all the data: plates that subsample are
     gone through whole. `poutine.scale` is left out, and a masked datum has the value 0, so that

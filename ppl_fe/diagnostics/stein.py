@@ -36,99 +36,17 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.scores import arguments_of, scored_draws, thinned
 from ppl_fe.inference.kernels import Kernel
-
-TILE_NUMBERS, TILE_ROWS = 2**22, 512
-
-
-def kernel_stein_discrepancy(positions: Tensor, scores: Tensor, *, scale: float = 1.0) -> float:
-    """The squared kernel Stein discrepancy of M draws, Σ_ij h(x_i, x_j)/M².
-
-    A V-statistic: it is never negative and vanishes only as M → ∞; of independent draws of p its
-    mean is E h(X, X)/M = (E|s|²/c + D/c³)/M. The U-statistic without i = j has mean zero for
-    independent draws only; of a chain, the terms next to the diagonal are as large, and the
-    wild bootstrap resamples both alike.
-
-    In time O(M² D) and, beside the arguments, bounded memory. Precision is double.
-
-    Args:
-        positions, scores: (M, D), draws and ∇log p there, in coordinates of like spread
-            (`stein_test` sees to that).
-        scale: c. Fixed at 1, in units of the standard deviation: the median of |x − y|, √(2D), was
-            blind in comparison (400 draws, D = 10, T_eff/T = 1.5: rejected at the 1 % level in
-            13 % of repeats, not 92 %).
-
-    Raises:
-        ValueError: other shapes than (M, D) twice; values that are not finite; scale ≤ 0.
-
-    Example:
-        >>> draws = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
-        >>> exact = kernel_stein_discrepancy(draws, -draws)          # mean 2/500 under N(0, 1)
-        >>> shifted = kernel_stein_discrepancy(draws + 1, -draws - 1)
-        >>> exact < 0.02 < shifted
-        True
-    """
-    check_draws(positions, scores, 2)
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
-    total = sum(tile.sum().item() for _, _, tile in tiles(positions, scores, scale))
-    return total / len(positions) ** 2
-
-
-def tiles(positions: Tensor, scores: Tensor, scale: float) -> Iterator[tuple[slice, slice, Tensor]]:
-    """h(x_i, x_j) over blocks of rows and columns, of at most 2²² numbers of either."""
-    count, size = positions.shape
-    centre = positions.mean(0).double()  # inner products cancel, far from the origin
-    step = max(1, min(TILE_ROWS, TILE_NUMBERS // size))
-    blocks = [slice(k, k + step) for k in range(0, count, step)]
-    for rows in blocks:
-        x, s = positions[rows].double() - centre, scores[rows].double()
-        for columns in blocks:
-            y, t = positions[columns].double() - centre, scores[columns].double()
-            yield rows, columns, _stein_kernel(x, s, y, t, scale)
-
-
-def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, scale: float) -> Tensor:
-    """(M, D) twice, (N, D) twice -> h (M, N) of k = q^{−1/2}, q = c² + |x − y|².
-
-    ∇_y k = (x − y) q^{−3/2} = −∇_x k and tr ∇_x ∇_y k = D q^{−3/2} − 3 |x − y|² q^{−5/2}.
-    """
-    square = x.square().sum(-1)[:, None] + y.square().sum(-1) - 2 * x @ y.T
-    square = square.clamp_min(0)
-    slopes = (s * x).sum(-1)[:, None] + (t * y).sum(-1) - s @ y.T - x @ t.T  # (s − t)·(x − y)
-    q = scale**2 + square
-    k = q.rsqrt()
-    return k * (s @ t.T) + k**3 * (slopes + x.shape[-1]) - 3 * k**5 * square
-
-
-def check_draws(positions: Tensor, scores: Tensor, dimensions: int) -> None:
-    """Refuse other shapes than (M, D) or (C, S, D) twice, and values that are not finite."""
-    names = "(M, D)" if dimensions == 2 else "(C, S, D)"
-    if positions.dim() != dimensions or positions.shape != scores.shape or not positions.numel():
-        raise ValueError(
-            f"positions and scores must both be {names}, got {tuple(positions.shape)} and "
-            f"{tuple(scores.shape)}"
-        )
-    for name, values in (("positions", positions), ("scores", scores)):
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{name} hold NaN or infinity; leave out the chains that failed")
-
-
-__all__ = [
-    "SteinTest",
-    "kernel_stein_discrepancy",
-    "stein_check",
-    "stein_discrepancy",
-    "stein_test",
-]
 
 MOST_DRAWS = 400
 LEAST_DRAWS = 20
 NUM_BOOTSTRAPS = 999
 LEAST_P = 0.001  # the least that 999 resampled values can show
 SHORTFALL = 0.1  # of the long-run variance under the bootstrap, at most
+TILE_NUMBERS, TILE_ROWS = 2**22, 512
 
 
 @dataclass(frozen=True)
@@ -149,6 +67,55 @@ class SteinTest:
     flip_probability: float
 
 
+@named_arguments
+def stein_check(
+    draws: xr.DataTree,
+    model: Kernel | Callable[..., Any],
+    data: Any,
+    *,
+    most_draws: int = MOST_DRAWS,
+) -> SteinTest:
+    """Test the draws of `fe.sample` against the scores of their program on all the data.
+
+    This is `stein_test`, which says how, for draws that bring their program.
+
+    The draws are thinned to at most `most_draws`, evenly within each chain: the test costs that
+    many gradients on all the data, and what it cannot see in 400 draws it need not see. Draws at
+    temperature T are held against ∇log p / T.
+
+    Args:
+        draws: of `fe.sample`.
+        model: the program of the draws, or the kernel that made them.
+        data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
+            the single one as it is; a list counts as one argument.
+        most_draws: M at most, 400 by default.
+
+    Raises:
+        ValueError, TypeError: as `full_data_scores` and `stein_test`; `data` that are not the
+            program's arguments; draws at temperature 0, which follow no density.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, torch
+        >>> import ppl_fe as fe
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        >>> how = {"num_samples": 50, "thinning": 10, "progress_bar": False}
+        >>> draws = fe.sample(fe.BAOAB(model), torch.ones(9), **how)
+        >>> stein_check(draws, model, torch.ones(9)).p_value > 0.01
+        True
+        >>> stein_check(draws, model, torch.zeros(9)).p_value        # other data
+        0.001
+    """
+    temperature = float(draws.attrs.get("temperature", 1.0))
+    if not temperature > 0:
+        raise ValueError("draws at temperature 0 follow no density: there are no scores to test")
+    found = scored_draws(model, thinned(draws, most_draws), *arguments_of(model, data))
+    return stein_test(found.positions, found.scores / temperature)
+
+
+@named_arguments
 def stein_test(
     positions: Tensor, scores: Tensor, *, flip_probability: float | None = None, seed: int = 0
 ) -> SteinTest:
@@ -163,16 +130,16 @@ def stein_test(
 
     The signs' autocorrelation (1 − 2a)^k damps that of the draws, so the variance falls
     short, for autoregressive draws of autocorrelation time τ by the share a(τ² − 1)/τ at small
-    a. Hence a = 0.1 τ/(τ² − 1), at most ½, for the slowest coordinate's τ (Geyer's
+    a. Therefore a = 0.1 τ/(τ² − 1), at most ½, for the slowest coordinate's τ (Geyer's
     initial positive sequence about the mean of all chains, so that chains that disagree count as
     slow): 10 % at most.
 
     Args:
-        positions, scores: (C, S, D), draws and ∇log of the density that they follow. Coordinates
-            are divided by their standard deviation, and scores multiplied by it, which makes the
-            test independent of units.
-        flip_probability: a, in (0, ½]; ½ takes the draws for independent.
-        seed: of the signs.
+        positions: draws (C, S, D). Coordinates are divided by their standard deviation, and scores
+            multiplied by it, which makes the test independent of units.
+        scores: ∇log of the density that they follow, (C, S, D).
+        flip_probability: a, in (0, ½]; by default as above. ½ takes the draws for independent.
+        seed: of the signs, 0 by default.
 
     Raises:
         ValueError: other shapes; fewer than 20 draws; values that are not finite; a coordinate
@@ -220,55 +187,13 @@ def stein_test(
     )
 
 
-def stein_check(
-    draws: xr.DataTree,
-    model: Kernel | Callable[..., Any],
-    data: Any,
-    *,
-    most_draws: int = MOST_DRAWS,
-) -> SteinTest:
-    """`stein_test` of the draws of `fe.sample` against the scores of their program on all the data.
-
-    The draws are thinned to at most `most_draws`, evenly within each chain: the test costs that
-    many gradients on all the data, and what it cannot see in 400 draws it need not see. Draws at
-    temperature T are held against ∇log p / T.
-
-    Args:
-        draws: of `fe.sample`.
-        model: the program of the draws, or the kernel that made them.
-        data: the program's arguments: a tuple of them, a mapping of those given by keyword, or
-            the single one as it is; a list counts as one argument.
-        most_draws: M at most.
-
-    Raises:
-        ValueError, TypeError: as `full_data_scores` and `stein_test`; `data` that are not the
-            program's arguments; draws at temperature 0, which follow no density.
-
-    Example:
-        >>> import pyro, pyro.distributions as dist, torch
-        >>> import ppl_fe as fe
-        >>> def model(y):
-        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
-        ...     with pyro.plate("data", len(y)):
-        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
-        >>> how = {"num_samples": 50, "thinning": 10, "progress_bar": False}
-        >>> draws = fe.sample(fe.BAOAB(model), torch.ones(9), **how)
-        >>> stein_check(draws, model, torch.ones(9)).p_value > 0.01
-        True
-        >>> stein_check(draws, model, torch.zeros(9)).p_value        # other data
-        0.001
-    """
-    temperature = float(draws.attrs.get("temperature", 1.0))
-    if not temperature > 0:
-        raise ValueError("draws at temperature 0 follow no density: there are no scores to test")
-    found = scored_draws(model, thinned(draws, most_draws), *arguments_of(model, data))
-    return stein_test(found.positions, found.scores / temperature)
-
-
-def stein_discrepancy(
+def stein_p_value(
     draws: xr.DataTree, model: Kernel | Callable[..., Any] | None, data: Any, group: int | None
 ) -> Check | None:
-    """The p-value of `stein_check`, which one healthy run in a thousand fails; None without model.
+    """Check the p-value of `stein_check`, which one healthy run in a thousand fails.
+
+    Returns:
+        None without a model.
 
     Raises:
         ValueError: data without a model; a model for one of several targets, which has inputs of
@@ -286,6 +211,66 @@ def stein_discrepancy(
     )
     found = stein_check(draws, model, data)
     return Check.above("stein_p_value", found.p_value, LEAST_P, advice)
+
+
+def kernel_stein_discrepancy(positions: Tensor, scores: Tensor, *, scale: float = 1.0) -> float:
+    """Compute the squared kernel Stein discrepancy of M draws, Σ_ij h(x_i, x_j)/M².
+
+    A V-statistic: it is never negative and vanishes only as M → ∞; of independent draws of p its
+    mean is E h(X, X)/M = (E|s|²/c + D/c³)/M. The U-statistic without i = j has mean zero for
+    independent draws only; of a chain, the terms next to the diagonal are as large, and the
+    wild bootstrap resamples both alike.
+
+    In time O(M² D) and, beside the arguments, bounded memory. Precision is double.
+
+    Args:
+        positions: draws (M, D), in coordinates of like spread (`stein_test` sees to that).
+        scores: ∇log p there, (M, D).
+        scale: c, 1 by default, in units of the standard deviation: the median of |x − y|, √(2D),
+            was blind in comparison (400 draws, D = 10, T_eff/T = 1.5: rejected at the 1 % level in
+            13 % of repeats, not 92 %).
+
+    Raises:
+        ValueError: other shapes than (M, D) twice; values that are not finite; scale ≤ 0.
+
+    Example:
+        >>> draws = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+        >>> exact = kernel_stein_discrepancy(draws, -draws)          # mean 2/500 under N(0, 1)
+        >>> shifted = kernel_stein_discrepancy(draws + 1, -draws - 1)
+        >>> exact < 0.02 < shifted
+        True
+    """
+    check_draws(positions, scores, 2)
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    total = sum(tile.sum().item() for _, _, tile in tiles(positions, scores, scale))
+    return total / len(positions) ** 2
+
+
+def tiles(positions: Tensor, scores: Tensor, scale: float) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Compute h(x_i, x_j) over blocks of rows and columns, of at most 2²² numbers of either."""
+    count, size = positions.shape
+    centre = positions.mean(0).double()  # inner products cancel, far from the origin
+    step = max(1, min(TILE_ROWS, TILE_NUMBERS // size))
+    blocks = [slice(k, k + step) for k in range(0, count, step)]
+    for rows in blocks:
+        x, s = positions[rows].double() - centre, scores[rows].double()
+        for columns in blocks:
+            y, t = positions[columns].double() - centre, scores[columns].double()
+            yield rows, columns, _stein_kernel(x, s, y, t, scale)
+
+
+def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, scale: float) -> Tensor:
+    """(M, D) twice, (N, D) twice -> h (M, N) of k = q^{−1/2}, q = c² + |x − y|².
+
+    ∇_y k = (x − y) q^{−3/2} = −∇_x k and tr ∇_x ∇_y k = D q^{−3/2} − 3 |x − y|² q^{−5/2}.
+    """
+    square = x.square().sum(-1)[:, None] + y.square().sum(-1) - 2 * x @ y.T
+    square = square.clamp_min(0)
+    slopes = (s * x).sum(-1)[:, None] + (t * y).sum(-1) - s @ y.T - x @ t.T  # (s − t)·(x − y)
+    q = scale**2 + square
+    k = q.rsqrt()
+    return k * (s @ t.T) + k**3 * (slopes + x.shape[-1]) - 3 * k**5 * square
 
 
 def autocorrelation_time(values: Tensor) -> float:
@@ -308,3 +293,16 @@ def autocorrelation_time(values: Tensor) -> float:
 def _parts(values: Tensor) -> Iterator[Tensor]:
     """Runs of coordinates, each of bounded size."""
     return iter(torch.split(values, max(1, TILE_NUMBERS // values[..., 0].numel()), -1))
+
+
+def check_draws(positions: Tensor, scores: Tensor, dimensions: int) -> None:
+    """Refuse other shapes than (M, D) or (C, S, D) twice, and values that are not finite."""
+    names = "(M, D)" if dimensions == 2 else "(C, S, D)"
+    if positions.dim() != dimensions or positions.shape != scores.shape or not positions.numel():
+        raise ValueError(
+            f"positions and scores must both be {names}, got {tuple(positions.shape)} and "
+            f"{tuple(scores.shape)}"
+        )
+    for name, values in (("positions", positions), ("scores", scores)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{name} hold NaN or infinity; leave out the chains that failed")

@@ -1,4 +1,13 @@
-"""Which checkpoint to fine-tune: free energy, local learning coefficient, ranking."""
+"""Which checkpoint to fine-tune: free energy, local learning coefficient, ranking.
+
+ranking.py        several checkpoints, best first
+estimators.py     WBIC and local learning coefficient of one
+estimate.py       these numbers with their error bars and notes
+thermodynamic.py  −log Z itself, over a ladder of temperatures
+local_chains.py   the chains behind all of them
+correlation.py    does a criterion order checkpoints as their transfer does
+baselines/        cheap criteria to beat
+"""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from ppl_fe.inference.record.netcdf import write_netcdf
+from ppl_fe.renamed import warn_of_old_name
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,9 +23,11 @@ class FreeEnergyEstimate:
         llc: λ̂ = nβ(E[L_n(w)] − L_n(w*)), the local learning coefficient.
         llc_mcse: its Monte-Carlo standard error.
         anchor_loss: L_n(w*), nats an example, on all the data.
-        n: the number of examples.
-        inverse_temperature, localization: β and γ.
-        r_hat, ess: rank-normalised split R-hat and bulk ESS of the loss trace.
+        num_data: n, the number of examples.
+        inverse_temperature: β.
+        localization: γ.
+        r_hat: rank-normalised split R-hat of the loss trace.
+        ess: its bulk effective sample size.
         step_size: ε, the mean over chains.
         notes: what to read before the number is used; empty if nothing is amiss.
         draws: the chains.
@@ -35,7 +38,7 @@ class FreeEnergyEstimate:
     llc: float
     llc_mcse: float
     anchor_loss: float
-    n: int
+    num_data: int
     inverse_temperature: float
     localization: float
     r_hat: float
@@ -44,8 +47,14 @@ class FreeEnergyEstimate:
     notes: tuple[str, ...]
     draws: xr.DataTree
 
+    @property
+    def n(self) -> int:
+        """Old name of `num_data`."""
+        warn_of_old_name("FreeEnergyEstimate.n", "num_data")
+        return self.num_data
+
     def to_dataframe(self) -> pd.DataFrame:
-        """One row: the columns of `rank_checkpoints`."""
+        """Give the numbers as one row, with the columns of `rank_checkpoints`."""
         names = ("wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "step_size")
         return pd.DataFrame(
             [{**{name: getattr(self, name) for name in names}, "note": "; ".join(self.notes)}]
@@ -68,7 +77,7 @@ class FreeEnergyEstimate:
         return [
             ("WBIC  E[nL]", f"{self.wbic:.2f} ± {self.wbic_mcse:.2f} nats"),
             ("λ̂  nβ(E[L] − L(w*))", f"{self.llc:.3f} ± {self.llc_mcse:.3f}"),
-            ("L(w*)", f"{self.anchor_loss:.5f} nats an example, n = {self.n}"),
+            ("L(w*)", f"{self.anchor_loss:.5f} nats an example, n = {self.num_data}"),
             (
                 "β, γ, ε",
                 f"{self.inverse_temperature:.4g}, {self.localization:.4g}, {self.step_size:.3g}",

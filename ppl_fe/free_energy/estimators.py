@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
-from typing import Any, Unpack
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from arviz_stats.base import array_stats
 
+from ppl_fe.arguments import named_arguments
+from ppl_fe.diagnostics.checks.lengths import warmup_notes
+from ppl_fe.diagnostics.checks.mixing import mixing_notes
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
+from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
 
-R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0  # Vehtari et al. 2021
-RELAXATIONS_TO_WARM_UP = 3.0
 
-
+@named_arguments
 def estimate_free_energy(
     network: FlatNetwork,
     data: Any,
     *,
+    likelihood: str | Likelihood = ChainOptions.likelihood,
+    localization: float = ChainOptions.localization,
+    inverse_temperature: float | None = ChainOptions.inverse_temperature,
+    batch_size: int | None = ChainOptions.batch_size,
+    kernel: type[Kernel] = ChainOptions.kernel,
+    step_size: float | Literal["auto"] = ChainOptions.step_size,
+    tolerance: float = ChainOptions.tolerance,
+    num_chains: int = ChainOptions.num_chains,
+    num_samples: int = ChainOptions.num_samples,
+    warmup_steps: int = ChainOptions.warmup_steps,
+    thinning: int = ChainOptions.thinning,
+    chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
+    seed: int = ChainOptions.seed,
+    save_to: str | Path | None = ChainOptions.save_to,
+    progress_bar: bool = ChainOptions.progress_bar,
+    compile: CompileMode = ChainOptions.compile,
     check_half_step: bool = False,
-    **options: Unpack[ChainOptions],
 ) -> FreeEnergyEstimate:
-    """WBIC and local learning coefficient of a network's anchor w*, from data alone.
+    """Estimate WBIC and local learning coefficient of a network's anchor w*, from data alone.
 
     Under p(w) ∝ exp(−nβL_n(w) − (γ/2)‖w − w*‖²), L_n the mean negative log-likelihood,
 
@@ -38,24 +59,34 @@ def estimate_free_energy(
     Args:
         network: a `FlatNetwork`; its anchor is w*.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader; n is its length.
-        check_half_step: run again at half the step; a note gives the λ̂ found there, and says so
-            if it moved by more than 2 % and 3 standard errors.
-        **options: of `sample_local_posteriors`:
-            likelihood: "categorical" (default), "normal", "next_token" or a function.
-            localization: γ = 1.0, the radius 1/√γ of the neighbourhood; the usual choice.
-            inverse_temperature: β, default 1/log n.
-            batch_size: 256; None uses all the data in every step.
-            kernel: `fe.BAOAB` (default), `fe.SGLD`, ...; step_size: "auto" or ε.
-            tolerance: 0.02, the largest predicted excess temperature of the stiffest direction.
-            num_chains: 4; num_samples: 500 kept draws a chain, of thinning=10 steps each;
-            warmup_steps: 1000.
-            chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
+        likelihood: "categorical" (default), "normal", "next_token", or a function of
+            (outputs, targets) that makes the observed site.
+        localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
+            neighbourhood of w*.
+        inverse_temperature: β; 1/log n by default.
+        batch_size: examples a step, 256 by default; None for all the data. A loader has its own.
+        kernel: the sampler's class, `fe.BAOAB` by default.
+        step_size: ε; "auto" by default, chosen in warm-up.
+        tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
+            default; "auto" steps are as long as it allows.
+        num_chains: 4 by default.
+        num_samples: S, kept draws a chain, 500 by default.
+        warmup_steps: steps before the first draw, 1000 by default.
+        thinning: steps a kept draw, 10 by default.
+        chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
+        seed: 0 by default; equal seeds give equal draws.
+        save_to: new zarr folder for the draws; none by default.
+        progress_bar: True by default.
+        compile: "auto" by default, as in `fe.sample`.
+        check_half_step: run again at half the step, False by default; a note gives the λ̂ found
+            there, and says so if it moved by more than 2 % and 3 standard errors.
 
     Returns:
         A `FreeEnergyEstimate`. A checkpoint that is not at a minimum of the loss, or chains that
         have not mixed, still give a number; `notes` says so in words.
 
     Raises:
+        TypeError: a misspelt argument, before any work is done.
         ValueError: β, γ, ε not positive; labels out of range; NaN in weights or data.
         DivergedError: no chain stayed finite.
 
@@ -73,13 +104,30 @@ def estimate_free_energy(
         >>> abs(estimate.llc - 1.5) < 5 * estimate.llc_mcse + 0.05       # d/2, three weights
         True
     """
-    chains = sample_local_posteriors(network, network.anchor[None], data, **options)
+    options = ChainOptions(
+        likelihood=likelihood,
+        localization=localization,
+        inverse_temperature=inverse_temperature,
+        batch_size=batch_size,
+        kernel=kernel,
+        step_size=step_size,
+        tolerance=tolerance,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup_steps=warmup_steps,
+        thinning=thinning,
+        chain_method=chain_method,
+        seed=seed,
+        save_to=save_to,
+        progress_bar=progress_bar,
+        compile=compile,
+    )
+    chains = sample_local_posteriors(network, network.anchor[None], data, options)
     estimate = summarize_group(chains, 0)
     if not check_half_step:
         return estimate
-    half: ChainOptions = {**options, "step_size": estimate.step_size / 2, "save_to": None}
-    halved = sample_local_posteriors(network, network.anchor[None], data, **half)
-    finer = summarize_group(halved, 0)
+    half = replace(options, step_size=estimate.step_size / 2, save_to=None)
+    finer = summarize_group(sample_local_posteriors(network, network.anchor[None], data, half), 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
     estimate.draws.attrs["half_step_shift"] = [shift, error, estimate.llc]
     found = f"at half the step λ̂ = {finer.llc:.3f} ± {finer.llc_mcse:.3f}"
@@ -87,11 +135,15 @@ def estimate_free_energy(
         found += (
             f", off by {shift:+.3f}: the step is too large, use step_size={finer.step_size:.3g}"
         )
-    return FreeEnergyEstimate(**{**vars(estimate), "notes": (*estimate.notes, found)})
+    return replace(estimate, notes=(*estimate.notes, found))
 
 
 def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
-    """The estimate of one anchor's chains among `LocalChains`.
+    """Estimate from the chains of one anchor among `LocalChains`.
+
+    Args:
+        chains: of all anchors.
+        group: the number of the anchor, from 0.
 
     Raises:
         DivergedError: none of its chains stayed finite.
@@ -114,7 +166,8 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
     notes = [
         *chains.notes,
         *_minimum_notes(loss, llc, llc_mcse, anchor_loss),
-        *_mixing_notes(r_hat, ess, _of_group(attrs, "tuned_relaxation_steps", kept), attrs),
+        *mixing_notes(r_hat, ess),
+        *warmup_notes(attrs["warmup_steps"], _of_group(attrs, "tuned_relaxation_steps", kept)),
     ]
     lost = per_group - len(kept)
     if lost:
@@ -127,7 +180,7 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
         llc=llc,
         llc_mcse=llc_mcse,
         anchor_loss=anchor_loss,
-        n=n,
+        num_data=n,
         inverse_temperature=beta,
         localization=float(attrs["localization"]),
         r_hat=r_hat,
@@ -139,7 +192,7 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
 
 
 def loss_summary(loss: np.ndarray[Any, Any]) -> tuple[float, float, float, float]:
-    """(C, S) -> mean, its MCSE, rank-normalised split R-hat, bulk ESS."""
+    """Summarise the loss (C, S): mean, its MCSE, rank-normalised split R-hat, bulk ESS."""
     if loss.shape[1] < 4:
         return float(loss.mean()), float("nan"), float("nan"), float("nan")
     axes = {"chain_axis": 0, "draw_axis": 1}
@@ -166,19 +219,3 @@ def _minimum_notes(
             "train this checkpoint on, or raise localization"
         ]
     return []
-
-
-def _mixing_notes(r_hat: float, ess: float, relaxation: float, attrs: Any) -> list[str]:
-    notes = []
-    if not (r_hat < R_HAT_LIMIT and ess > ESS_LIMIT):
-        notes.append(
-            f"not mixed: R-hat {r_hat:.3f} (below {R_HAT_LIMIT}), ESS {ess:.0f} (above "
-            f"{ESS_LIMIT:.0f}); raise num_samples, thinning or warmup_steps, or localization"
-        )
-    warmup = attrs["warmup_steps"]
-    if relaxation * RELAXATIONS_TO_WARM_UP > warmup:
-        notes.append(
-            f"short warm-up: {warmup} steps, and the slowest direction takes "
-            f"{relaxation:.0f} to relax"
-        )
-    return notes

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import torch
 import xarray as xr
@@ -26,35 +26,55 @@ from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork
 
-DEFAULT_LOCALIZATION, DEFAULT_BATCH, DEFAULT_CHAINS = 1.0, 256, 4
 
+@dataclass(frozen=True)
+class ChainOptions:
+    """How the chains about an anchor are made: what all estimators share, with their defaults.
 
-class ChainOptions(TypedDict, total=False):
-    """Keyword arguments of `sample_local_posteriors`, shared by all estimators."""
+    Attributes:
+        likelihood: a name, or a function of (outputs, targets).
+        localization: γ.
+        inverse_temperature: β; None for 1/log n.
+        batch_size: examples a step; None for all of them.
+        kernel: the sampler's class.
+        step_size: ε, or "auto".
+        tolerance: the largest predicted excess temperature of the stiffest direction.
+        num_chains: chains about each anchor, of each rung if there is a ladder.
+        num_samples: S, kept draws a chain.
+        warmup_steps: steps before the first draw.
+        thinning: steps a kept draw.
+        chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
+    """
 
-    likelihood: str | Likelihood
-    localization: float
-    inverse_temperature: float | None
-    batch_size: int | None
-    kernel: type[Kernel]
-    step_size: float | Literal["auto"]
-    tolerance: float
-    num_chains: int
-    num_samples: int
-    warmup_steps: int
-    thinning: int
-    chain_method: Literal["vectorized", "sequential", "parallel"]
-    seed: int
-    save_to: str | Path | None
-    progress_bar: bool
-    compile: CompileMode
+    likelihood: str | Likelihood = "categorical"
+    localization: float = 1.0
+    inverse_temperature: float | None = None
+    batch_size: int | None = 256
+    kernel: type[Kernel] = BAOAB
+    step_size: float | Literal["auto"] = "auto"
+    tolerance: float = 0.02
+    num_chains: int = 4
+    num_samples: int = 500
+    warmup_steps: int = 1000
+    thinning: int = 10
+    chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized"
+    seed: int = 0
+    save_to: str | Path | None = None
+    progress_bar: bool = True
+    compile: CompileMode = "auto"
 
 
 @dataclass(frozen=True)
 class LocalChains:
     """Draws about G anchors, C/G chains each, and what does not depend on the draws.
 
-    anchor_loss: (G,) L_n(w*) on all the data. inverse_temperature: (C,), one a chain.
+    Attributes:
+        draws: of all C chains.
+        anchor_loss: (G,) L_n(w*) on all the data, nats an example.
+        num_data: n.
+        inverse_temperature: (C,) β of each chain.
+        num_groups: G, times the number of rungs if there is a ladder.
+        notes: what to read before the numbers.
     """
 
     draws: xr.DataTree
@@ -69,79 +89,69 @@ def sample_local_posteriors(
     network: FlatNetwork,
     anchors: Tensor,
     data: Any,
+    options: ChainOptions,
     *,
-    likelihood: str | Likelihood = "categorical",
-    localization: float = DEFAULT_LOCALIZATION,
-    inverse_temperature: float | None = None,
     ladder: Tensor | None = None,
-    batch_size: int | None = DEFAULT_BATCH,
-    kernel: type[Kernel] = BAOAB,
-    step_size: float | Literal["auto"] = "auto",
-    tolerance: float = 0.02,
-    num_chains: int = DEFAULT_CHAINS,
-    num_samples: int = 500,
-    warmup_steps: int = 1000,
-    thinning: int = 10,
-    chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized",
-    seed: int = 0,
-    save_to: str | Path | None = None,
-    progress_bar: bool = True,
-    compile: CompileMode = "auto",
-    description: str = "",
 ) -> LocalChains:
-    """Run `num_chains` chains about each anchor (G, D); the arguments are the estimators'.
+    """Run chains about each anchor, on exp(−nβL_n(w) − (γ/2)‖w − w*‖²).
 
-    `ladder` (R,) gives the chains of every anchor R inverse temperatures, `num_chains` each.
+    Args:
+        network: the architecture, and all that its anchors share.
+        anchors: (G, D) weights w*.
+        data: as in `estimate_free_energy`.
+        options: as there; a loader's batch size is its own.
+        ladder: (R,) inverse temperatures that the chains of every anchor have, `num_chains` each;
+            by default that of `options` alone.
+
+    Raises:
+        ValueError: options out of range; data or weights that do not fit.
     """
-    check_chains(num_chains, chain_method)
+    check_chains(options.num_chains, options.chain_method)
     source = as_data(data)
-    loader = source if isinstance(source, LoaderData) else None
-    if loader is not None:
-        batch_size = loader.batch_size
-    notes = []
-    n = source.num_data
-    if batch_size is not None and batch_size > n:
-        notes.append(
-            f"batch_size={batch_size} exceeds the data's {n} examples: every step uses all of them"
-        )
-    program = local_posterior(network, likelihood, localization, inverse_temperature, batch_size, n)
-    length = RunLength(num_samples, warmup_steps, thinning)
-    args = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
+    n, loader = source.num_data, source if isinstance(source, LoaderData) else None
+    batch_size = options.batch_size if loader is None else loader.batch_size
+    program = local_posterior(
+        network,
+        options.likelihood,
+        options.localization,
+        options.inverse_temperature,
+        batch_size,
+        n,
+    )
+    length = RunLength(options.num_samples, options.warmup_steps, options.thinning)
+    args = first_rows(source)
     check_data(program, network, *args)
     if ladder is None:
-        rungs = torch.tensor([program.resolved_inverse_temperature(n)], dtype=torch.float64)
-    else:
-        rungs = ladder
-    num_groups = len(anchors) * len(rungs)
-    own_anchor = anchors.repeat_interleave(len(rungs) * num_chains, 0)
-    own_beta = rungs.repeat_interleave(num_chains).repeat(len(anchors))
+        ladder = torch.tensor([program.resolved_inverse_temperature(n)], dtype=torch.float64)
+    own_anchor = anchors.repeat_interleave(len(ladder) * options.num_chains, 0)
+    own_beta = ladder.repeat_interleave(options.num_chains).repeat(len(anchors))
+    vectorized, num_groups = options.chain_method != "sequential", len(anchors) * len(ladder)
     density = Density(
         program,
         args,
         chain_kwargs={"anchor": own_anchor, "inverse_temperature": own_beta.to(anchors)},
         data_per_chain=loader is not None,
-        vectorized=chain_method != "sequential",
+        vectorized=vectorized,
     )
-    anchor_loss = data_loss(program, anchors, source, vectorized=chain_method != "sequential")
+    anchor_loss = data_loss(program, anchors, source, vectorized=vectorized)
     draws = run(
-        kernel(program, step_size=step_size, tolerance=tolerance),
+        options.kernel(program, step_size=options.step_size, tolerance=options.tolerance),
         density,
         length,
         num_chains=len(own_anchor),
-        seed=seed,
-        save_to=save_to,
-        progress_bar=progress_bar,
-        compile=compile,
+        seed=options.seed,
+        save_to=options.save_to,
+        progress_bar=options.progress_bar,
+        compile=options.compile,
         source=loader,
         center=own_anchor,
-        least_curvature=localization,
+        least_curvature=options.localization,
         num_groups=num_groups,
-        chain_method=chain_method,
+        chain_method=options.chain_method,
         blocks=network.slices,
-        description=description,
         attributes={
-            "localization": localization,
-            "inverse_temperature": own_beta if ladder is not None else float(rungs[0]),
+            "localization": options.localization,
+            "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
             "num_groups": num_groups,
             "batch_size": min(batch_size or n, n),
             "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
@@ -151,14 +161,17 @@ def sample_local_posteriors(
             },
         },
     )
-    return LocalChains(
-        draws,
-        anchor_loss,
-        n,
-        own_beta,
-        num_groups,
-        tuple(notes),
-    )
+    notes: tuple[str, ...] = ()
+    if batch_size is not None and batch_size > n:
+        notes = (
+            f"batch_size={batch_size} exceeds the data's {n} examples: every step uses all of them",
+        )
+    return LocalChains(draws, anchor_loss, n, own_beta, num_groups, notes)
+
+
+def first_rows(source: TensorData | LoaderData) -> tuple[Any, Tensor]:
+    """All the data in memory, or a loader's first batch: inputs and targets."""
+    return source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
 
 
 def data_loss(
@@ -168,7 +181,11 @@ def data_loss(
     *,
     vectorized: bool = True,
 ) -> Tensor:
-    """(G, D) weights -> (G,) L_n(w) = −(1/n) Σ log p(y_i | x_i, w), float64, on all the data."""
+    """Compute L_n(w) = −(1/n) Σ log p(y_i | x_i, w) of weights (G, D) on all the data.
+
+    Returns:
+        (G,) float64, nats an example.
+    """
     whole = LocalPosterior(**{**vars(program), "num_data": None})
     batches: Iterable[tuple[Any, Tensor]] = (
         [(source.inputs, source.targets)] if isinstance(source, TensorData) else source.one_pass()
@@ -202,12 +219,22 @@ def held_out_loss(
     anchors: Tensor,
     data: Any,
     *,
-    likelihood: str | Likelihood = "categorical",
-    batch_size: int | None = DEFAULT_BATCH,
+    likelihood: str | Likelihood = ChainOptions.likelihood,
+    batch_size: int | None = ChainOptions.batch_size,
 ) -> Tensor:
-    """(G, D) weights -> (G,) mean negative log-likelihood on other data than the chains saw."""
+    """Compute the mean negative log-likelihood of weights on other data than the chains saw.
+
+    Args:
+        network: the architecture.
+        anchors: (G, D) weights.
+        data: in any form that `fe.as_data` takes.
+        likelihood: a name, or a function of (outputs, targets).
+        batch_size: examples at once, for the plate of a program; all of them are used.
+
+    Returns:
+        (G,) float64, nats an example.
+    """
     program = local_posterior(network, likelihood, 1.0, 1.0, batch_size)
     source = as_data(data)
-    first = source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
-    check_data(program, network, *first, "held_out")
+    check_data(program, network, *first_rows(source), "held_out")
     return data_loss(program, anchors, source)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.data.sources import TensorData, as_data
-from ppl_fe.free_energy.baselines.label_free import baselines
+from ppl_fe.diverged import DivergedError
+from ppl_fe.free_energy.baselines.columns import baseline_columns
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
-from ppl_fe.free_energy.local_chains import (
-    DEFAULT_BATCH,
-    DEFAULT_CHAINS,
-    ChainOptions,
-    held_out_loss,
-    sample_local_posteriors,
-)
+from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
+from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.run.one_run import check_chains
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.renamed import renamed_arguments
 
 COLUMNS = ["wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "p_best"]
 # Side by side up to here: more chains a step save no time on a CPU and cost memory.
@@ -41,15 +42,32 @@ READ_FIRST = (
 )
 
 
+@renamed_arguments(baseline_columns="baselines", head="features")
+@named_arguments
 def rank_checkpoints(
     checkpoints: Mapping[str, str | Path | Mapping[str, Tensor]],
     module: nn.Module,
     data: Any,
     *,
     held_out: Any = None,
-    baseline_columns: bool = False,
-    head: str | None = None,
-    **options: Unpack[ChainOptions],
+    baselines: bool = False,
+    features: str | None = None,
+    likelihood: str | Likelihood = ChainOptions.likelihood,
+    localization: float = ChainOptions.localization,
+    inverse_temperature: float | None = ChainOptions.inverse_temperature,
+    batch_size: int | None = ChainOptions.batch_size,
+    kernel: type[Kernel] = ChainOptions.kernel,
+    step_size: float | Literal["auto"] = ChainOptions.step_size,
+    tolerance: float = ChainOptions.tolerance,
+    num_chains: int = ChainOptions.num_chains,
+    num_samples: int = ChainOptions.num_samples,
+    warmup_steps: int = ChainOptions.warmup_steps,
+    thinning: int = ChainOptions.thinning,
+    chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
+    seed: int = ChainOptions.seed,
+    save_to: str | Path | None = ChainOptions.save_to,
+    progress_bar: bool = ChainOptions.progress_bar,
+    compile: CompileMode = ChainOptions.compile,
 ) -> pd.DataFrame:
     """Rank pretrained checkpoints by free energy, from pretraining data alone.
 
@@ -63,12 +81,29 @@ def rank_checkpoints(
         held_out: pretraining data that no checkpoint was trained on. Adds the columns
             `validation_loss` and `held_out`, n·K̂ + λ̂ log n with K̂ the held-out loss: the bound
             behind the criterion is stated in the population loss.
-        baseline_columns: add geometric_complexity and neural_collapse; the training loss is the
-            column anchor_loss.
-        head: the module whose input counts as the features; default the last linear layer.
-        **options: as in `estimate_free_energy`; `num_chains` a checkpoint. `save_to` is a new
-            folder with one zarr store for each lot of checkpoints that ran side by side
-            (`0.zarr`, `1.zarr`, ...), chains in the order of `checkpoints`.
+        baselines: add the columns geometric_complexity and neural_collapse, False by default; the
+            training loss is the column anchor_loss.
+        features: the module whose input counts as the features; the last linear layer by default.
+        likelihood: "categorical" (default), "normal", "next_token", or a function of
+            (outputs, targets) that makes the observed site.
+        localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
+            neighbourhood of w*.
+        inverse_temperature: β; 1/log n by default.
+        batch_size: examples a step, 256 by default; None for all the data. A loader has its own.
+        kernel: the sampler's class, `fe.BAOAB` by default.
+        step_size: ε; "auto" by default, chosen in warm-up.
+        tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
+            default; "auto" steps are as long as it allows.
+        num_chains: of each checkpoint, 4 by default.
+        num_samples: S, kept draws a chain, 500 by default.
+        warmup_steps: steps before the first draw, 1000 by default.
+        thinning: steps a kept draw, 10 by default.
+        chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
+        seed: 0 by default; equal seeds give equal draws.
+        save_to: new folder, none by default, with one zarr store for each lot of checkpoints that
+            ran side by side (`0.zarr`, `1.zarr`, ...), chains in the order of `checkpoints`.
+        progress_bar: True by default.
+        compile: "auto" by default, as in `fe.sample`.
 
     Returns:
         One row a checkpoint, best first: wbic, wbic_mcse, llc, llc_mcse, anchor_loss, r_hat, ess,
@@ -77,6 +112,7 @@ def rank_checkpoints(
         No row is ever lost. `table.attrs["read_first"]` says when the criterion is to be trusted.
 
     Raises:
+        TypeError: a misspelt argument, before any file is read.
         ValueError: no checkpoints; options out of range. A bad checkpoint raises nothing: its row
             says what is wrong.
 
@@ -93,8 +129,25 @@ def rank_checkpoints(
     """
     if not checkpoints:
         raise ValueError("checkpoints is empty: give at least one name -> file or state dict")
-    num_chains, seed = options.get("num_chains", DEFAULT_CHAINS), options.get("seed", 0)
-    check_chains(num_chains, options.get("chain_method", "vectorized"))
+    options = ChainOptions(
+        likelihood=likelihood,
+        localization=localization,
+        inverse_temperature=inverse_temperature,
+        batch_size=batch_size,
+        kernel=kernel,
+        step_size=step_size,
+        tolerance=tolerance,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup_steps=warmup_steps,
+        thinning=thinning,
+        chain_method=chain_method,
+        seed=seed,
+        save_to=save_to,
+        progress_bar=progress_bar,
+        compile=compile,
+    )
+    check_chains(num_chains, chain_method)
     template = FlatNetwork(module)
     rows: dict[str, dict[str, Any]] = {name: {"note": "", "error": ""} for name in checkpoints}
     networks: dict[str, FlatNetwork] = {}
@@ -103,45 +156,61 @@ def rank_checkpoints(
             networks[name] = template.with_state(read_checkpoint(source))
         except (ValueError, OSError) as error:
             rows[name]["error"] = str(error)
-    save_to = options.get("save_to")
     if save_to is not None and Path(save_to).exists():
         raise FileExistsError(f"save_to: {save_to} already exists; give a new folder")
-    if baseline_columns:  # before the chains: what they cannot take should cost no hours
-        tensors = as_data(data)
-        if not isinstance(tensors, TensorData) or not isinstance(tensors.inputs, Tensor):
-            raise ValueError("baseline_columns needs the data as a tuple of two tensors")
-        for name, network in networks.items():
-            rows[name] |= baselines(network, (tensors.inputs, tensors.targets), head=head)
+    if baselines:  # before the chains: what they cannot take should cost no hours
+        for name, columns in _baselines(networks, data, features).items():
+            rows[name] |= columns
     for lot, names in enumerate(_side_by_side(networks, num_chains)):
-        shared = networks[names[0]]
-        anchors = torch.stack([networks[name].anchor for name in names])
-        own: ChainOptions = {
-            **options,
-            "seed": seed + lot * LOT_SEEDS_APART,
-            "save_to": None if save_to is None else Path(save_to) / f"{lot}.zarr",
-        }
-        chains = sample_local_posteriors(shared, anchors, data, **own)
-        losses = None
-        if held_out is not None:
-            losses = held_out_loss(
-                shared,
-                anchors,
-                held_out,
-                likelihood=options.get("likelihood", "categorical"),
-                batch_size=options.get("batch_size", DEFAULT_BATCH),
-            )
-        for group, name in enumerate(names):
-            try:
-                estimate = summarize_group(chains, group)
-            except FloatingPointError as error:
-                rows[name]["error"] = str(error)
-                continue
-            rows[name] |= _row(estimate)
-            if losses is not None:
-                loss = float(losses[group])
-                rows[name]["validation_loss"] = loss
-                rows[name]["held_out"] = estimate.n * loss + estimate.llc * log(estimate.n)
+        own = replace(
+            options,
+            seed=seed + lot * LOT_SEEDS_APART,
+            save_to=None if save_to is None else Path(save_to) / f"{lot}.zarr",
+        )
+        found = _rank_lot({name: networks[name] for name in names}, data, held_out, own)
+        for name, columns in found.items():
+            rows[name] |= columns
     return _table(rows, seed, as_data(data).num_data)
+
+
+def _baselines(
+    networks: Mapping[str, FlatNetwork], data: Any, features: str | None
+) -> dict[str, dict[str, float]]:
+    tensors = as_data(data)
+    if not isinstance(tensors, TensorData) or not isinstance(tensors.inputs, Tensor):
+        raise ValueError("baselines=True needs the data as a tuple of two tensors")
+    pair = tensors.inputs, tensors.targets
+    return {name: baseline_columns(net, pair, features) for name, net in networks.items()}
+
+
+def _rank_lot(
+    networks: Mapping[str, FlatNetwork], data: Any, held_out: Any, options: ChainOptions
+) -> dict[str, dict[str, Any]]:
+    """Run the chains of checkpoints that share their buffers; give the columns of each."""
+    shared = next(iter(networks.values()))
+    anchors = torch.stack([network.anchor for network in networks.values()])
+    chains = sample_local_posteriors(shared, anchors, data, options)
+    losses = None
+    if held_out is not None:
+        losses = held_out_loss(
+            shared,
+            anchors,
+            held_out,
+            likelihood=options.likelihood,
+            batch_size=options.batch_size,
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for group, name in enumerate(networks):
+        try:
+            estimate = summarize_group(chains, group)
+        except DivergedError as error:
+            found[name] = {"error": str(error)}
+            continue
+        found[name] = _row(estimate)
+        if losses is not None:
+            loss, n = float(losses[group]), estimate.num_data
+            found[name] |= {"validation_loss": loss, "held_out": n * loss + estimate.llc * log(n)}
+    return found
 
 
 def _row(estimate: FreeEnergyEstimate) -> dict[str, Any]:
@@ -150,7 +219,7 @@ def _row(estimate: FreeEnergyEstimate) -> dict[str, Any]:
 
 
 def _side_by_side(networks: Mapping[str, FlatNetwork], num_chains: int) -> list[list[str]]:
-    """Names in lots that share their buffers and fit side by side."""
+    """Divide the names into lots that share their buffers and fit side by side."""
     lots: list[list[str]] = []
     for name, network in networks.items():
         chains = min(MOST_CHAINS, MOST_COORDINATES // network.num_parameters)
@@ -172,7 +241,7 @@ def _same_buffers(first: nn.Module, second: nn.Module) -> bool:
 def probability_of_lowest(
     means: Sequence[float], errors: Sequence[float], seed: int = 0
 ) -> np.ndarray[Any, Any]:
-    """P(each is the lowest) for independent N(mean, error²), by simulation.
+    """Simulate P(each is the lowest) for independent N(mean, error²).
 
     Example:
         >>> probability_of_lowest([0.0, 0.0, 50.0], [1.0, 1.0, 1.0]).round(1).tolist()
@@ -199,7 +268,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> p
 
 
 def _unequal_losses(table: pd.DataFrame, num_data: int) -> str:
-    """A warning where the training losses alone explain most of the differences in WBIC."""
+    """Warn where the training losses alone explain most of the differences in WBIC."""
     known = table[["anchor_loss", "wbic"]].astype(float).dropna()
     if len(known) < 2:
         return ""

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from html import escape
 from math import sqrt
-from typing import Any, Unpack
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,14 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from ppl_fe.arguments import named_arguments, require_positive
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimators import loss_summary
-from ppl_fe.free_energy.local_chains import (
-    DEFAULT_LOCALIZATION,
-    ChainOptions,
-    held_out_loss,
-    sample_local_posteriors,
-)
+from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
+from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.record.netcdf import write_netcdf
-from ppl_fe.models.localized import require_positive
+from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
 
 NUM_PRIOR_DRAWS = 1000
@@ -51,7 +50,7 @@ class ThermodynamicEstimate:
     draws: xr.DataTree
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The ladder, one row a rung; `plot_ladder` draws it."""
+        """Give the ladder, one row a rung; `fe.plots.plot_ladder` draws it."""
         return self.ladder.copy()
 
     def to_netcdf(self, path: str | os.PathLike[str]) -> None:
@@ -81,14 +80,28 @@ class ThermodynamicEstimate:
         return f"<p>{escape(str(self))}</p>{self.ladder.to_html(float_format='{:.4g}'.format)}"
 
 
+@named_arguments
 def integrate_free_energy(
     network: FlatNetwork,
     data: Any,
     *,
     num_rungs: int = 24,
-    **options: Unpack[ChainOptions],
+    likelihood: str | Likelihood = ChainOptions.likelihood,
+    localization: float = ChainOptions.localization,
+    inverse_temperature: float = 1.0,
+    kernel: type[Kernel] = ChainOptions.kernel,
+    step_size: float | Literal["auto"] = ChainOptions.step_size,
+    tolerance: float = ChainOptions.tolerance,
+    num_chains: int = 2,
+    num_samples: int = 4000,
+    warmup_steps: int = ChainOptions.warmup_steps,
+    chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
+    seed: int = ChainOptions.seed,
+    save_to: str | Path | None = ChainOptions.save_to,
+    progress_bar: bool = ChainOptions.progress_bar,
+    compile: CompileMode = ChainOptions.compile,
 ) -> ThermodynamicEstimate:
-    """The local free energy of a network's anchor by thermodynamic integration.
+    """Estimate the local free energy of a network's anchor by thermodynamic integration.
 
         F(β) = −log ∫ exp(−nβL_n(w)) N(w; w*, I/γ) dw = ∫₀^β E_b[nL_n] db,
 
@@ -96,51 +109,76 @@ def integrate_free_energy(
     b_k = β(k/K)^5 run side by side as further chains. Between rungs the trapezoid is corrected by
     dE/db = −Var_b[nL_n]: ∫ ≈ Δ(E_k + E_{k+1})/2 + Δ²(V_{k+1} − V_k)/12 (Friel, Hurn & Wyse 2014).
 
+    All data are used in every step and every step is kept, since minibatches and thinning would
+    inflate the variances: there is no batch_size and no thinning.
+
     Args:
-        network, data: as in `estimate_free_energy`. All data are used in every step, since a
-            minibatch would inflate the variances.
-        num_rungs: K, rungs above the prior's; the prior's own is drawn exactly.
-        **options: as in `estimate_free_energy`, but inverse_temperature (β of the result) is 1 by
-            default, the free energy itself; num_chains is 2 a rung, num_samples 4000.
+        network: a `FlatNetwork`; its anchor is w*.
+        data: as in `estimate_free_energy`.
+        num_rungs: K, rungs above the prior's, 24 by default; the prior's own is drawn exactly.
+        likelihood: as in `estimate_free_energy`, "categorical" by default.
+        localization: γ, 1.0 by default.
+        inverse_temperature: β of the result, 1.0 by default: the free energy itself.
+        kernel: the sampler's class, `fe.BAOAB` by default.
+        step_size: ε; "auto" by default.
+        tolerance: as in `estimate_free_energy`, 0.02 by default.
+        num_chains: chains a rung, 2 by default.
+        num_samples: S, steps a chain after its warm-up, 4000 by default.
+        warmup_steps: 1000 by default.
+        chain_method: as in `fe.sample`, "vectorized" by default.
+        seed: 0 by default.
+        save_to: new zarr folder for the draws; none by default.
+        progress_bar: True by default.
+        compile: as in `fe.sample`, "auto" by default.
 
     Raises:
+        TypeError: a misspelt argument, before any work is done.
         ValueError: an odd number of rungs or fewer than four; as `estimate_free_energy`.
+        DivergedError: a chain did not stay finite.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> line = torch.nn.Linear(1, 1, bias=False)
+        >>> found = integrate_free_energy(
+        ...     FlatNetwork(line), (torch.ones(5, 1), torch.zeros(5)), likelihood="normal",
+        ...     num_rungs=4, num_samples=100, progress_bar=False)
+        >>> len(found.ladder)
+        5
     """
-    given = options.pop("inverse_temperature", None)
-    beta = 1.0 if given is None else given
-    require_positive("inverse_temperature", beta)
+    require_positive("inverse_temperature", inverse_temperature)
     if num_rungs < 4 or num_rungs % 2:
         raise ValueError(f"num_rungs must be even and at least 4, got {num_rungs}")
-    for name in ("batch_size", "thinning"):
-        if name in options:
-            raise TypeError(f"{name}: the variances need all the data in every step, each kept")
-    localization = options.get("localization", DEFAULT_LOCALIZATION)
-    own: ChainOptions = {
-        "num_chains": 2,
-        "num_samples": 4000,
-        **options,
-        "batch_size": None,
-        "thinning": 1,
-        "inverse_temperature": beta,  # each rung has its own, but 1/log n needs more than two data
-    }
-    rungs = beta * (torch.arange(1, num_rungs + 1) / num_rungs) ** LADDER_POWER
-    chains = sample_local_posteriors(
-        network,
-        network.anchor[None],
-        data,
-        ladder=rungs,
-        **own,
+    options = ChainOptions(
+        likelihood=likelihood,
+        localization=localization,
+        inverse_temperature=inverse_temperature,  # each rung has its own; 1/log n needs n > 2
+        kernel=kernel,
+        step_size=step_size,
+        tolerance=tolerance,
+        batch_size=None,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup_steps=warmup_steps,
+        thinning=1,
+        chain_method=chain_method,
+        seed=seed,
+        save_to=save_to,
+        progress_bar=progress_bar,
+        compile=compile,
     )
+    steps = torch.arange(1, num_rungs + 1) / num_rungs
+    rungs = inverse_temperature * steps**LADDER_POWER
+    chains = sample_local_posteriors(network, network.anchor[None], data, options, ladder=rungs)
     n, stats = chains.num_data, chains.draws.sample_stats
     if len(stats.chain) < len(chains.inverse_temperature):
         raise DivergedError(
             f"chains became non-finite: {chains.draws.attrs['failed_chains']}; "
             "give a smaller step_size"
         )
-    energies = n * stats.loss.values.astype(np.float64).reshape(num_rungs, own["num_chains"], -1)
+    energies = n * stats.loss.values.astype(np.float64).reshape(num_rungs, num_chains, -1)
     ladder = pd.DataFrame(
         [
-            _rung(0.0, _prior_energies(network, data, localization, n, options)),
+            _rung(0.0, _prior_energies(network, data, n, options)),
             *(_rung(float(b), energies[k]) for k, b in enumerate(rungs)),
         ]
     )
@@ -149,24 +187,21 @@ def integrate_free_energy(
     return ThermodynamicEstimate(value, mcse, abs(value - coarse), ladder, chains.draws)
 
 
-def _prior_energies(
-    network: FlatNetwork, data: Any, localization: float, n: int, options: ChainOptions
-) -> NDArray[Any]:
-    """(1, S) values of nL_n at exact draws from the localiser N(w*, I/γ)."""
-    generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
+def _prior_energies(network: FlatNetwork, data: Any, n: int, options: ChainOptions) -> NDArray[Any]:
+    """Compute nL_n at exact draws from the localiser N(w*, I/γ), (1, S)."""
+    generator = torch.Generator().manual_seed(options.seed + 1)
     shape = (NUM_PRIOR_DRAWS, network.num_parameters)
     noise = torch.randn(shape, generator=generator, dtype=network.dtype).to(network.device)
-    positions = network.anchor + noise / sqrt(localization)
-    likelihood = options.get("likelihood", "categorical")
+    positions = network.anchor + noise / sqrt(options.localization)
     losses = [
-        held_out_loss(network, part, data, likelihood=likelihood)
+        held_out_loss(network, part, data, likelihood=options.likelihood)
         for part in torch.split(positions, 50)
     ]
     return n * torch.cat(losses).numpy()[None]
 
 
 def _rung(beta: float, energy: NDArray[Any]) -> dict[str, float]:
-    """energy (C, S) -> the rung's row."""
+    """Summarise the energies (C, S) of a rung as its row."""
     mean, mcse, r_hat, ess = loss_summary(energy)
     return {
         "inverse_temperature": beta,
@@ -179,7 +214,7 @@ def _rung(beta: float, energy: NDArray[Any]) -> dict[str, float]:
 
 
 def _integrate(ladder: pd.DataFrame) -> tuple[float, float]:
-    """∫ E db by the corrected trapezoid, and its Monte-Carlo standard error."""
+    """Integrate E db by the corrected trapezoid; give it and its Monte-Carlo standard error."""
     beta, energy, variance = (
         ladder[name].to_numpy() for name in ("inverse_temperature", "energy", "variance")
     )

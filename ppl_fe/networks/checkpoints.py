@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError, is_counter, listed, match_state
 
@@ -33,6 +34,7 @@ CODE_REFUSED = re.compile(r"GLOBAL|Trying to (call|load)|Can only (build|create)
 UNREADABLE_PROTOCOL = "Unsupported operand"  # likewise, of an opcode it does not know
 
 
+@named_arguments
 def read_checkpoint(
     path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any],
 ) -> dict[str, Tensor]:
@@ -69,6 +71,7 @@ def read_checkpoint(
     return _read_folder(path) if path.is_dir() else _read_file(path)
 
 
+@named_arguments
 def load_checkpoint(
     path_or_state_dict: str | os.PathLike[str] | Mapping[str, Any], network: FlatNetwork
 ) -> Tensor:

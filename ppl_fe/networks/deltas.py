@@ -13,12 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.networks.delta_format import (
-    Delta,
-    DeltaError,
-    read_delta,
-    write_delta,
-)
+from ppl_fe.arguments import named_arguments
+from ppl_fe.networks.delta_format import Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.hashes import base_hash, base_tensors
 from ppl_fe.networks.matching import listed
 
@@ -32,6 +28,7 @@ class HasDelta(Protocol):
     def delta(self) -> Delta: ...
 
 
+@named_arguments
 def save_delta(tuned: HasDelta, path: str | os.PathLike[str]) -> None:
     """Write what fine-tuning changed as one safetensors file.
 
@@ -56,6 +53,8 @@ def save_delta(tuned: HasDelta, path: str | os.PathLike[str]) -> None:
         ...     applied = apply_delta(module, f"{folder}/task.safetensors")
         >>> module.weight.tolist()
         [[0.0, 5.0]]
+        >>> applied
+        AppliedDelta(1 entries, 0 whole tensors, of Linear)
         >>> applied.remove()
         >>> module.weight.tolist()
         [[0.0, 0.0]]
@@ -63,6 +62,7 @@ def save_delta(tuned: HasDelta, path: str | os.PathLike[str]) -> None:
     write_delta(tuned.delta, path)
 
 
+@named_arguments
 def apply_delta(module: nn.Module, path: str | os.PathLike[str]) -> AppliedDelta:
     """Put a delta onto the pretrained module it was made from, in place.
 
@@ -101,6 +101,7 @@ class AppliedDelta:
     """
 
     def __init__(self, module: nn.Module, delta: Delta) -> None:
+        self._module = type(module).__name__
         named = dict(module.named_parameters())
         new: list[Replacement] = [(named[name], at, values) for name, at, values in delta.parts()]
         new += [(named[name], None, tensor) for name, tensor in delta.whole.items()]
@@ -110,6 +111,11 @@ class AppliedDelta:
         ]
         self._old: list[Replacement] = [(t, at, _read(t, at)) for t, at, _ in self._new]
         _write(self._new)
+
+    def __repr__(self) -> str:
+        entries = sum(values.numel() for _, at, values in self._new if at is not None)
+        whole = sum(at is None for _, at, _ in self._new)
+        return f"AppliedDelta({entries:,} entries, {whole} whole tensors, of {self._module})"
 
     def remove(self) -> None:
         """Put the values back that the delta replaced, head included, bit for bit.

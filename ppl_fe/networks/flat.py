@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.networks.matching import listed, match_state, tied_names
 
 
@@ -119,6 +120,7 @@ class FlatNetwork:
         torch.Size([2, 1, 1])
     """
 
+    @named_arguments
     def __init__(
         self,
         module: nn.Module,

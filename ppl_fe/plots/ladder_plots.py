@@ -9,12 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.plots.palette import COLOURS, NUM_ERRORS, row_of_axes
 
 COLUMNS = ("inverse_temperature", "energy", "energy_mcse", "variance")
 CURVE_POINTS = 400
 
 
+@named_arguments
 def plot_ladder(ladder: Any) -> NDArray[Any]:
     """E[nL_n] at every rung, and the integrand whose area is the free energy.
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_fe.arguments import named_arguments
+from ppl_fe.diagnostics.checks.mixing import R_HAT_LIMIT
 from ppl_fe.diagnostics.error_bars import mean_and_error
 from ppl_fe.diagnostics.run_data import open_draws, read_run
 from ppl_fe.inference.program.density import merge_blocks
@@ -22,7 +24,6 @@ from ppl_fe.plots.palette import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-R_HAT_LIMIT = 1.01  # Vehtari et al. 2021
 OVERALL = {
     "configurational_temperature": "all coordinates",
     "stiff_temperature": "stiffest direction",
@@ -30,6 +31,7 @@ OVERALL = {
 }
 
 
+@named_arguments
 def plot_r_hat_by_layer(draws: Any, *, group: int | None = None, axes: Axes | None = None) -> Axes:
     """Split R-hat of all coordinates, one row a layer: quartiles, 5 to 95 %, and the largest.
 
@@ -89,6 +91,7 @@ def plot_r_hat_by_layer(draws: Any, *, group: int | None = None, axes: Axes | No
     return axes
 
 
+@named_arguments
 def plot_temperature_by_layer(
     draws: Any, *, group: int | None = None, axes: Axes | None = None
 ) -> Axes:

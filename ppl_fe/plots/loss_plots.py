@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.error_bars import mean_and_error
 from ppl_fe.diagnostics.run_data import open_draws
 from ppl_fe.plots.palette import COLOURS, NUM_ERRORS, legend_beside, one_axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 MOST_NAMED = 8  # chains in the legend
 
 
+@named_arguments
 def plot_loss_traces(
     draws: Any,
     anchor_loss: float | None = None,

@@ -11,6 +11,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.error_bars import AXES
 from ppl_fe.diagnostics.run_data import open_draws, read_run
 from ppl_fe.plots.palette import BAND, COLOURS, LINE_STYLES, bare, new_figure
@@ -23,6 +24,7 @@ BAND_PROBABILITY = 0.95
 NUM_SIMULATIONS, SIMULATED_DRAWS = 1000, 200
 
 
+@named_arguments
 def plot_ranks(
     draws: Any, names: Sequence[str] | None = None, *, group: int | None = None
 ) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.plots.palette import (
     COLOURS,
     HEIGHT,
@@ -27,6 +28,7 @@ MOST_KNEES = 5
 MOST_BARS = 40
 
 
+@named_arguments
 def plot_ranked_scales(
     ranked: NDArray[np.float64],
     num_selected: int,
@@ -35,7 +37,7 @@ def plot_ranked_scales(
     what: str = "score",
     axes: Axes | None = None,
 ) -> Axes:
-    """Sorted scores against the share of parameters, both on log axes (the paper's λ-plot).
+    """Plot sorted scores against the share of parameters, both on log axes (the λ-plot).
 
     Args:
         ranked: (D,) scores, largest first; those not above zero are not drawn.
@@ -78,8 +80,9 @@ def plot_ranked_scales(
     return axes
 
 
-def plot_layers(table: pd.DataFrame, *, axes: Axes | None = None) -> Axes:
-    """A bar a tensor, its selected share; of more than 40 tensors those with most selected.
+@named_arguments
+def plot_selected_by_layer(table: pd.DataFrame, *, axes: Axes | None = None) -> Axes:
+    """Draw a bar a tensor, its selected share; of more than 40 tensors those with most selected.
 
     Args:
         table: columns `selected` and `share`, one row a tensor, as of `Selection.by_layer`.
@@ -93,7 +96,7 @@ def plot_layers(table: pd.DataFrame, *, axes: Axes | None = None) -> Axes:
 
     Example:
         >>> table = pd.DataFrame({"selected": [3, 1], "share": [0.3, 0.5]}, index=["w", "b"])
-        >>> [float(bar.get_width()) for bar in plot_layers(table).patches]
+        >>> [float(bar.get_width()) for bar in plot_selected_by_layer(table).patches]
         [30.0, 50.0]
     """
     if not {"selected", "share"} <= set(table) or table.empty:
@@ -117,7 +120,7 @@ def plot_selection(
     table: pd.DataFrame,
     what: str = "score",
 ) -> NDArray[Any]:
-    """`plot_ranked_scales` beside `plot_layers`.
+    """Draw `plot_ranked_scales` beside `plot_selected_by_layer`.
 
     Returns:
         (2,) axes, in a new figure.
@@ -127,5 +130,5 @@ def plot_selection(
     """
     every = row_of_axes(max(HEIGHT, height_of_rows(min(len(table), MOST_BARS))))
     plot_ranked_scales(ranked, num_selected, knees, what=what, axes=every[0])
-    plot_layers(table, axes=every[1])
+    plot_selected_by_layer(table, axes=every[1])
     return every

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.error_bars import mean_and_error
 from ppl_fe.diagnostics.run_data import open_draws, read_run
 from ppl_fe.inference import samplers
@@ -76,6 +77,7 @@ CURVE_POINTS = 200
 BEYOND = 1.5  # the curve goes on for this factor on either side of the steps that were tried
 
 
+@named_arguments
 def plot_temperature_against_step(runs: Sequence[Any], *, axes: Axes | None = None) -> Axes:
     """T_eff along the stiffest direction, measured and predicted, against the step size ε.
 

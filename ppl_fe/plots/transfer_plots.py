@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.plots.palette import COLOURS, MARKERS, one_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def plot_transfer(
     table: pd.DataFrame,
     outcome: str,

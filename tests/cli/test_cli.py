@@ -97,13 +97,13 @@ def test_every_option_arrives(folder: Path) -> None:
     assert {name: attrs[name] for name in expected} == expected
 
 
-@pytest.mark.parametrize(("head", "expected"), [([], 6.0), (["--head", "0"], 3.0)])
-def test_baselines(head: list[str], expected: float, folder: Path) -> None:
+@pytest.mark.parametrize(("layer", "expected"), [([], 6.0), (["--features", "0"], 3.0)])
+def test_baselines(layer: list[str], expected: float, folder: Path) -> None:
     state = {"0.weight": torch.ones(2, 3), "1.weight": torch.zeros(1, 2), "1.bias": torch.zeros(1)}
     save_file(state, folder / "deeper.safetensors")
     network = ["--network", "factories_of_a_test:deeper"]
     output = ["--output", "table.json"]
-    assert rank("deeper.safetensors", *network, "--baselines", *head, *output) == 0
+    assert rank("deeper.safetensors", *network, "--baselines", *layer, *output) == 0
     (row,) = json.loads((folder / "table.json").read_text()).values()
     # What enters the last layer has the Jacobian (1 1 1; 1 1 1), what enters the first is x itself.
     assert row["geometric_complexity"] == pytest.approx(expected)

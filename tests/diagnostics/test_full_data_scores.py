@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ppl_fe as fe
 from ppl_fe.diagnostics import SteinTest, stein_check
 from ppl_fe.diagnostics.scores import full_data_scores, scored_draws, thinned
-from ppl_fe.diagnostics.stein import stein_discrepancy
+from ppl_fe.diagnostics.stein import stein_p_value
 
 Y = torch.linspace(-1.0, 2.0, 11, dtype=torch.float64)
 DOUBLE = partial(torch.tensor, dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_a_diagnosis_holds_draws_against_model_and_data() -> None:
     with pytest.raises(ValueError, match="data without model"):
         fe.diagnose(draws, data=y)
     with pytest.raises(ValueError, match="stand for one target"):
-        stein_discrepancy(draws, kernel, y, 0)
+        stein_p_value(draws, kernel, y, 0)
 
 
 def test_data_that_are_not_the_arguments_are_refused() -> None:

@@ -14,9 +14,8 @@ from scipy.special import k0
 from scipy.stats import kstest
 from torch import Tensor
 
-from ppl_fe.diagnostics import kernel_stein_discrepancy, stein_test
 from ppl_fe.diagnostics import stein as stein_kernel
-from ppl_fe.diagnostics.stein import autocorrelation_time
+from ppl_fe.diagnostics.stein import autocorrelation_time, kernel_stein_discrepancy, stein_test
 
 M = 50
 

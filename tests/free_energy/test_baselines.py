@@ -8,13 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.free_energy.baselines.label_free import (
-    baselines,
-    features,
-    geometric_complexity,
-    head_name,
-    neural_collapse,
-)
+from ppl_fe.free_energy.baselines.columns import baseline_columns
+from ppl_fe.free_energy.baselines.features import last_linear, layer_inputs
+from ppl_fe.free_energy.baselines.geometric_complexity import geometric_complexity
+from ppl_fe.free_energy.baselines.neural_collapse import neural_collapse
 from ppl_fe.networks.flat import FlatNetwork
 
 
@@ -64,7 +61,7 @@ def test_geometric_complexity_of_images_counts_every_pixel() -> None:
 
 def test_features_are_what_enters_the_head_and_leave_no_hook_behind() -> None:
     network, (inputs, _) = small_network(), small_data()
-    entered = features(network, network.anchor, inputs, "4")
+    entered = layer_inputs(network, network.anchor, inputs, "4")
     w = network.unflatten(network.anchor)
     torch.testing.assert_close(
         entered @ w["4.weight"].T + w["4.bias"], network(network.anchor, inputs)
@@ -75,9 +72,9 @@ def test_features_are_what_enters_the_head_and_leave_no_hook_behind() -> None:
 def test_features_work_for_many_vectors_at_once() -> None:
     network, (inputs, _) = small_network(), small_data(5)
     vectors = torch.stack([network.anchor, -network.anchor])
-    together = torch.func.vmap(lambda vector: features(network, vector, inputs, "4"))(vectors)
+    together = torch.func.vmap(lambda vector: layer_inputs(network, vector, inputs, "4"))(vectors)
     for vector, rows in zip(vectors, together, strict=True):
-        torch.testing.assert_close(rows, features(network, vector, inputs, "4"))
+        torch.testing.assert_close(rows, layer_inputs(network, vector, inputs, "4"))
 
 
 def test_neural_collapse_of_planted_gaussians() -> None:
@@ -117,30 +114,30 @@ def test_collapsed_classes_give_zero_and_shared_means_infinity() -> None:
 
 def test_dispatcher_gives_every_key_for_the_anchor() -> None:
     network, data = small_network(), small_data()
-    entered = features(network, network.anchor, data[0], "4")
-    assert baselines(network, data) == {
+    entered = layer_inputs(network, network.anchor, data[0], "4")
+    assert baseline_columns(network, data) == {
         "geometric_complexity": geometric_complexity(network, network.anchor, data[0], "4"),
         "neural_collapse": neural_collapse(entered, data[1]),
     }
-    other = baselines(network, data, head="2")
-    assert other["geometric_complexity"] != baselines(network, data)["geometric_complexity"]
+    other = baseline_columns(network, data, layer="2")
+    assert other["geometric_complexity"] != baseline_columns(network, data)["geometric_complexity"]
 
 
 def test_what_has_no_meaning_for_the_data_is_left_out() -> None:
     regression = FlatNetwork(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))
-    assert set(baselines(regression, (torch.randn(6, 3), torch.randn(6, 1)))) == {
+    assert set(baseline_columns(regression, (torch.randn(6, 3), torch.randn(6, 1)))) == {
         "geometric_complexity"
     }
     tokens = FlatNetwork(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2)))
     data = torch.randint(5, (8, 2)), torch.arange(8) % 2
-    assert set(baselines(tokens, data)) == {"neural_collapse"}
+    assert set(baseline_columns(tokens, data)) == {"neural_collapse"}
 
 
 def test_errors_name_the_argument() -> None:
     network, (inputs, targets) = small_network(), small_data()
     w = network.anchor
-    with pytest.raises(ValueError, match="head='9' is no submodule"):
-        features(network, w, inputs, "9")
+    with pytest.raises(ValueError, match="features='9' is no submodule"):
+        layer_inputs(network, w, inputs, "9")
     with pytest.raises(ValueError, match="only floating inputs"):
         geometric_complexity(network, w, torch.zeros(3, 3, dtype=torch.int64), "4")
     with pytest.raises(ValueError, match="integer classes"):
@@ -148,7 +145,7 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="two or more"):
         neural_collapse(inputs, torch.zeros_like(targets))
     with pytest.raises(ValueError, match="no linear submodule"):
-        head_name(FlatNetwork(nn.Conv1d(1, 1, 1)))
+        last_linear(FlatNetwork(nn.Conv1d(1, 1, 1)))
 
 
 def test_a_head_that_is_never_called_is_named() -> None:
@@ -162,5 +159,5 @@ def test_a_head_that_is_never_called_is_named() -> None:
             return output
 
     network = FlatNetwork(Unused())
-    with pytest.raises(ValueError, match="head='unused' is not called"):
-        features(network, network.anchor, torch.zeros(1, 3), "unused")
+    with pytest.raises(ValueError, match="features='unused' is not called"):
+        layer_inputs(network, network.anchor, torch.zeros(1, 3), "unused")

@@ -45,7 +45,7 @@ def poor() -> fe.FreeEnergyEstimate:
 
 
 def test_the_numbers_belong_together(good: fe.FreeEnergyEstimate) -> None:
-    assert good.n == N
+    assert good.num_data == N
     assert good.inverse_temperature == pytest.approx(1 / math.log(N))
     assert good.anchor_loss == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
     # WBIC = nL(w*) + λ̂ log n
@@ -167,12 +167,12 @@ def test_downstream_free_energy_of_the_same_body_with_another_head() -> None:
     network = fe.FlatNetwork(downstream)
     options = {**SHORT, "likelihood": "categorical"}
     found = fe.estimate_free_energy(network, (x, y), **options)
-    assert found.n == 40
+    assert found.num_data == 40
     loss = nn.functional.cross_entropy(downstream(x), y).item()
     assert found.anchor_loss == pytest.approx(loss, rel=1e-5)
     assert found.draws.posterior["w"].sizes["w_dim_0"] == 16 + 10
     upstream = fe.estimate_free_energy(
         fe.FlatNetwork(pretrained), (X, torch.arange(N) % 5), **options
     )
-    assert upstream.n == N
+    assert upstream.num_data == N
     assert upstream.draws.posterior["w"].sizes["w_dim_0"] == 16 + 25

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
-from ppl_fe.free_energy.local_chains import held_out_loss, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    ChainOptions,
+    held_out_loss,
+    sample_local_posteriors,
+)
 
 N = 60
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(101))
@@ -52,7 +56,7 @@ def test_the_draws_carry_beta_gamma_and_n(tmp_path: Path) -> None:
         for attrs in (found.draws.attrs, stored.attrs):
             assert attrs["localization"] == found.localization == 7.0
             assert attrs["inverse_temperature"] == found.inverse_temperature == 0.3
-            assert attrs["num_data"] == found.n == N
+            assert attrs["num_data"] == found.num_data == N
             assert attrs["batch_size"] == N
     with pytest.raises(FileExistsError, match="save_to"):
         estimate(save_to=path)
@@ -69,7 +73,7 @@ def test_a_loader_gives_the_answer_of_tensors() -> None:
     whole = fe.estimate_free_energy(
         network, (x, y), likelihood="normal", batch_size=None, **{**options, "thinning": 10}
     )
-    assert streamed.n == whole.n == 100
+    assert streamed.num_data == whole.num_data == 100
     assert streamed.draws.attrs["batch_size"] == 25
     assert streamed.anchor_loss == pytest.approx(whole.anchor_loss, rel=1e-6)
     error = math.hypot(streamed.llc_mcse, whole.llc_mcse)
@@ -106,9 +110,8 @@ def test_each_chain_of_a_ladder_has_its_own_temperature() -> None:
         network,
         torch.stack([network.anchor, network.anchor + 1]),
         (X, LABELS),
+        ChainOptions(num_chains=2, **SHORT),
         ladder=torch.tensor([0.1, 0.2, 0.4]),
-        num_chains=2,
-        **SHORT,
     )
     assert chains.num_groups == 6
     rungs = [0.1, 0.1, 0.2, 0.2, 0.4, 0.4]

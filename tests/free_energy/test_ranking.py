@@ -45,7 +45,7 @@ def test_held_out_and_baseline_columns() -> None:
         modules["a"],
         (X, LABELS),
         held_out=other,
-        baseline_columns=True,
+        baselines=True,
         **SHORT,
     )
     further = ["geometric_complexity", "neural_collapse", "validation_loss", "held_out"]
@@ -62,9 +62,9 @@ def test_held_out_and_baseline_columns() -> None:
         complexity = (slope.square() @ weight.square().sum(1)).mean().item()
         assert row["geometric_complexity"] == pytest.approx(complexity, rel=1e-4)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, LABELS), batch_size=40)
-    with pytest.raises(ValueError, match="baseline_columns"):
+    with pytest.raises(ValueError, match="baselines"):
         fe.rank_checkpoints(
-            {"a": modules["a"].state_dict()}, modules["a"], loader, baseline_columns=True, **SHORT
+            {"a": modules["a"].state_dict()}, modules["a"], loader, baselines=True, **SHORT
         )
 
 
@@ -214,7 +214,7 @@ def test_baselines_that_cannot_be_had_are_refused_before_the_chains_run(
 ) -> None:
     monkeypatch.setattr(ranking, "sample_local_posteriors", None)
     with pytest.raises(ValueError, match="no linear submodule"):
-        rank_lines({"a": linear_state(0.0)}, baseline_columns=True)
+        rank_lines({"a": linear_state(0.0)}, baselines=True)
 
 
 def test_refusals() -> None:

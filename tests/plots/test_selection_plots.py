@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ppl_fe.plots import plot_layers, plot_ranked_scales
+from ppl_fe.plots import plot_ranked_scales, plot_selected_by_layer
 from ppl_fe.plots.selection_plots import plot_selection
 
 RANKED = np.geomspace(1, 1e-3, 500)
@@ -54,26 +54,26 @@ def test_scores_of_zero_have_no_place_on_a_log_axis() -> None:
 
 
 def test_share_of_each_layer() -> None:
-    axes: Any = plot_layers(TABLE)
+    axes: Any = plot_selected_by_layer(TABLE)
     assert [float(bar.get_width()) for bar in axes.patches] == [30.0, 0.0, 50.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     assert axes.get_xlabel() == "selected (%)"
     with pytest.raises(ValueError, match="columns selected and share; it has"):
-        plot_layers(TABLE[["selected"]])
+        plot_selected_by_layer(TABLE[["selected"]])
     with pytest.raises(ValueError, match="must have rows"):
-        plot_layers(TABLE.iloc[:0])
+        plot_selected_by_layer(TABLE.iloc[:0])
 
 
 def test_of_many_layers_those_with_most_selected() -> None:
     many = pd.DataFrame({"selected": range(100), "share": np.linspace(0, 0.99, 100)})
-    axes: Any = plot_layers(many)
+    axes: Any = plot_selected_by_layer(many)
     assert [float(bar.get_width()) for bar in axes.patches] == pytest.approx(range(60, 100))
 
 
 def test_given_axes_and_the_two_together() -> None:
     left, right = Figure().subplots(1, 2)
     assert plot_ranked_scales(RANKED, 50, axes=left) is left
-    assert plot_layers(TABLE, axes=right) is right
+    assert plot_selected_by_layer(TABLE, axes=right) is right
     every = plot_selection(RANKED, 50, [], TABLE, "scale")
     assert every.shape == (2,)
     assert every[0].get_ylabel() == "scale"

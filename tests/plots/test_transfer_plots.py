@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from ppl_fe.plots import plot_layers, plot_transfer
+from ppl_fe.plots import plot_selected_by_layer, plot_transfer
 from ppl_fe.plots.palette import COLOURS, LINE_STYLES, MARKERS
 
 TABLE = pd.DataFrame(
@@ -63,7 +63,7 @@ def test_given_axes_and_other_criteria() -> None:
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'ppl-fe\[plots\]'"):
-        plot_layers(pd.DataFrame({"selected": [1], "share": [0.5]}))
+        plot_selected_by_layer(pd.DataFrame({"selected": [1], "share": [0.5]}))
 
 
 def test_the_palette_tells_all_apart() -> None:

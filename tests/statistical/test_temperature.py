@@ -17,7 +17,7 @@ from torch import Tensor
 import ppl_fe as fe
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import Configuration, digits_network, pretrain
-from ppl_fe.free_energy.local_chains import sample_local_posteriors
+from ppl_fe.free_energy.local_chains import ChainOptions, sample_local_posteriors
 
 N, B, T = 60, 6, 2.0
 SD = torch.tensor([1.0, 1.2, 1.5])
@@ -200,16 +200,18 @@ def test_demonstration_networks(kernel: type[fe.Kernel], tolerance: float) -> No
         network,
         anchors,
         data,
-        localization=100.0,
-        batch_size=None,
-        kernel=kernel,
-        tolerance=tolerance,
-        num_chains=8,
-        num_samples=150,
-        warmup_steps=1000,
-        thinning=10,
-        compile="traced",
-        progress_bar=False,
+        ChainOptions(
+            localization=100.0,
+            batch_size=None,
+            kernel=kernel,
+            tolerance=tolerance,
+            num_chains=8,
+            num_samples=150,
+            warmup_steps=1000,
+            thinning=10,
+            compile="traced",
+            progress_bar=False,
+        ),
     ).draws
     stiff = tree.sample_stats["stiff_temperature"].values.astype(np.float64).reshape(2, 8, -1)
     excess = np.reshape(tree.attrs["tuned_excess_temperature"], (2, 8)).mean(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from arviz_stats.base import array_stats
 
-from ppl_fe.diagnostics.checks.mixing import ESS
+from ppl_fe.diagnostics.checks.mixing import ESS_LIMIT
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
@@ -78,6 +78,25 @@ def half_step(run: Run) -> Check | None:
     )
 
 
+def warmup_notes(warmup_steps: int, relaxation_steps: float) -> list[str]:
+    """Say that a warm-up was short, for the notes of an estimate; [] if it was not.
+
+    Args:
+        warmup_steps: its length.
+        relaxation_steps: that of the slowest direction's relaxation; NaN where it is not known.
+
+    Example:
+        >>> warmup_notes(1000, 20.0)
+        []
+    """
+    if not relaxation_steps * RELAXATIONS_TO_WARM_UP > warmup_steps:
+        return []
+    return [
+        f"short warm-up: {warmup_steps} steps, and the slowest direction takes "
+        f"{relaxation_steps:.0f} to relax"
+    ]
+
+
 def warmup_length(run: Run) -> Check | None:
     """Warm-up in relaxation times of the slowest direction."""
     steps = _relaxation_steps(run)
@@ -94,14 +113,14 @@ def run_length(run: Run) -> Check | None:
     """Draws of one chain in relaxation times of the slowest direction."""
     steps, thinning = _relaxation_steps(run), float(run.attrs["thinning"])
     # Draws of relaxation time τ count as one in 2τ.
-    enough = max(RUN_RELAXATIONS, 2 * ESS / len(run.chains)) * steps / thinning
+    enough = max(RUN_RELAXATIONS, 2 * ESS_LIMIT / len(run.chains)) * steps / thinning
     return Check.above(
         "run_length",
         run.num_draws * thinning / steps,
         RUN_RELAXATIONS,
         f"the slowest direction takes {steps:.0f} steps to relax; give at least "
         f"num_samples={np.ceil(RUN_RELAXATIONS * steps / thinning):.0f} at this thinning to see "
-        f"it at all, about {np.ceil(enough):.0f} for an ESS of {ESS:.0f}{_shorter(run)}",
+        f"it at all, about {np.ceil(enough):.0f} for an ESS of {ESS_LIMIT:.0f}{_shorter(run)}",
     )
 
 

@@ -25,12 +25,31 @@ from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, FALSE_ALARM, Array, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
 
-R_HAT, ESS = 1.01, 400.0
+R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
 TAILS = (0.05, 0.95)
 SHARE_ABOVE = 0.05
 HALF_CHAIN_ESS = 50.0  # of coordinates: 100 a chain
 # Two runs of this error each order a pair at that difference wrongly in Φ(−4/√2) = 0.2 % of cases.
 ERRORS_IN_DIFFERENCE = 4.0
+
+
+def mixing_notes(r_hat: float, ess: float) -> list[str]:
+    """Say that a scalar's chains have not mixed, for the notes of an estimate; [] if they have.
+
+    Args:
+        r_hat: its rank-normalised split R-hat.
+        ess: its bulk effective sample size.
+
+    Example:
+        >>> mixing_notes(1.002, 900.0)
+        []
+    """
+    if r_hat < R_HAT_LIMIT and ess > ESS_LIMIT:
+        return []
+    return [
+        f"not mixed: R-hat {r_hat:.3f} (below {R_HAT_LIMIT}), ESS {ess:.0f} (above "
+        f"{ESS_LIMIT:.0f}); raise num_samples, thinning or warmup_steps, or localization"
+    ]
 
 
 def r_hat(run: Run) -> Check:
@@ -39,14 +58,14 @@ def r_hat(run: Run) -> Check:
         return Check.below(
             "r_hat",
             float("nan"),
-            R_HAT,
+            R_HAT_LIMIT,
             "one chain says nothing of others: give num_chains=4 or more",
         )
     value, worst = _worst(run, lambda x: array_stats.rhat(x, **AXES, method="rank"), 1)
     return Check.below(
         "r_hat",
         value,
-        R_HAT,
+        R_HAT_LIMIT,
         f"{worst}: the chains disagree; raise warmup_steps and thinning, or num_samples"
         + _where_scales_differ(run),
     )
@@ -87,7 +106,7 @@ def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
     return Check.below(
         "nested_r_hat",
         value,
-        max(R_HAT, float(np.sqrt(1 + fraction * superchains / ESS))),
+        max(R_HAT_LIMIT, float(np.sqrt(1 + fraction * superchains / ESS_LIMIT))),
         f"{worst}: superchains still disagree by where they started; raise warmup_steps, or "
         "num_samples",
     )
@@ -106,11 +125,11 @@ def ess_tail(run: Run) -> Check:
 
 
 def _enough(name: str, value: float, worst: str) -> Check:
-    factor = ESS / value if value > 0 else float("nan")
+    factor = ESS_LIMIT / value if value > 0 else float("nan")
     return Check.above(
         name,
         value,
-        ESS,
+        ESS_LIMIT,
         f"{worst}: too few effective draws; raise num_samples or thinning about "
         f"{max(2.0, np.ceil(factor)):.0f}-fold, or num_chains",
     )
@@ -201,7 +220,9 @@ def _moments_known(run: Run) -> bool:
 def _r_hat_exceeded(run: Run, chance: float) -> float:
     """The split R-hat that a well-mixed coordinate exceeds with this chance, 1.01 at least."""
     freedom = 2 * len(run.chains) - 1
-    return max(R_HAT, float(np.sqrt(1 + chi2.isf(chance, freedom) / freedom / HALF_CHAIN_ESS)))
+    return max(
+        R_HAT_LIMIT, float(np.sqrt(1 + chi2.isf(chance, freedom) / freedom / HALF_CHAIN_ESS))
+    )
 
 
 def _share(run: Run, r_hat: Array) -> float:
