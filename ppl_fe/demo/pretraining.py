@@ -52,14 +52,14 @@ GRID = tuple(
 
 
 def digits_network(*, width: int = 32, num_classes: int = 5) -> nn.Sequential:
-    """The demonstration's network, 64-width-width-classes with tanh.
+    """Make the demonstration's network, 64-width-width-classes with tanh.
 
     Nothing in it behaves differently in training and in evaluation, and tanh keeps the loss smooth
     for the sampler and every setting of the grid stable.
 
     Args:
-        width: units in each hidden layer.
-        num_classes: outputs.
+        width: units in each hidden layer, 32 by default.
+        num_classes: outputs, 5 by default.
 
     Returns:
         The module, initialised from torch's global generator.
@@ -75,7 +75,7 @@ def digits_network(*, width: int = 32, num_classes: int = 5) -> nn.Sequential:
 
 
 def _random_numbers(configuration: Configuration, seed: int) -> int:
-    """A seed of its own for each network, so that no two share a start or a minibatch."""
+    """Make each network's seed, so that no two share a start or a minibatch."""
     settings = (configuration.learning_rate, configuration.batch_size, configuration.momentum)
     entropy = [seed, *(round(1e6 * value) for value in settings)]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
@@ -88,13 +88,67 @@ def _initial(build: Callable[[], nn.Module], seed: int) -> FlatNetwork:
 
 
 def _crossing(loss: Evaluate, before: Tensor, after: Tensor, target: float) -> Tensor:
-    """The point of the segment before → after, (A, D), where the loss has just reached target."""
+    """Find the point of before → after, (A, D), where the loss has just reached the target."""
     above, reached = torch.zeros(len(before), 1), torch.ones(len(before), 1)
     for _ in range(20):
         middle = (above + reached) / 2
         high = (loss(before + middle * (after - before)) > target).unsqueeze(1)
         above, reached = torch.where(high, middle, above), torch.where(high, reached, middle)
     return before + reached * (after - before)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What differs between R networks that are trained side by side.
+
+    Attributes:
+        rate: learning rates (R, 1).
+        momentum: (R, 1).
+        weights: of the examples of a batch, (R, B); all networks draw the largest batch, and
+            weights of zero leave each with its own batch size.
+        generators: R, of the minibatches.
+    """
+
+    rate: Tensor
+    momentum: Tensor
+    weights: Tensor
+    generators: Sequence[torch.Generator]
+
+    @classmethod
+    def of(cls, configurations: Sequence[Configuration], seeds: Sequence[int]) -> _Settings:
+        largest = max(c.batch_size for c in configurations)
+        sizes = torch.tensor([[c.batch_size] for c in configurations])
+        return cls(
+            rate=torch.tensor([[c.learning_rate] for c in configurations]),
+            momentum=torch.tensor([[c.momentum] for c in configurations]),
+            weights=(torch.arange(largest) < sizes) / sizes,
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+        )
+
+
+def _descend(
+    network: FlatNetwork,
+    data: Data,
+    settings: _Settings,
+    running: list[int],
+    w: Tensor,
+    velocity: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Take five steps v ← μ v + ∇L_B(w), w ← w − η v of the running networks, (A, D) both."""
+    inputs, targets = data
+
+    def batch_loss(vector: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        return weight @ nn.functional.cross_entropy(network(vector, x), y, reduction="none")
+
+    gradient = vmap(grad(batch_loss))
+    rate, momentum = settings.rate[running], settings.momentum[running]
+    weights = settings.weights[running]
+    shape = (CHECK_EVERY, weights.shape[1])
+    draws = [torch.randint(len(inputs), shape, generator=settings.generators[k]) for k in running]
+    for index in torch.stack(draws, dim=1):
+        velocity = momentum * velocity + gradient(w, inputs[index], targets[index], weights)
+        w = w - rate * velocity
+    return w, velocity
 
 
 def pretrain(
@@ -118,10 +172,11 @@ def pretrain(
     Args:
         data: images (N, 64) and labels (N,).
         configurations: what to vary; by default 4 learning rates × 3 pairs of batch and momentum.
-        seeds: repeats of each configuration.
-        build: makes one freshly initialised network; it must have no dropout or batch norm.
-        target_loss: mean cross-entropy to stop at.
-        max_steps: steps after which a network counts as failed.
+        seeds: repeats of each configuration, 0 and 1 by default.
+        build: makes one freshly initialised network, by default the digits'; it must have no
+            dropout or batch norm.
+        target_loss: mean cross-entropy to stop at, 0.01 by default.
+        max_steps: steps after which a network counts as failed, 10,000 by default.
 
     Returns:
         Checkpoints in the order configurations × seeds, named "lr=0.1 batch=16 momentum=0.9
@@ -148,35 +203,17 @@ def pretrain(
     network = networks[0]
     w = torch.stack([other.anchor for other in networks])
     velocity = torch.zeros_like(w)
-    rate = torch.tensor([[c.learning_rate] for c, _ in runs])
-    momentum = torch.tensor([[c.momentum] for c, _ in runs])
-    # All networks draw the largest batch; weights of zero leave each with its own batch size.
-    largest = max(c.batch_size for c in configurations)
-    sizes = torch.tensor([[c.batch_size] for c, _ in runs])
-    weights = (torch.arange(largest) < sizes) / sizes
-    generators = [torch.Generator().manual_seed(state) for state in states]
-
-    def batch_loss(vector: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        return weight @ nn.functional.cross_entropy(network(vector, x), y, reduction="none")
+    settings = _Settings.of([configuration for configuration, _ in runs], states)
 
     def full_loss(vector: Tensor) -> Tensor:
         return nn.functional.cross_entropy(network(vector, inputs), targets)
 
-    gradient, losses = vmap(grad(batch_loss)), vmap(full_loss)
+    losses = vmap(full_loss)
     running = list(range(len(runs)))
     finished: dict[int, int] = {}
     for step in range(CHECK_EVERY, max_steps + 1, CHECK_EVERY):
-        before, v = w[running], velocity[running]
-        now = before
-        draws = [
-            torch.randint(len(inputs), (CHECK_EVERY, largest), generator=generators[k])
-            for k in running
-        ]
-        for index in torch.stack(draws, dim=1):
-            v = momentum[running] * v + gradient(
-                now, inputs[index], targets[index], weights[running]
-            )
-            now = now - rate[running] * v
+        before = w[running]
+        now, v = _descend(network, data, settings, running, before, velocity[running])
         w[running], velocity[running] = now, v
         loss = losses(now)
         if not loss.isfinite().all():

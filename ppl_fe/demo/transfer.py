@@ -43,7 +43,7 @@ class Transfer:
 def _episodes(
     labels: Tensor, shots: int, num_episodes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the support, (E, classes · shots), and of the images to test on, (E, rest)."""
+    """Draw the indices of the support, (E, classes · shots), and of the rest to test on, (E, R)."""
     classes = sorted(set(labels.tolist()))
     support, rest = [], []
     for _ in range(num_episodes):
@@ -56,25 +56,39 @@ def _episodes(
 
 
 def _repeat(values: Tensor, times: int) -> Tensor:
-    """(E, ...) for each of several checkpoints: (times · E, ...)."""
+    """Repeat (E, ...) for each of several checkpoints: (times · E, ...)."""
     return values.repeat(times, *[1] * (values.ndim - 1))
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How a checkpoint is fine-tuned in an episode.
+
+    Attributes:
+        shots: images of each class to train on, 5 by default.
+        num_steps: full-batch gradient steps, by default 100 as published.
+        head_rate: learning rate of the head, 0.5 by default.
+        backbone_rate: learning rate of everything else, 0.05 by default.
+    """
+
+    shots: int = 5
+    num_steps: int = 100
+    head_rate: float = 0.5
+    backbone_rate: float = 0.05
 
 
 def transfer(
     network: FlatNetwork,
     vectors: Tensor,
     task: Task,
+    how: FewShot = FewShot(),
     *,
-    shots: int = 5,
     num_episodes: int = 100,
-    num_steps: int = 100,
-    head_rate: float = 0.5,
-    backbone_rate: float = 0.05,
     seed: int = 0,
 ) -> Transfer:
     """Fine-tune each checkpoint with a fresh head in each episode, and test on the rest.
 
-    An episode draws ``shots`` images of each class, replaces the last linear layer by a new one
+    An episode draws a few images of each class, replaces the last linear layer by a new one
     U(−1/√fan_in, 1/√fan_in) and takes full-batch steps w ← w − η ∇L(w) on the cross-entropy, with
     a smaller η for the backbone than for the head, as in Munn & Wei (2025).
 
@@ -82,27 +96,25 @@ def transfer(
         network: the network the vectors belong to.
         vectors: checkpoints, (M, D).
         task: the pool of images, with as many classes as the head has outputs.
-        shots: images of each class to train on.
-        num_episodes: E; the standard error falls as 1/√E. With 100 it is smaller than the spread
-            of the digits checkpoints even where they differ by half a per cent.
-        num_steps: gradient steps, 100 as published.
-        head_rate: learning rate of the head.
-        backbone_rate: learning rate of everything else.
-        seed: of the episodes, the heads and the noise; independent of the checkpoints.
+        how: shots, steps and learning rates.
+        num_episodes: E, 100 by default; the standard error falls as 1/√E. With 100 it is smaller
+            than the spread of the digits checkpoints even where they differ by half a per cent.
+        seed: of the episodes, the heads and the noise, 0 by default; independent of the
+            checkpoints.
 
     Returns:
         Accuracies on all images of the task outside the episode's support.
 
     Raises:
-        ValueError: if the labels do not fit the head, a class has no image left to test on, or
+        ValueError: the labels do not fit the head, a class has no image left to test on, or
             there are fewer than two episodes.
-        RuntimeError: if fine-tuning diverges.
+        RuntimeError: fine-tuning diverges.
 
     Example:
         >>> network = FlatNetwork(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 2)))
         >>> task = Task(torch.tensor([[-1.0]] * 6 + [[1.0]] * 6), torch.arange(12) // 6)
         >>> vectors = torch.linspace(-1, 1, 18).repeat(3, 1)
-        >>> transfer(network, vectors, task, shots=2, num_episodes=4).mean
+        >>> transfer(network, vectors, task, FewShot(shots=2), num_episodes=4).mean
         tensor([1., 1., 1.])
     """
     images, labels = task.images, task.labels
@@ -114,14 +126,14 @@ def transfer(
             f"task has {len(counts)} classes and the head {head.out_features} outputs; relabel the "
             "task from 0 or choose as many classes"
         )
-    if counts.min() <= shots:
+    if counts.min() <= how.shots:
         raise ValueError(
-            f"task has {counts.tolist()} images a class; shots={shots} leave none to test on"
+            f"task has {counts.tolist()} images a class; shots={how.shots} leave none to test on"
         )
     if num_episodes < 2:
         raise ValueError(f"num_episodes={num_episodes}: a standard error needs two or more")
     generator = torch.Generator().manual_seed(seed)
-    support, rest = _episodes(labels, shots, num_episodes, generator)
+    support, rest = _episodes(labels, how.shots, num_episodes, generator)
     shown, unseen = images[support], images[rest]
     fresh = {
         name: (2 * torch.rand(num_episodes, *shape, generator=generator) - 1)
@@ -129,7 +141,7 @@ def transfer(
         for name, shape in zip(network.names, network.shapes, strict=True)
         if name.rpartition(".")[0] == last_linear(network)
     }
-    rates = {name: head_rate if name in fresh else backbone_rate for name in network.names}
+    rates = {n: how.head_rate if n in fresh else how.backbone_rate for n in network.names}
     if task.noise > 0:
         shown = shown + task.noise * torch.randn(shown.shape, generator=generator)
         unseen = unseen + task.noise * torch.randn(unseen.shape, generator=generator)
@@ -149,14 +161,14 @@ def transfer(
         weights = vmap(network.unflatten)(chunk.repeat_interleave(num_episodes, 0))
         weights |= {name: _repeat(part, len(chunk)) for name, part in fresh.items()}
         x, y = _repeat(shown, len(chunk)), _repeat(labels[support], len(chunk))
-        for _ in range(num_steps):
+        for _ in range(how.num_steps):
             slopes = gradient(weights, x, y)
             weights = {name: weights[name] - rates[name] * slopes[name] for name in weights}
         logits = outputs(weights, _repeat(unseen, len(chunk)))
         if not logits.isfinite().all():
             raise RuntimeError(
-                f"fine-tuning diverged at head_rate={head_rate}, backbone_rate={backbone_rate}; "
-                "lower them"
+                f"fine-tuning diverged at head_rate={how.head_rate}, "
+                f"backbone_rate={how.backbone_rate}; lower them"
             )
         right = logits.argmax(-1) == _repeat(labels[rest], len(chunk))
         accuracies.append(right.float().mean(1).view(len(chunk), num_episodes))

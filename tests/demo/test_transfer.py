@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.demo.digits import Task
-from ppl_fe.demo.transfer import Transfer, _episodes, transfer
+from ppl_fe.demo.transfer import FewShot, Transfer, _episodes, transfer
 from ppl_fe.networks.flat import FlatNetwork
 
 
@@ -46,9 +46,13 @@ def test_result_equals_torch_optimisers_one_network_at_a_time() -> None:
     x, y = task.images, task.labels
     points = vectors(flat)
     result = transfer(
-        flat, points, task, shots=3, num_episodes=4, num_steps=15, head_rate=0.4,
-        backbone_rate=0.03, seed=9,
-    )  # fmt: skip
+        flat,
+        points,
+        task,
+        FewShot(shots=3, num_steps=15, head_rate=0.4, backbone_rate=0.03),
+        num_episodes=4,
+        seed=9,
+    )
     generator = torch.Generator().manual_seed(9)
     support, rest = _episodes(y, 3, 4, generator)
     draws = [torch.rand(4, *shape, generator=generator).flatten(1) for shape in ((3, 8), (3,))]
@@ -97,12 +101,12 @@ def test_the_checkpoints_head_does_not_matter_and_its_backbone_does() -> None:
 def test_equal_seeds_give_equal_results_for_any_company() -> None:
     flat, task = network(), clusters()
     points = vectors(flat, 9)
-    together = transfer(flat, points, task, num_episodes=50, num_steps=5)
-    again = transfer(flat, points, task, num_episodes=50, num_steps=5)
+    together = transfer(flat, points, task, FewShot(num_steps=5), num_episodes=50)
+    again = transfer(flat, points, task, FewShot(num_steps=5), num_episodes=50)
     assert torch.equal(together.accuracies, again.accuracies)
-    alone = transfer(flat, points[7:8], task, num_episodes=50, num_steps=5)
+    alone = transfer(flat, points[7:8], task, FewShot(num_steps=5), num_episodes=50)
     torch.testing.assert_close(alone.accuracies[0], together.accuracies[7], rtol=0, atol=0.03)
-    other = transfer(flat, points, task, num_episodes=50, num_steps=5, seed=1)
+    other = transfer(flat, points, task, FewShot(num_steps=5), num_episodes=50, seed=1)
     assert not torch.equal(together.accuracies, other.accuracies)
 
 
@@ -110,7 +114,7 @@ def test_points_given_are_not_changed() -> None:
     flat = network()
     points = vectors(flat)
     before = points.clone()
-    transfer(flat, points, clusters(), num_episodes=2, num_steps=2)
+    transfer(flat, points, clusters(), FewShot(num_steps=2), num_episodes=2)
     assert torch.equal(points, before)
 
 
@@ -142,8 +146,8 @@ def test_errors_say_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="2 classes and the head 3 outputs"):
         transfer(flat, points, few)
     with pytest.raises(ValueError, match="shots=20 leave none"):
-        transfer(flat, points, task, shots=20)
+        transfer(flat, points, task, FewShot(shots=20))
     with pytest.raises(ValueError, match="num_episodes=1"):
         transfer(flat, points, task, num_episodes=1)
     with pytest.raises(RuntimeError, match="diverged at head_rate=1e"):
-        transfer(flat, points, task, num_episodes=2, head_rate=1e38)
+        transfer(flat, points, task, FewShot(head_rate=1e38), num_episodes=2)
