@@ -1,4 +1,4 @@
-"""`ppl-fe demo`: does free energy foretell transfer, on digits?"""
+"""`ppl-fe demo`: does free energy predict transfer, on digits?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def add(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="pretrain, rank and fine-tune small networks on scikit-learn's digits",
-        description="Does free energy foretell transfer? About a minute on two cores.",
+        description="Does free energy predict transfer? About a minute on two cores.",
     )
     demo.add_argument("--output", default="demo-output", help="folder for table, draws, picture")
     demo.add_argument("--seed", type=int, default=0)

@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     )
     diagnose.add_argument("draws", metavar="PATH", help="zarr folder of fe.sample's save_to")
     diagnose.add_argument(
-        "--difference", type=float, help="of WBIC in nats, between checkpoints to be told apart"
+        "--difference", type=float, help="of WBIC in nats, between checkpoints to distinguish"
     )
     diagnose.add_argument(
         "--superchains", type=int, help="groups of chains that shared their start"

@@ -27,7 +27,7 @@ class LoaderData:
 
     Raises:
         ValueError: the loader does not know its length, has no batch size or a sampler that
-            chooses items of its own, or gives no batch.
+            chooses among the items, or gives no batch.
 
     Example:
         >>> dataset = torch.utils.data.TensorDataset(torch.arange(4.0).view(4, 1), torch.zeros(4))

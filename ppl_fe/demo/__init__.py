@@ -1,4 +1,4 @@
-"""`ppl-fe demo`: pretrain, rank, fine-tune, and see whether the ranking foretold the accuracy.
+"""`ppl-fe demo`: pretrain, rank, fine-tune, and see whether the ranking predicted the accuracy.
 
 The digits 0-4 serve as pretraining data. Two downstream tasks follow: the same digits under pixel
 noise, where the theory's density ratio stays bounded, and the new digits 5-9, where it does not.

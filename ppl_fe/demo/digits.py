@@ -48,21 +48,21 @@ class Digits:
 
 
 def embedded_digits(*, noise: float = 0.5, seed: int = 0) -> Digits:
-    """scikit-learn's 8 × 8 digits, divided by their largest value and split.
+    """Load scikit-learn's 8 × 8 digits, divided by their largest value, and split them.
 
     The pixel noise keeps the theory's assumption plausible: noisy images of the same digits are
     covered by the pretraining density up to a factor. New classes lie off its support.
 
     Args:
-        noise: of the task "pixel noise", in units of the full grey scale; 0.5 makes the two tasks
-            about equally hard.
-        seed: of the split.
+        noise: of the task "pixel noise", in units of the full grey scale. The default, 0.5, makes
+            the two tasks about equally hard.
+        seed: of the split, 0 by default.
 
     Returns:
         The data, as float32 images and int64 labels.
 
     Raises:
-        ValueError: if ``noise`` is negative.
+        ValueError: ``noise`` is negative.
 
     Example:
         >>> digits = embedded_digits()

@@ -165,8 +165,8 @@ def pretrain(
     v ← μ v + ∇L_B(w), w ← w − η v on minibatches B drawn with replacement, all networks side by
     side. The loss over all the data is taken every five steps; where it first falls below the
     target, the last five steps are shortened by bisection along their chord, to the point where
-    the loss equals the target. So no second optimiser blurs what the settings did, and what is
-    left to tell checkpoints apart is not their training loss. Each network has its own start and
+    the loss equals the target. So no second optimiser blurs what the settings did, and what
+    distinguishes the checkpoints is not their training loss. Each network has its own start and
     minibatches.
 
     Args:

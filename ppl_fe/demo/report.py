@@ -83,7 +83,7 @@ class Report:
 
 @contextmanager
 def write_report(output: str | Path) -> Iterator[Path]:
-    """A folder to write into, which takes the place of `output` only when all is written."""
+    """Give a folder to write into, which takes the place of `output` only when all is written."""
     target = Path(output)
     if target.exists() and not (target / MARK).is_file():
         raise FileExistsError(

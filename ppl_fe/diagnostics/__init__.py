@@ -29,7 +29,7 @@ __all__ = [
     "summary",
 ]
 
-# The pictures are a floor of their own now, above this one.
+# The plots are on the floor above now.
 _PLOTS = (
     "plot_ladder",
     "plot_loss_traces",

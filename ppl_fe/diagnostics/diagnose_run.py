@@ -86,17 +86,17 @@ def diagnose(
     """
     run = read_run(open_draws(draws), group)
     nested = mixing.nested_r_hat(run, superchains)
-    told = [lengths.warmup_length(run), lengths.run_length(run)]
-    # Otherwise they are told by the autocorrelation, which a chain stuck or apart drives up.
+    by_relaxation = [lengths.warmup_length(run), lengths.run_length(run)]
+    # Not predicted, it is measured by the autocorrelation, which a chain stuck or apart drives up.
     predicted = run.tuned("relaxation_steps") is not None
     checks: list[Check | None] = [  # causes before what they bring about
         single_chains.failed_chains(run),
         lengths.interrupted(run),
         temperatures.predicted_excess(run),
-        *(told if predicted else ()),
+        *(by_relaxation if predicted else ()),
         single_chains.stuck_chains(run),
         single_chains.chain_apart(run),
-        *(() if predicted else told),
+        *(() if predicted else by_relaxation),
         single_chains.shared_minibatches(run),
         temperatures.gradient_noise(run),
         temperatures.temperature(run),

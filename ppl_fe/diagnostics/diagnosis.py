@@ -31,7 +31,7 @@ class Check:
 
     @classmethod
     def below(cls, name: str, value: float, threshold: float, advice: str) -> Check:
-        """A check that passes where the value is below the threshold.
+        """Make a check that passes where the value is below the threshold.
 
         Example:
             >>> Check.below("r_hat", float("nan"), 1.01, "raise num_chains").passed
@@ -42,20 +42,20 @@ class Check:
 
     @classmethod
     def above(cls, name: str, value: float, threshold: float, advice: str) -> Check:
-        """A check that passes where the value is above the threshold."""
+        """Make a check that passes where the value is above the threshold."""
         passed = bool(value > threshold)
         return cls(name, float(value), float(threshold), passed, "" if passed else advice)
 
     @classmethod
     def within(cls, name: str, value: float, center: float, margin: float, advice: str) -> Check:
-        """Passes within `margin` of `center`; the threshold is that on the value's side."""
+        """Make a check that passes within `margin` of `center`; the threshold is the nearer end."""
         if value < center:
             return cls.above(name, value, center - margin, advice)
         return cls.below(name, value, center + margin, advice)
 
     @property
     def bound(self) -> str:
-        """What would pass: "< 1.01" or "> 400"."""
+        """Say what would pass: "< 1.01" or "> 400"."""
         less = (self.value < self.threshold) == self.passed
         sign = "" if np.isnan(self.value) else "< " if less else "> "
         return sign + _short(self.threshold)
@@ -85,17 +85,17 @@ class Diagnosis:
 
     @property
     def passed(self) -> bool:
-        """Whether every check did."""
+        """Say whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> list[str]:
-        """Names of the checks that failed, the one to act on first."""
+        """Name the checks that failed, the one to act on first."""
         return [check.name for check in self.checks if not check.passed]
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a check: check, value, threshold, passed, advice."""
+        """Tabulate the checks, a row each: check, value, threshold, passed, advice."""
         rows = [
             (check.name, check.value, check.threshold, check.passed, check.advice)
             for check in self.checks
@@ -103,7 +103,7 @@ class Diagnosis:
         return pd.DataFrame(rows, columns=COLUMNS)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The table."""
+        """Give the table."""
         return self.table
 
     def _title(self) -> str:
@@ -140,7 +140,7 @@ class Diagnosis:
 
 
 def _short(value: float) -> str:
-    """Four digits, without an exponent where the number is of everyday size.
+    """Print four digits, without an exponent where the number is of everyday size.
 
     Example:
         >>> [_short(value) for value in (1.00314, 412.7, 23456.0, float("nan"))]

@@ -9,22 +9,22 @@ from scipy.stats import norm, t
 
 Array = NDArray[np.float64]
 
-# The chance that one check fails a healthy run; some fifteen are asked.
+# The chance that one check fails a healthy run, of about fifteen.
 FALSE_ALARM = 1e-5
 AXES = {"chain_axis": 0, "draw_axis": 1}
 
 
 def mean_and_error(traces: Array) -> tuple[float, float, float]:
-    """Traces (C, S) -> mean, its Monte Carlo standard error, and the effective sample size."""
+    """Compute the mean of traces (C, S), its Monte Carlo standard error and its ESS."""
     error = float(array_stats.mcse(traces, **AXES, method="mean"))
     return float(traces.mean()), error, float(array_stats.ess(traces, **AXES, method="mean"))
 
 
 def errors_allowed(num_tests: int = 1, ess: float = float("inf")) -> float:
-    """Standard errors that the worst of several means strays with the chance of a false alarm.
+    """Compute the standard errors that the worst of several means may stray.
 
-    Two-sided, Bonferroni, Student's t: a standard error from few effective draws is itself
-    uncertain.
+    To stray further has the probability of a false alarm. Two-sided, Bonferroni, Student's t: a
+    standard error from few effective draws is itself uncertain.
 
     Example:
         >>> round(errors_allowed(), 2), round(errors_allowed(64, ess=100.0), 2)
@@ -37,7 +37,7 @@ def errors_allowed(num_tests: int = 1, ess: float = float("inf")) -> float:
 
 
 def distance(difference: float, error: float) -> float:
-    """A difference in standard errors; 0 of nothing, infinite of something known exactly."""
+    """Measure a difference in standard errors: 0 of nothing, infinite of what is known exactly."""
     if error == 0:
         return 0.0 if difference == 0 else float("inf")
     return difference / error

@@ -82,7 +82,7 @@ def add_log_likelihood(
 
 
 def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]]:
-    """Positions (S, D) -> observed site -> (S, *plates), over the whole of every plate."""
+    """Compute each observed site's terms, (S, *plates), at positions (S, D), on all the data."""
     found: dict[str, NDArray[Any]] = {}
     sizes = {plate.name: plate.size for plate in density.subsamples}
     for subsets in _index_sets(density):
@@ -109,7 +109,7 @@ def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]
 
 
 def _terms(density: Density, positions: Tensor, subsets: Indices) -> dict[str, Tensor]:
-    """Observed site -> (S', *plates of the minibatch)."""
+    """Compute each observed site's terms on one minibatch, (S', *plates)."""
 
     def one(position: Tensor) -> dict[str, Tensor]:
         run = density.run(position, subsets)
@@ -121,7 +121,7 @@ def _terms(density: Density, positions: Tensor, subsets: Indices) -> dict[str, T
 
 
 def _index_sets(density: Density) -> Iterator[Indices]:
-    """Runs of B indices of each subsampled plate that cover it, the last reaching its end."""
+    """Give runs of B indices of each subsampled plate that cover it, the last reaching its end."""
     runs = []
     for plate in density.subsamples:
         size, batch = plate.size, plate.subsample_size

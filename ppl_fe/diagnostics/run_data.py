@@ -46,37 +46,37 @@ class Run:
 
     @property
     def loss(self) -> Array:
-        """(C, S): mean negative log-likelihood of a datum, nats."""
+        """Give the mean negative log-likelihood of a datum, (C, S), nats."""
         return self.stats["loss"]
 
     @property
     def level(self) -> Array:
-        """(C, S): the loss, or −log p of a program without data: what levels off in a plateau."""
+        """Give what levels off in a plateau, (C, S): the loss, or −log p without data."""
         return self.loss if np.ptp(self.loss) != 0 else -self.stats["lp"]
 
     @property
     def temperature(self) -> float:
-        """T of the target p^{1/T}."""
+        """Give T of the target p^{1/T}."""
         return float(self.attrs["temperature"])
 
     @property
     def all_named(self) -> bool:
-        """Whether every coordinate is among `named`."""
+        """Say whether every coordinate is among `named`."""
         return len(self.r_hat) < len(self.named)
 
     @property
     def num_draws(self) -> int:
-        """S, of each chain."""
+        """Count the draws of each chain, S."""
         return int(self.loss.shape[1])
 
     def tuned(self, name: str) -> Array | None:
-        """(C,) of the attribute `tuned_{name}`; None where the step was set by hand."""
+        """Give the attribute `tuned_{name}`, (C,); None where the step was set by hand."""
         values = self.attrs.get(f"tuned_{name}")
         return None if values is None else np.asarray(values, dtype=np.float64)[[*self.chains]]
 
 
 def open_draws(draws: Any) -> xr.DataTree:
-    """A DataTree from itself, from a zarr folder or netCDF file, or from what has it as `.draws`.
+    """Open draws: a DataTree, a zarr folder, a netCDF file, or what has a DataTree as `.draws`.
 
     Raises:
         TypeError: anything else.
@@ -117,7 +117,7 @@ def _from_disk(path: Path) -> xr.DataTree:
 
 
 def read_run(draws: xr.DataTree, group: int | None = None) -> Run:
-    """The arrays of one target's chains; of several targets in one run, those of `group`.
+    """Read the arrays of one target's chains; of several targets in one run, those of `group`.
 
     Raises:
         ValueError: statistics or settings are missing, too few draws, temperature 0, or a run of
@@ -182,7 +182,7 @@ def _chains_of(group: int | None, groups: int, num_chains: int, stats: xr.Datase
 
 
 def _settings_of(group: int, groups: int, chain: int, attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """L_n(w*), one an anchor, and β, one or one a chain, of the target that a chain belongs to."""
+    """Find L_n(w*), one an anchor, and β, one or one a chain, of the target of a chain."""
     found: dict[str, Any] = {}
     if "anchor_loss" in attrs:
         losses = np.atleast_1d(attrs["anchor_loss"])
@@ -193,7 +193,7 @@ def _settings_of(group: int, groups: int, chain: int, attrs: Mapping[str, Any]) 
 
 
 def _scalars(posterior: xr.Dataset) -> tuple[dict[str, Array], dict[str, Array]]:
-    """`Run.named`, without what is the same in all draws of all chains, and `Run.sampled`."""
+    """Collect `Run.named`, without what is the same in all draws, and `Run.sampled`."""
     named: dict[str, Array] = {}
     sampled: dict[str, Array] = {}
     for key, variable in posterior.data_vars.items():
@@ -206,13 +206,13 @@ def _scalars(posterior: xr.Dataset) -> tuple[dict[str, Array], dict[str, Array]]
             sampled[label] = values[..., place].astype(np.float64)
         if count <= MOST_OF_A_SITE and len(named) + count <= MOST_NAMED:
             named |= {label: sampled[label] for label in [*sampled][-count:]}
-    # The zeros of a triangular matrix, say; a chain that is stuck has others beside it that move.
+    # For example the zeros of a triangular matrix; beside a chain that is stuck, others move.
     named = {label: trace for label, trace in named.items() if np.ptp(trace) != 0}
     return named, sampled
 
 
 def _layers(tables: Mapping[str, Array], attrs: Mapping[str, Any]) -> dict[str, slice]:
-    """The network's layers, where the one site is its weights; otherwise the sites."""
+    """Find the network's layers, where the one site is its weights; otherwise the sites."""
     if len(tables) == 1 and "blocks" in attrs:
         return {name: slice(*ends) for name, ends in json.loads(attrs["blocks"]).items()}
     ends = np.cumsum([0, *(len(values) for values in tables.values())]).tolist()

@@ -30,7 +30,7 @@ class ScoredDraws(NamedTuple):
 def full_data_scores(
     model: Kernel | Callable[..., Any], draws: xr.DataTree, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """∇log p at every draw, (C, S, D), in the coordinates in which the chains moved.
+    """Compute ∇log p at every draw, (C, S, D), in the coordinates in which the chains moved.
 
     Those are the sites in program order, each on unconstrained space, so that the score holds the
     gradient of log |dx/du| besides those of prior and likelihood. Plates that subsample are
@@ -41,7 +41,8 @@ def full_data_scores(
     Args:
         model: the Pyro program of the draws, or the kernel that made them.
         draws: of `fe.sample`.
-        *args, **kwargs: the program's arguments, as they were given to `fe.sample`.
+        *args: the program's arguments, as they were given to `fe.sample`.
+        **kwargs: those given by keyword.
 
     Returns:
         (C, S, D), in the precision of the program.
@@ -75,7 +76,7 @@ def scored_draws(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> ScoredDraws:
-    """The positions, too, at which `full_data_scores` takes its gradients."""
+    """Compute `full_data_scores` and the positions at which they are taken."""
     density = density_of(model, draws, args, kwargs or {})
     positions = positions_of(density, draws)
     density = batchable(density, positions[:, 0])
@@ -96,7 +97,7 @@ def density_of(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Density:
-    """The program's density on all the data, batched over chains as it was for the draws.
+    """Build the program's density on all the data, batched over chains as for the draws.
 
     Raises:
         TypeError: data in a `DataLoader`.
@@ -114,7 +115,7 @@ def density_of(
 def arguments_of(
     model: Kernel | Callable[..., Any], data: Any
 ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """The arguments that `data` means: a tuple of them, a mapping by keyword, else the single one.
+    """Split `data` into arguments: a tuple of them, a mapping by keyword, else the single one.
 
     Raises:
         TypeError: they are not those that the program takes.
@@ -129,7 +130,7 @@ def arguments_of(
     args = () if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
     try:
         signature = inspect.signature(model.model if isinstance(model, Kernel) else model)
-    except (TypeError, ValueError):  # of a program that tells none
+    except (TypeError, ValueError):  # of a program without a signature
         return args, kwargs
     try:
         signature.bind(*args, **kwargs)
@@ -145,7 +146,7 @@ def arguments_of(
 
 
 def thinned(draws: xr.DataTree, most_draws: int) -> xr.DataTree:
-    """At most `most_draws` draws of all chains together, evenly spaced and the last among them.
+    """Keep at most `most_draws` draws of all chains together, evenly spaced, the last among them.
 
     Every chain gives the same number, ⌊most_draws/C⌋; of more than `most_draws` chains, as many
     are kept, evenly, with their last draw.
@@ -161,7 +162,7 @@ def thinned(draws: xr.DataTree, most_draws: int) -> xr.DataTree:
 
 
 def _even(size: int, count: int) -> list[int]:
-    """`count` of 0 ... size−1, evenly spaced, the last one among them.
+    """Choose `count` of 0 ... size−1, evenly spaced, the last one among them.
 
     Example:
         >>> _even(10, 3)
@@ -172,7 +173,7 @@ def _even(size: int, count: int) -> list[int]:
 
 
 def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
-    """(C, S, D), checked by the way back: the transforms are exact for fixed supports only."""
+    """Find the unconstrained positions (C, S, D), and check them by the way back."""
     if "posterior" not in draws.children:
         raise ValueError("draws hold no group 'posterior'; give what fe.sample returns")
     posterior = draws["posterior"].to_dataset()

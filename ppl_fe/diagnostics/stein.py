@@ -58,7 +58,7 @@ class SteinTest:
         p_value: of the hypothesis that the draws follow the target; at least 0.001.
         num_draws: M, the draws that it is based on.
         flip_probability: of the bootstrap's signs, ½ for independent draws; few flips in all,
-            num_draws · flip_probability, tell of draws too correlated to reject anything.
+            num_draws · flip_probability, mean draws too correlated to reject anything.
     """
 
     value: float
@@ -125,7 +125,7 @@ def stein_test(
     covariance of the draws. Σ_ij W_i W_j h_ij / M² has that law when W is a chain of signs, each
     equal to the one before but for a flip of probability a, as long as flips are rare on the scale
     of the draws' correlation (Chwialkowski, Strathmann & Gretton 2016, A kernel test of goodness
-    of fit). Chains are independent, so each begins with a sign of its own. The p-value is
+    of fit). Chains are independent, so each begins with its own sign. The p-value is
     (1 + the number of 999 resampled values at least as large) / 1000.
 
     The signs' autocorrelation (1 − 2a)^k damps that of the draws, so the variance falls
@@ -196,8 +196,8 @@ def stein_p_value(
         None without a model.
 
     Raises:
-        ValueError: data without a model; a model for one of several targets, which has inputs of
-            its own (an anchor, a temperature) that `data` does not tell; and as `stein_check`.
+        ValueError: data without a model; a model for one of several targets, which has further
+            inputs (an anchor, a temperature) that `data` does not hold; and as `stein_check`.
     """
     if model is None:
         if not isinstance(data, tuple) or data:
@@ -261,7 +261,7 @@ def tiles(positions: Tensor, scores: Tensor, scale: float) -> Iterator[tuple[sli
 
 
 def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, scale: float) -> Tensor:
-    """(M, D) twice, (N, D) twice -> h (M, N) of k = q^{−1/2}, q = c² + |x − y|².
+    """Compute h, (M, N), at (M, D) and (N, D) for k = q^{−1/2}, q = c² + |x − y|².
 
     ∇_y k = (x − y) q^{−3/2} = −∇_x k and tr ∇_x ∇_y k = D q^{−3/2} − 3 |x − y|² q^{−5/2}.
     """
@@ -274,7 +274,7 @@ def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, t: Tensor, scale: float) -> T
 
 
 def autocorrelation_time(values: Tensor) -> float:
-    """τ = 1 + 2 Σ_k ρ_k of the slowest coordinate of draws (C, S, D) of mean zero.
+    """Compute τ = 1 + 2 Σ_k ρ_k of the slowest coordinate of draws (C, S, D) of mean zero.
 
     Sums of two neighbouring ρ_k are positive in a reversible chain; the series is cut at the first
     that is not (Geyer 1992, Practical Markov chain Monte Carlo).
@@ -291,7 +291,7 @@ def autocorrelation_time(values: Tensor) -> float:
 
 
 def _parts(values: Tensor) -> Iterator[Tensor]:
-    """Runs of coordinates, each of bounded size."""
+    """Split into runs of coordinates, each of bounded size."""
     return iter(torch.split(values, max(1, TILE_NUMBERS // values[..., 0].numel()), -1))
 
 

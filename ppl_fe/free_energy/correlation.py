@@ -24,7 +24,7 @@ def _centred(values: Array, blocks: list[slice]) -> Array:
 
 
 def _correlation(x: Array, y: Array, blocks: list[slice], method: str) -> Array:
-    """Correlation along the last axis of (R, n), about the mean of each block of columns.
+    """Correlate along the last axis of (R, n), about the mean of each block of columns.
 
     NaN where x or y is constant within every block.
     """
@@ -60,10 +60,10 @@ def correlations(
     groups: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Correlation of each criterion with the outcome, with 95 % bootstrap intervals.
+    """Correlate each criterion with the outcome, with 95 % bootstrap intervals.
 
     The percentile bootstrap (Efron & Tibshirani 1993, chapter 13) resamples checkpoints, the same
-    ones for each criterion that has the same rows; ranks are taken anew in each resample. It takes
+    ones for each criterion that has the same rows; ranks are taken within each resample. It takes
     checkpoints as independent, so an interval over few training configurations with many seeds
     each is too narrow. With ``groups`` the correlation is partial: values (ranks, for Spearman)
     count from their group's mean, and each group is resampled by itself.
@@ -72,10 +72,11 @@ def correlations(
         table: one row a checkpoint.
         criteria: columns to judge.
         outcome: the column to predict.
-        method: "pearson", "spearman" or both.
-        num_bootstrap: resamples; 2000 leave a Monte Carlo error of about 0.01 in the ends.
-        groups: column whose groups are compared within, such as the training configuration.
-        seed: of the resampling.
+        method: "pearson", "spearman", or by default both.
+        num_bootstrap: resamples; the default, 2000, leaves an error of about 0.01 in the ends.
+        groups: column whose groups are compared within, such as the training configuration; none
+            by default.
+        seed: of the resampling, 0 by default.
 
     Returns:
         Index ``criterion``; for each method its value and ``_low`` and ``_high``, then
@@ -85,7 +86,7 @@ def correlations(
         of float32); resamples in which one is constant do not count towards the interval.
 
     Raises:
-        ValueError: for a column that is missing or an unknown method.
+        ValueError: a column that is missing or an unknown method.
 
     Example:
         >>> table = pd.DataFrame({"wbic": [1.0, 2.0, 3.0, 4.0], "accuracy": [0.9, 0.8, 0.6, 0.5]})
@@ -135,7 +136,7 @@ def verdict(
     outcome: str = "downstream accuracy",
     method: str = "pearson",
 ) -> str:
-    """What the correlations say about one criterion, in words.
+    """Put what the correlations say about one criterion in words.
 
     The claim is negative: the lower the criterion, the better the outcome. It counts as seen, or
     as contradicted, only where the whole interval lies on one side of zero. The other rows of the
@@ -143,15 +144,15 @@ def verdict(
 
     Args:
         frame: from `correlations`.
-        criterion: the row to judge.
-        outcome: what was predicted, for the sentence.
-        method: "pearson" or "spearman".
+        criterion: the row to judge, "wbic" by default.
+        outcome: what was predicted, for the sentence; "downstream accuracy" by default.
+        method: "pearson" (default) or "spearman".
 
     Returns:
         Two to four sentences.
 
     Raises:
-        ValueError: if the frame lacks the criterion or the method.
+        ValueError: the frame lacks the criterion or the method.
 
     Example:
         >>> frame = pd.DataFrame(

@@ -14,13 +14,13 @@ FAILURES = (RuntimeError, TypeError, ValueError, IndexError)  # of a forward pas
 def try_inputs(
     call: Callable[[Any], Any], inputs: Any, dtype: torch.dtype, what: str = "data"
 ) -> Any:
-    """The network's output on some rows; where it fails, one error that says what to give.
+    """Compute a network's output on some rows; where it fails, raise one error that says why.
 
     Args:
         call: inputs -> output.
         inputs: (B, ...), or name -> (B, ...) for a network called by keyword.
         dtype: of the network's weights.
-        what: the argument that the inputs came by.
+        what: the argument that the inputs came by, "data" by default.
 
     Raises:
         ValueError: the network fails on them. Where it would run on another dtype, the error names
@@ -54,7 +54,7 @@ def _named(inputs: Any) -> dict[str, Tensor]:
 
 
 def _in_other_dtypes(inputs: Any, dtype: torch.dtype) -> Iterator[tuple[Any, torch.dtype]]:
-    """Inputs with floats, then all of them, in the network's dtype; then whole numbers as int64."""
+    """Cast floats, then all inputs, to the network's dtype; then whole numbers to int64."""
     for wanted, applies in (
         (dtype, torch.is_floating_point),
         (dtype, lambda tensor: True),

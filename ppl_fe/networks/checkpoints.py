@@ -191,7 +191,7 @@ def _read_torch(path: Path, otherwise: str) -> dict[str, Tensor]:
 
 
 def _refused_code(error: Exception, path: Path) -> bool:
-    """Whether torch's safe reader refused objects rather than met damage."""
+    """Say whether torch's safe reader refused objects rather than met damage."""
     message = str(error)
     if not isinstance(error, pickle.UnpicklingError):
         return "TorchScript" in message

@@ -13,7 +13,7 @@ from torch import Tensor
 from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 FORMAT = "ppl-fe delta 1"
-# Positions are stored as steps from one to the next in 16 bits; this largest code means "that far
+# Positions are stored as steps from one to the next in 16 bits; the largest code means "that far
 # on, and no entry yet". At a sparsity of half a per cent the file is a quarter smaller for it.
 LONGEST_STEP = 32767
 WHOLE = "whole."  # prefix of the names of tensors stored whole
@@ -51,7 +51,7 @@ class Delta:
     head: tuple[str, ...] = ()
 
     def parts(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Name, positions in the flattened tensor and values of every partly replaced tensor."""
+        """Split into name, positions in the flattened tensor and values, a part a tensor."""
         parts, start = [], 0
         for name in self.partly:
             end = start + prod(self.shapes[name])

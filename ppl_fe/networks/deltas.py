@@ -133,7 +133,7 @@ class AppliedDelta:
 
 
 def _misfits(module: nn.Module, delta: Delta) -> list[str]:
-    """Names, shapes and the head's dtypes that differ; the base's dtypes are in its hash."""
+    """List the names, shapes and head's dtypes that differ; the base's dtypes are in its hash."""
     named = dict(module.named_parameters())
     own = {name: tuple(t.shape) for name, t in base_tensors(module, delta.head).items()}
     wrong = [f"{name} is missing" for name in delta.shapes if name not in own]

@@ -14,7 +14,7 @@ from ppl_fe.networks.matching import is_counter
 
 
 def base_tensors(module: nn.Module, head: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer outside the head, integer counters left out.
+    """Collect every parameter and persistent buffer outside the head, but no integer counters.
 
     Example:
         >>> list(base_tensors(nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1)), ["1.weight"]))

@@ -52,7 +52,7 @@ def tied_names(module: nn.Module) -> dict[str, str]:
 
 
 def is_counter(tensor: Tensor) -> bool:
-    """Whether a buffer is an integer scalar, as ``num_batches_tracked``: no part of the function.
+    """Say whether a buffer is an integer scalar, as ``num_batches_tracked``: no part of f(w, x).
 
     Example:
         >>> is_counter(torch.tensor(3)), is_counter(torch.tensor([True, False]))
@@ -77,9 +77,9 @@ def match_state(
     Args:
         module: the network whose names, shapes, dtypes and devices decide. Not changed.
         state: name -> tensor.
-        source: what the error message calls the state dict.
-        head: names of a fresh head's tensors, which are neither required nor taken: a checkpoint
-            may lack them, or hold those of another task in other shapes.
+        source: what the error message calls the state dict, "the state dict" by default.
+        head: names of a fresh head's tensors, none by default, which are neither required nor
+            taken: a checkpoint may lack them, or hold those of another task in other shapes.
 
     Returns:
         The module's name (the first one of a tied tensor) -> tensor.
@@ -150,7 +150,7 @@ def _all_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _renamings(names: list[str]) -> Iterator[dict[str, str]]:
-    """Each reading of the names as new -> old: unchanged, without prefix, without _orig_mod."""
+    """Give each reading of the names, new -> old: unchanged, without prefix, without _orig_mod."""
     common = 0
     parts = [name.split(".")[:-1] for name in names]
     for segment in zip(*parts, strict=False):

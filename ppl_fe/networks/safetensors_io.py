@@ -60,11 +60,11 @@ def read_checked(
     Args:
         path: the file.
         file_format: the one format to accept.
-        kind: what error messages call such a file, "delta" say.
+        kind: what error messages call such a file, for example "delta".
         error: class of the errors about its content.
 
     Returns:
-        The tensors, on the CPU, and what was said about them.
+        The tensors, on the CPU, and the JSON text about them, parsed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -86,7 +86,7 @@ def read_checked(
         )
     text = metadata.get("about", "")
     if _sum(tensors, text) != metadata.get("content"):
-        raise error(f"{path} is damaged: its content is not what was written; fetch it anew")
+        raise error(f"{path} is damaged: its content is not what was written; fetch it again")
     about: dict[str, Any] = json.loads(text)
     return tensors, about
 

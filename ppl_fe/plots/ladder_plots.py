@@ -18,7 +18,7 @@ CURVE_POINTS = 400
 
 @named_arguments
 def plot_ladder(ladder: Any) -> NDArray[Any]:
-    """E[nL_n] at every rung, and the integrand whose area is the free energy.
+    """Plot E[nL_n] at every rung, and the integrand whose area is the free energy.
 
     F(β) = ∫₀^β E_b[nL_n] db = ∫ b·E_b[nL_n] d ln b. Left: the energies E_b with two Monte Carlo
     standard errors either way, on the log axis on which the rungs lie apart; the prior's, at

@@ -33,7 +33,7 @@ OVERALL = {
 
 @named_arguments
 def plot_r_hat_by_layer(draws: Any, *, group: int | None = None, axes: Axes | None = None) -> Axes:
-    """Split R-hat of all coordinates, one row a layer: quartiles, 5 to 95 %, and the largest.
+    """Plot split R-hat of all coordinates, a row a layer: quartiles, 5 to 95 %, and the largest.
 
     The values are those of the draws' `moments`, one a coordinate, from running sums; the layers
     are the network's tensors in an estimate's draws, and the sites otherwise. Beyond 64,
@@ -95,7 +95,7 @@ def plot_r_hat_by_layer(draws: Any, *, group: int | None = None, axes: Axes | No
 def plot_temperature_by_layer(
     draws: Any, *, group: int | None = None, axes: Axes | None = None
 ) -> Axes:
-    """Effective temperature of every layer, of all coordinates and of the stiffest direction.
+    """Plot the effective temperature of every layer, overall and along the stiffest direction.
 
     Configurational temperatures −⟨w − c, ∇log p⟩/D, means over chains and draws with two Monte
     Carlo standard errors either way, against the T of the target p^{1/T} and the tolerance in

@@ -26,7 +26,7 @@ def plot_loss_traces(
     chains: Sequence[int] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
-    """Loss of every chain against the draw, with L_n(w*) and the plateau.
+    """Plot the loss of every chain against the draw, with L_n(w*) and the plateau.
 
     The plateau is the mean over chains and draws; the band is two of its Monte Carlo standard
     errors either way. A healthy trace levels off above L_n(w*) after the warm-up (which is not
@@ -67,7 +67,7 @@ def plot_loss_traces(
     groups = int(tree.attrs.get("num_groups", 1))
     if chains is None and groups > 1:
         raise ValueError(
-            f"these draws hold {groups} targets side by side, each with a plateau of its own; "
+            f"these draws hold {groups} targets side by side, each with its own plateau; "
             f"give chains={list(range(int(tree.attrs['num_chains']) // groups))} for the first"
         )
     chosen = known if chains is None else list(chains)

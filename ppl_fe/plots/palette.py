@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours: told apart by the colour-blind. Some are alike in grey, so that what must
-# be told apart also has a marker or a line style of its own.
+# Okabe & Ito's colours: which the colour-blind distinguish. Some are alike in grey, so that what
+# must be distinguished also has a marker or its own line style.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = "osD^vPX"
 LINE_STYLES = ("-", "--", "-.", ":")
@@ -24,7 +24,7 @@ NUM_ERRORS = 2.0  # half an error bar, in standard errors: about 95 %
 
 
 def one_axes(axes: Axes | None, height: float = HEIGHT) -> Axes:
-    """The axes given, or those of a new figure; without a frame above and to the right."""
+    """Give these axes, or those of a new figure, without a frame above and to the right."""
     if axes is None:
         axes = new_figure(height).subplots()
     bare(axes)
@@ -32,7 +32,7 @@ def one_axes(axes: Axes | None, height: float = HEIGHT) -> Axes:
 
 
 def row_of_axes(height: float = HEIGHT) -> NDArray[Any]:
-    """(2,) axes side by side in a new figure."""
+    """Make (2,) axes side by side in a new figure."""
     every: NDArray[Any] = new_figure(height).subplots(1, 2)
     for axes in every:
         bare(axes)
@@ -40,7 +40,7 @@ def row_of_axes(height: float = HEIGHT) -> NDArray[Any]:
 
 
 def new_figure(height: float = HEIGHT) -> Figure:
-    """A figure that pyplot does not know of, so that nobody need close it.
+    """Make a figure that pyplot does not know of, so that nobody need close it.
 
     Raises:
         ImportError: without matplotlib.
@@ -58,23 +58,23 @@ def bare(axes: Axes) -> None:
 
 
 def name_rows(axes: Axes, names: list[str]) -> None:
-    """One row a name along the vertical axis, the first on top; long names lose their start."""
+    """Name the rows along the vertical axis, the first on top; long names lose their start."""
     axes.set_yticks(range(len(names)), [_shortened(name) for name in names], fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def height_of_rows(count: int) -> float:
-    """Inches in which `count` row names of 9 pt do not touch."""
+    """Compute the inches in which `count` row names of 9 pt do not touch."""
     return 1.4 + 0.17 * count
 
 
 def legend_beside(axes: Axes) -> None:
-    """A legend to the right of the axes, where it hides nothing."""
+    """Put a legend to the right of the axes, where it hides nothing."""
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def legend_above(axes: Axes) -> None:
-    """A legend in one row above the axes, for lines from their bottom to their top."""
+    """Put a legend in one row above the axes, for lines from their bottom to their top."""
     axes.legend(
         frameon=False,
         loc="lower left",

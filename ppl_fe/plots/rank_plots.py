@@ -28,7 +28,7 @@ NUM_SIMULATIONS, SIMULATED_DRAWS = 1000, 200
 def plot_ranks(
     draws: Any, names: Sequence[str] | None = None, *, group: int | None = None
 ) -> NDArray[Any]:
-    """Each chain's ranks among all draws, as the difference of their distribution from uniform.
+    """Plot each chain's ranks among all draws: their distribution's difference from uniform.
 
     With u the ranks of a chain's draws among those of all C chains, scaled to (0, 1], a line is
     F(u) − u with F the chain's own distribution function (Säilynoja, Bürkner & Vehtari 2022).
@@ -101,14 +101,14 @@ def plot_ranks(
 
 
 def rank_differences(traces: Array) -> Array:
-    """Traces (C, S) -> (C, 101): F_c(u) − u at u = 0, 0.01, ... 1, of ranks over all chains."""
+    """Compute F_c(u) − u at u = 0, 0.01, ... 1, (C, 101), of traces (C, S) ranked together."""
     ranks = np.sort(rankdata(traces).reshape(traces.shape) / traces.size, axis=1)
     below = [np.searchsorted(own, GRID + 1e-12, side="right") for own in ranks]
     return np.asarray(np.asarray(below) / traces.shape[1] - GRID)
 
 
 def band_half_width(traces: Array, name: str) -> float:
-    """What the largest |F_c(u) − u| of C chains of one law exceeds in 5 % of cases.
+    """Compute what the largest |F_c(u) − u| of C chains of one law exceeds in 5 % of cases.
 
     Raises:
         ValueError: no chain moves.
@@ -126,7 +126,7 @@ def band_half_width(traces: Array, name: str) -> float:
 
 @lru_cache
 def _simulated(num_chains: int) -> float:
-    """The 95 % quantile over chains of 200 independent draws."""
+    """Simulate the 95 % quantile over chains of 200 independent draws."""
     generator = np.random.default_rng(0)
     shape = (num_chains, SIMULATED_DRAWS)
     largest = [

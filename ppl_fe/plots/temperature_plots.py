@@ -18,60 +18,10 @@ from ppl_fe.inference.dynamics import Measured
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.plots.palette import BAND, COLOURS, NUM_ERRORS, legend_beside, one_axes
 
-Array = NDArray[np.float64]
-
-
-def predicted_temperature(attributes: Mapping[Any, Any], step_sizes: Array) -> Array:
-    """T_eff along the stiffest direction at each step (G,) by the sampler's own formula.
-
-    From the curvature and gradient noise that the warm-up of a run with automatic settings met;
-    `Dynamics.excess_temperature` has the formula. A friction that was automatic is chosen anew for
-    every step, as a run at that step would choose it.
-
-    Args:
-        attributes: of the run's draws.
-        step_sizes: ε.
-
-    Returns:
-        (G,), infinite where the step is unstable.
-
-    Raises:
-        ValueError: a sampler of one's own, or a run that measured no curvature.
-
-    Example:
-        >>> facts = {"sampler": "SGLD", "temperature": 1.0, "tolerance": 0.05,
-        ...          "tuned_stiffest_curvature": [4.0], "tuned_gradient_noise": [0.0]}
-        >>> predicted_temperature(facts, np.array([0.5, 1.0])).tolist()    # 1/(1 − ε) below 1
-        [2.0, inf]
-    """
-    name = attributes.get("sampler")
-    kernel = getattr(samplers, str(name), None)
-    if not (isinstance(kernel, type) and issubclass(kernel, Kernel)):
-        raise ValueError(f"the sampler {name} is none of fe's: its temperature is not predicted")
-    if "tuned_stiffest_curvature" not in attributes:
-        raise ValueError("this run measured no curvature; it needs step_size='auto'")
-
-    def column(value: float) -> Tensor:
-        return torch.full((len(step_sizes), 1), value, dtype=torch.float64)
-
-    def met(what: str) -> Tensor:
-        return column(float(np.nanmax(attributes[f"tuned_{what}"])))
-
-    dynamics, temperature = kernel.dynamics, column(float(attributes["temperature"]))
-    curvature, noise = met("stiffest_curvature"), met("gradient_noise")
-    step_size = torch.as_tensor(step_sizes, dtype=torch.float64)[:, None]
-    settings = {"step_size": step_size, "temperature": temperature}
-    given = {own: attributes[own] for own in dynamics.hyperparameters}
-    if "auto" in given.values():
-        found = Measured(curvature, met("slowest_curvature"), noise, temperature)
-        settings |= dynamics.tune(found, float(attributes["tolerance"]), step_size)
-    settings |= {own: column(float(value)) for own, value in given.items() if value != "auto"}
-    excess = dynamics.excess_temperature(curvature, noise, settings)
-    return np.asarray((temperature * (1 + excess))[:, 0])
-
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Array = NDArray[np.float64]
 
 CURVE_POINTS = 200
 BEYOND = 1.5  # the curve goes on for this factor on either side of the steps that were tried
@@ -79,7 +29,7 @@ BEYOND = 1.5  # the curve goes on for this factor on either side of the steps th
 
 @named_arguments
 def plot_temperature_against_step(runs: Sequence[Any], *, axes: Axes | None = None) -> Axes:
-    """T_eff along the stiffest direction, measured and predicted, against the step size ε.
+    """Plot T_eff along the stiffest direction, measured and predicted, against the step size ε.
 
     A point a run, the mean over chains and draws with two Monte Carlo standard errors either way.
     The curve is the sampler's own prediction (`Dynamics.excess_temperature`) from the curvature
@@ -91,7 +41,7 @@ def plot_temperature_against_step(runs: Sequence[Any], *, axes: Axes | None = No
     Args:
         runs: draws of one model and sampler at different steps, among them one with
             step_size="auto"; draws, paths or estimates.
-        axes: where to draw; by default a new figure.
+        axes: where to draw, by default in a new figure.
 
     Returns:
         The axes.
@@ -99,7 +49,7 @@ def plot_temperature_against_step(runs: Sequence[Any], *, axes: Axes | None = No
     Raises:
         TypeError: not a list of runs.
         ValueError: no run, or more than one, with step_size="auto"; runs of different samplers or
-            temperatures; a sampler of one's own.
+            temperatures; a sampler that is none of fe's.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -167,3 +117,52 @@ def plot_temperature_against_step(runs: Sequence[Any], *, axes: Axes | None = No
     axes.set_ylabel("effective temperature, stiffest direction")
     legend_beside(axes)
     return axes
+
+
+def predicted_temperature(attributes: Mapping[Any, Any], step_sizes: Array) -> Array:
+    """Predict T_eff along the stiffest direction at each step by the sampler's own formula.
+
+    The formula is that of `Dynamics.excess_temperature`, of the curvature and gradient noise that
+    the warm-up of a run with automatic settings met. A friction that was automatic is chosen for
+    every step as a run at that step would choose it.
+
+    Args:
+        attributes: of the run's draws.
+        step_sizes: ε, (G,).
+
+    Returns:
+        (G,), infinite where the step is unstable.
+
+    Raises:
+        ValueError: a sampler that is none of fe's, or a run that measured no curvature.
+
+    Example:
+        >>> facts = {"sampler": "SGLD", "temperature": 1.0, "tolerance": 0.05,
+        ...          "tuned_stiffest_curvature": [4.0], "tuned_gradient_noise": [0.0]}
+        >>> predicted_temperature(facts, np.array([0.5, 1.0])).tolist()    # 1/(1 − ε) below 1
+        [2.0, inf]
+    """
+    name = attributes.get("sampler")
+    kernel = getattr(samplers, str(name), None)
+    if not (isinstance(kernel, type) and issubclass(kernel, Kernel)):
+        raise ValueError(f"the sampler {name} is none of fe's: its temperature is not predicted")
+    if "tuned_stiffest_curvature" not in attributes:
+        raise ValueError("this run measured no curvature; it needs step_size='auto'")
+
+    def column(value: float) -> Tensor:
+        return torch.full((len(step_sizes), 1), value, dtype=torch.float64)
+
+    def met(what: str) -> Tensor:
+        return column(float(np.nanmax(attributes[f"tuned_{what}"])))
+
+    dynamics, temperature = kernel.dynamics, column(float(attributes["temperature"]))
+    curvature, noise = met("stiffest_curvature"), met("gradient_noise")
+    step_size = torch.as_tensor(step_sizes, dtype=torch.float64)[:, None]
+    settings = {"step_size": step_size, "temperature": temperature}
+    given = {own: attributes[own] for own in dynamics.hyperparameters}
+    if "auto" in given.values():
+        found = Measured(curvature, met("slowest_curvature"), noise, temperature)
+        settings |= dynamics.tune(found, float(attributes["tolerance"]), step_size)
+    settings |= {own: column(float(value)) for own, value in given.items() if value != "auto"}
+    excess = dynamics.excess_temperature(curvature, noise, settings)
+    return np.asarray((temperature * (1 + excess))[:, 0])

@@ -24,7 +24,7 @@ def plot_transfer(
     groups: Sequence[Any] | None = None,
     axes: Axes | None = None,
 ) -> Axes:
-    """A criterion against transfer accuracy, one point a checkpoint, with error bars of both.
+    """Plot a criterion against transfer accuracy, one point a checkpoint, with error bars of both.
 
     Args:
         table: of `rank_checkpoints`, with the outcome as a further column; the columns
@@ -32,7 +32,8 @@ def plot_transfer(
             they exist.
         outcome: the column on the vertical axis.
         criterion: the column on the horizontal axis.
-        groups: a label a checkpoint (its learning rate, say), told apart by colour and marker.
+        groups: a label a checkpoint (its learning rate, say), shown by colour and marker; none by
+            default.
         axes: where to draw; by default a new figure, with a legend of the groups.
 
     Returns:

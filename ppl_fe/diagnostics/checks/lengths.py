@@ -11,14 +11,14 @@ from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_a
 from ppl_fe.diagnostics.run_data import Run
 from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
 
-# R-hat and ESS are told by the same draws; where a half-chain is shorter than ten relaxation times
+# R-hat and ESS come from the same draws: where a half-chain is shorter than ten relaxation times
 # they cannot see what has not moved yet.
 RUN_RELAXATIONS = 20.0
 LEVEL_SHIFT = 0.02  # of λ̂, at half the step
 
 
 def drift(run: Run) -> Check:
-    """First third of the loss trace (−log p without data) against the last, in standard errors.
+    """Check the first third of the loss (−log p without data) against the last, in errors.
 
     In a plateau the means differ by their Monte Carlo errors only, √2 times that of the last third:
     it has more of the plateau, if there is one. The worst of all chains and of their mean counts.
@@ -48,7 +48,7 @@ def _share(value: float, allowed: float) -> float:
 
 
 def below_anchor(run: Run) -> Check | None:
-    """λ̂ = nβ(E[L] − L(w*)), which is not negative where w* is a minimum of the loss."""
+    """Check that λ̂ = nβ(E[L] − L(w*)) is not negative: at a minimum it cannot be."""
     anchor, beta = run.attrs.get("anchor_loss"), run.attrs.get("inverse_temperature")
     if anchor is None or beta is None:
         return None
@@ -64,7 +64,7 @@ def below_anchor(run: Run) -> Check | None:
 
 
 def half_step(run: Run) -> Check | None:
-    """How far λ̂ moved when the step was halved (`check_half_step`), as a share of it."""
+    """Check how far λ̂ moved when the step was halved (`check_half_step`)."""
     found = run.attrs.get("half_step_shift")
     if found is None:
         return None
@@ -98,7 +98,7 @@ def warmup_notes(warmup_steps: int, relaxation_steps: float) -> list[str]:
 
 
 def warmup_length(run: Run) -> Check | None:
-    """Warm-up in relaxation times of the slowest direction."""
+    """Check the warm-up in relaxation times of the slowest direction."""
     steps = _relaxation_steps(run)
     return Check.above(
         "warmup_length",
@@ -110,7 +110,7 @@ def warmup_length(run: Run) -> Check | None:
 
 
 def run_length(run: Run) -> Check | None:
-    """Draws of one chain in relaxation times of the slowest direction."""
+    """Check the draws of a chain in relaxation times of the slowest direction."""
     steps, thinning = _relaxation_steps(run), float(run.attrs["thinning"])
     # Draws of relaxation time τ count as one in 2τ.
     enough = max(RUN_RELAXATIONS, 2 * ESS_LIMIT / len(run.chains)) * steps / thinning
@@ -129,7 +129,7 @@ def _shorter(run: Run) -> str:
 
 
 def _relaxation_steps(run: Run) -> float:
-    """As predicted in warm-up; of a step by hand, by the autocorrelation of the slowest scalar.
+    """Take the relaxation predicted in warm-up; else that of the slowest scalar's autocorrelation.
 
     Draws of autocorrelation ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
     """
@@ -142,7 +142,7 @@ def _relaxation_steps(run: Run) -> float:
 
 
 def interrupted(run: Run) -> Check:
-    """Share of the draws asked for that an interrupted run has; 1 of any other."""
+    """Check the share of the requested draws that an interrupted run has; 1 of any other."""
     wanted = int(run.attrs.get("num_samples", run.num_draws))
     share = run.num_draws / wanted if run.attrs.get("interrupted", False) else 1.0
     return Check.above(

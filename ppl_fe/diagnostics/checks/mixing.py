@@ -53,7 +53,7 @@ def mixing_notes(r_hat: float, ess: float) -> list[str]:
 
 
 def r_hat(run: Run) -> Check:
-    """Worst rank-normalised split R-hat of the loss and the named scalars."""
+    """Check the worst rank-normalised split R-hat of the loss and the named scalars."""
     if len(run.chains) < 2:
         return Check.below(
             "r_hat",
@@ -77,17 +77,18 @@ def _where_scales_differ(run: Run) -> str:
 
 
 def _or_localization(run: Run) -> str:
-    """Advice for local posteriors alone: `fe.sample` has no such argument."""
+    """Advise on local posteriors alone: `fe.sample` has no such argument."""
     return ", or a larger localization" if "localization" in run.attrs else ""
 
 
 def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
-    """Worst nested R-hat of the named scalars (Margossian et al. 2024), in place of `r_hat`.
+    """Check the worst nested R-hat of the named scalars, in place of `r_hat`.
 
-    √(1 + B/W) with B the variance between the means of K superchains, W that within. Chains of a
-    superchain share their start, so that B shows what is left of it; many short chains can then
-    pass where split R-hat, which needs every chain long, cannot. By chance B/W is F/e for
-    superchains of e effective draws; what is allowed is its law at 400 of them in all.
+    It is √(1 + B/W), with B the variance between the means of K superchains and W that within
+    (Margossian et al. 2024). Chains of a superchain share their start, so that B shows what is
+    left of it; many short chains can then pass where split R-hat, which needs every chain long,
+    cannot. By chance B/W is F/e for superchains of e effective draws; what is allowed is its law
+    at 400 of them in all.
     """
     if superchains is None:
         return None
@@ -113,13 +114,13 @@ def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
 
 
 def ess_bulk(run: Run) -> Check:
-    """Worst bulk ESS of the loss and the named scalars."""
+    """Check the worst bulk ESS of the loss and the named scalars."""
     value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="bulk"), -1)
     return _enough("ess_bulk", value, worst)
 
 
 def ess_tail(run: Run) -> Check:
-    """Worst ESS of the 5 % and 95 % quantiles of the loss and the named scalars."""
+    """Check the worst ESS of the 5 % and 95 % quantiles of the loss and the named scalars."""
     value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="tail", prob=TAILS), -1)
     return _enough("ess_tail", value, worst)
 
@@ -136,7 +137,7 @@ def _enough(name: str, value: float, worst: str) -> Check:
 
 
 def coordinate_r_hat(run: Run) -> Check | None:
-    """Worst split R-hat of all D coordinates, against the law of the worst at 100 draws a chain."""
+    """Check the worst split R-hat of all D coordinates against its law at 100 draws a chain."""
     if run.all_named or not _moments_known(run):
         return None
     return Check.below(
@@ -149,7 +150,7 @@ def coordinate_r_hat(run: Run) -> Check | None:
 
 
 def coordinates_unmixed(run: Run) -> Check | None:
-    """Share of coordinates whose split R-hat is above what five per cent exceed by chance.
+    """Check the share of coordinates whose split R-hat is above what 5 % exceed by chance.
 
     That is 1.02 for four chains: the 95 % quantile at an ESS of 100 a chain. More than five per
     cent above it, and more than chance adds to so few coordinates, means that a part of them has
@@ -167,7 +168,7 @@ def coordinates_unmixed(run: Run) -> Check | None:
 
 
 def layer_unmixed(run: Run) -> Check | None:
-    """The share of `coordinates_unmixed` in the layer that is worst by what it is allowed."""
+    """Check the share of `coordinates_unmixed` in the layer that is worst by what it is allowed."""
     if run.all_named or not _moments_known(run) or len(run.layers) < 2:
         return None
     found = {
@@ -184,7 +185,7 @@ def layer_unmixed(run: Run) -> Check | None:
 
 
 def wbic_error(run: Run, difference: float | None) -> Check | None:
-    """MCSE of n·E[L], in nats, against a quarter of the difference that matters."""
+    """Check the MCSE of n·E[L], in nats, against a quarter of the difference that matters."""
     if difference is None:
         return None
     if not difference > 0:
@@ -202,7 +203,7 @@ def wbic_error(run: Run, difference: float | None) -> Check | None:
 
 
 def _worst(run: Run, statistic: Callable[[Array], float], sign: int) -> tuple[float, str]:
-    """The largest (sign 1) or smallest (−1) value over the named scalars, NaN the worst of all."""
+    """Find the largest (sign 1) or smallest (−1) value of the named scalars; NaN is worst."""
     found = {label: float(statistic(trace)) for label, trace in run.named.items()}
     if not found:
         return float("nan"), "nothing moves"
@@ -218,7 +219,7 @@ def _moments_known(run: Run) -> bool:
 
 
 def _r_hat_exceeded(run: Run, chance: float) -> float:
-    """The split R-hat that a well-mixed coordinate exceeds with this chance, 1.01 at least."""
+    """Compute the split R-hat that a well-mixed coordinate exceeds by chance, 1.01 at least."""
     freedom = 2 * len(run.chains) - 1
     return max(
         R_HAT_LIMIT, float(np.sqrt(1 + chi2.isf(chance, freedom) / freedom / HALF_CHAIN_ESS))
@@ -231,6 +232,6 @@ def _share(run: Run, r_hat: Array) -> float:
 
 
 def _share_allowed(size: int, num_tests: int) -> float:
-    """The share that chance exceeds with the probability of a false alarm, half a count above."""
+    """Compute the share that chance exceeds in a false alarm, half a count above."""
     most = binom.isf(FALSE_ALARM / num_tests, size, SHARE_ABOVE)
     return float(most + 0.5) / size

@@ -21,7 +21,7 @@ MEDIAN_ERROR = 1.2533  # of n draws in units of σ/√n, √(π/2)
 
 
 def failed_chains(run: Run) -> Check:
-    """Chains that became non-finite and were left out."""
+    """Check that no chain became non-finite and was left out."""
     failed = json.loads(run.attrs.get("failed_chains", "{}"))
     why = "; ".join(f"chain {chain}, {reason}" for chain, reason in failed.items())
     return Check.below(
@@ -33,7 +33,7 @@ def failed_chains(run: Run) -> Check:
 
 
 def stuck_chains(run: Run) -> Check | None:
-    """Smallest spread of a chain relative to the others', the median over scalars.
+    """Check the smallest spread of a chain relative to the others', the median over scalars.
 
     The spread is the interquartile range, which a heavy tail leaves as it is.
     """
@@ -56,11 +56,11 @@ def stuck_chains(run: Run) -> Check | None:
 
 
 def chain_apart(run: Run) -> Check | None:
-    """Largest distance of a chain's median from the middle chain, in sd within chains.
+    """Check the largest distance of a chain's median from the middle chain, in sd within chains.
 
     Where chains are short, even healthy ones lie more than one apart by chance: then by as many
-    errors of a median as the worst of all scalars and chains may stray, with the effective number
-    of draws told by the autocorrelation within chains, which knows of one mode only.
+    errors of a median as the worst of all scalars and chains may stray. The effective number of
+    draws is that of the autocorrelation within chains, which knows of one mode only.
     """
     if len(run.chains) < 2:
         return None
@@ -87,15 +87,16 @@ def chain_apart(run: Run) -> Check | None:
 
 
 def _draws_within(trace: Array) -> float:
-    """Effective draws of one chain (C, S) by the autocorrelation about each chain's own mean."""
+    """Count the effective draws of a chain (C, S) by the autocorrelation about each one's mean."""
     centred = trace - trace.mean(axis=1, keepdims=True)
     return float(array_stats.ess(centred, **AXES, method="identity")) / len(trace)
 
 
 def shared_minibatches(run: Run) -> Check | None:
-    """Correlation of the chains' losses within a draw, in standard errors; independent: none.
+    """Check the correlation of the chains' losses within a draw, in standard errors.
 
-    Of the traces' first differences, which no common drift correlates. The mean correlation of all
+    It is that of the traces' first differences, which no common drift correlates, and none for
+    independent minibatches. The mean correlation of all
     pairs of chains has the variance 2/(C(C−1)S) Σ_k ρ_k² (Bartlett 1935, over all lags k), ρ the
     autocorrelation of the differences. Shared minibatches give it an expectation of the share that
     minibatches have in those differences.
@@ -126,11 +127,11 @@ def shared_minibatches(run: Run) -> Check | None:
 
 
 def _autocorrelation(traces: Array, lag: int) -> float:
-    """Of standardised traces (C, S), the mean over chains."""
+    """Compute the autocorrelation of standardised traces (C, S), the mean over chains."""
     return float((traces[:, lag:] * traces[:, : traces.shape[1] - lag]).mean())
 
 
 def _spread(trace: Array) -> Array:
-    """(C, S) -> (C,) interquartile ranges."""
+    """Compute interquartile ranges (C,) of traces (C, S)."""
     low, high = np.quantile(trace, [0.25, 0.75], axis=1)
     return np.asarray(high - low)

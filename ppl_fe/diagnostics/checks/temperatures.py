@@ -22,22 +22,22 @@ WARMER += "temperature, and raise warmup_steps"
 
 
 def temperature(run: Run) -> Check | None:
-    """Configurational temperature over all coordinates, E⟨w − c, ∇U⟩/D, as a share of T."""
+    """Check the configurational temperature of all coordinates, E⟨w − c, ∇U⟩/D, as a share of T."""
     return _of(run, "configurational_temperature", "temperature", "overall")
 
 
 def stiff_temperature(run: Run) -> Check | None:
-    """Configurational temperature along the stiffest direction, the first that a step heats."""
+    """Check the temperature along the stiffest direction, the first that a step heats."""
     return _of(run, "stiff_temperature", "stiff_temperature", "the stiffest direction")
 
 
 def kinetic_temperature(run: Run) -> Check | None:
-    """Temperature of the momenta, for samplers that have them."""
+    """Check the temperature of the momenta, for samplers that have them."""
     return _of(run, "kinetic_temperature", "kinetic_temperature", "the momenta")
 
 
 def block_temperature(run: Run) -> Check | None:
-    """Configurational temperature of the worst layer or site."""
+    """Check the configurational temperature of the worst layer or site."""
     values = run.stats.get("block_temperature")
     if values is None:
         return None
@@ -50,7 +50,7 @@ def block_temperature(run: Run) -> Check | None:
 
 
 def predicted_excess(run: Run) -> Check | None:
-    """T_eff/T − 1 that warm-up predicts along the stiffest direction, against the tolerance.
+    """Check the T_eff/T − 1 predicted along the stiffest direction against the tolerance.
 
     Not known for a step by hand with nothing left to tune.
     """
@@ -68,15 +68,15 @@ def predicted_excess(run: Run) -> Check | None:
 
 
 def gradient_noise(run: Run) -> Check | None:
-    """Variance of the gradient's share of a step over that of the injected noise, εs²/(4T).
+    """Check the variance of the gradient's share of a step over the injected noise's, εs²/(4T).
 
     For SGLD the energy balance E|w'|² = E|w|² holds whatever the density, and with
     w' = w + (ε/2)ĝ + √(εT)ξ it reads
 
         E⟨w − c, ∇U⟩/D = T + (ε/4) E|ĝ|²/D,
 
-    so ε E|ĝ|²/(4TD) is the mean excess temperature, discretisation included, far more precisely
-    than the left side tells. For other samplers s² is that along the stiffest direction, if
+    so ε E|ĝ|²/(4TD) is the mean excess temperature, discretisation included, and far more precise
+    than the left side. For other samplers s² is that along the stiffest direction, if
     warm-up measured it, times what their friction leaves of it (`predicted_excess` has that too).
     """
     relative = _energy_balance(run) if _is_plain_sgld(run) else _from_warm_up(run)
@@ -115,7 +115,7 @@ def _of(run: Run, statistic: str, name: str, what: str) -> Check | None:
 
 
 def _relative(run: Run, values: Array, num_tests: int) -> tuple[float, float]:
-    """T̂/T, and by how much it may differ from one.
+    """Compute T̂/T, and by how much it may differ from one.
 
     The virial of few directions is skewed like χ²: a low mean comes with too small an error. Its
     spread goes with its mean, so that of a chain found cold the error at T is larger by T/T̂.
@@ -128,7 +128,7 @@ def _relative(run: Run, values: Array, num_tests: int) -> tuple[float, float]:
 
 
 def _excess(relative: float, margin: float) -> float:
-    """How far off, as a share of what is allowed; what is not a number is worst of all."""
+    """Compute how far off it is, as a share of what is allowed; NaN is worst of all."""
     found = abs(relative - 1) / margin
     return found if np.isfinite(found) else float("inf")
 
