@@ -37,8 +37,9 @@ from torch import Tensor, nn
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.objective import Objective, shuffled
-from ppl_fe.finetuning.rules.released_recipe import PaperRecipe, Recipe
-from ppl_fe.finetuning.sampling_plan import Plan
+from ppl_fe.finetuning.rules.released_recipe import ReleasedCode, ReleasedRun
+from ppl_fe.finetuning.sampling_plan import SamplingPlan
+from ppl_fe.finetuning.scoring import Task
 from ppl_fe.networks.flat import FlatNetwork
 
 BATCH, TOKENS, ROWS = 16, 64, 64
@@ -106,7 +107,10 @@ def plain_sgd(net: FlatNetwork, source: TensorData) -> Step:
 
 def chains(net: FlatNetwork, source: TensorData) -> Step:
     # So many steps in prospect that the update is compiled, as in a real run.
-    plan = Plan("expected", 1, 100, 500, 10, "auto", float(ROWS), BATCH, 0, False)
+    plan = SamplingPlan(
+        num_samples=100, warmup_steps=500, thinning=10, scale="expected", num_chains=1,
+        step_size="auto", data_size=float(ROWS), batch_size=BATCH, seed=0, errors=False,
+    )  # fmt: skip
     objective = Objective("categorical", net.device)
     made = ScaleChains(net, objective, source, 0.01, 100.0, plan, [])
     made.start(0)
@@ -115,8 +119,14 @@ def chains(net: FlatNetwork, source: TensorData) -> Step:
 
 
 def released(net: FlatNetwork, source: TensorData) -> Step:
-    recipe = Recipe(12_000, 80, 100, 0.01, 100.0, 1e12, 1e-4, BATCH, 0)
-    made = PaperRecipe(net, Objective("categorical", net.device), source, recipe)
+    rule = ReleasedCode(num_samples=80, warmup_steps=12_000, thinning=100)
+    task = Task(
+        network=net, source=source, objective=Objective("categorical", net.device),
+        likelihood="categorical", head=None, head_names=(),
+        ranked=torch.ones(net.num_parameters, dtype=torch.bool), num_selected=None,
+        batch_size=BATCH, seed=0, progress_bar=False,
+    )  # fmt: skip
+    made = ReleasedRun(rule, task)
     batches = shuffled(source, BATCH, 0)
     return lambda: made.step(next(batches), plain=False)
 

@@ -8,10 +8,18 @@ from __future__ import annotations
 from .bayestune import BayesTunePosterior, bayestune_posterior
 from .likelihoods import categorical, next_token, normal
 from .localized import LocalPosterior, local_posterior
-from .priors import gaussian, gaussian_scale_mixture, horseshoe, laplace_gamma, student_t
+from .priors import (
+    LaplaceGamma,
+    gaussian,
+    gaussian_scale_mixture,
+    horseshoe,
+    laplace_gamma,
+    student_t,
+)
 
 __all__ = [
     "BayesTunePosterior",
+    "LaplaceGamma",
     "LocalPosterior",
     "bayestune_posterior",
     "categorical",

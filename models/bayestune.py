@@ -6,6 +6,11 @@
 data's size from n to N̂: the log-likelihood counts N̂/n times, an inverse temperature of the data
 term. A freshly initialised head has no pretrained value to stay near: it gets a Gaussian prior and
 a site of its own.
+
+`fe.select_parameters` runs this program under every prior but its own: gradients do not find their
+way through the Laplace/Gamma hierarchy at the paper's α, so that posterior is drawn exactly, by an
+engine of its own (`ppl_fe.finetuning.bayestune`). tests/models/test_priors.py holds the two
+together: the engine's density of a weight is this program's with the scale summed out.
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ from pyro import poutine
 from torch import Tensor
 
 from .likelihoods import Likelihood, find_likelihood
-from .localized import Inputs, checked_anchor, require_positive
-from .priors import PRIOR_EXAMPLE, laplace_gamma
+from .localized import Inputs, checked_anchor
+from .priors import DEFAULT_PRIOR, PRIOR_EXAMPLE, require_positive
 
 Prior = Callable[[Tensor], Tensor]
 
@@ -86,14 +91,14 @@ class BayesTunePosterior:
         given = f"a tensor of shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(w)
         raise TypeError(
             f"prior must return the site 'w', a tensor of shape {tuple(anchor.shape)}, got "
-            f"{given}; write the like of {PRIOR_EXAMPLE}"
+            f"{given}; for example {PRIOR_EXAMPLE}"
         )
 
 
 def bayestune_posterior(
     network: Any,
     likelihood: str | Likelihood = "categorical",
-    prior: Prior = laplace_gamma,
+    prior: Prior = DEFAULT_PRIOR,
     batch_size: int | None = 256,
     num_data: int | None = None,
     data_size: float | None = None,
@@ -105,8 +110,8 @@ def bayestune_posterior(
     Args:
         network: a `FlatNetwork`, or any function of (vector (D,), inputs) with an `anchor` (D,).
         likelihood: "categorical", "normal", "next_token" or a function (see `likelihoods`).
-        prior: a function of the anchor that samples and returns the site `w`, see `priors`; other
-            hyperparameters by `functools.partial(laplace_gamma, alpha=...)`.
+        prior: called with the anchor, samples and returns the site `w`; `LaplaceGamma()` by
+            default, other ones in `priors`.
         batch_size: B, minibatch of the plate; None or anything above n means all the data.
         num_data: n, where the program will be called with minibatches of a larger data set.
         data_size: N̂ > 0, what the data count for; n by default, which is Bayes' rule. The

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite, log
+from math import log
 from typing import Any
 
 import pyro
@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .likelihoods import Likelihood, find_likelihood
-from .priors import gaussian
+from .priors import gaussian, require_positive
 
 Inputs = Tensor | Mapping[str, Tensor]
 
@@ -135,14 +135,6 @@ def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -
     if not torch.isfinite(anchor).all():
         raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
     return anchor
-
-
-def require_positive(name: str, value: float) -> None:
-    """Refuse anything but a positive finite number."""
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value}")
 
 
 def _subsample(inputs: Inputs) -> Inputs:

@@ -1,7 +1,8 @@
 """Priors over a network's weights: anchor (D,) -> the site `w` (D,).
 
-Each is a Pyro function of the anchor and its own hyperparameters; where weights have scales, those
-are the site `scale`. To write another one, write the like:
+Each is called with the anchor and samples and returns the site `w`; where weights have scales,
+those are the site `scale`. BayesTune's own, `LaplaceGamma`, is a value with its hyperparameters in
+it, so that what knows it can recognise it; the others are functions. One of your own, for example:
 
     def student(anchor):
         return pyro.sample("w", dist.StudentT(4.0, anchor, 1e-3).to_event(1))
@@ -9,8 +10,10 @@ are the site `scale`. To write another one, write the like:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from math import log
+from dataclasses import dataclass
+from math import isfinite, log
 
 import pyro
 import pyro.distributions as dist
@@ -22,6 +25,21 @@ from torch import Tensor
 PRIOR_EXAMPLE = (
     '`def prior(anchor): return pyro.sample("w", dist.StudentT(4.0, anchor, 0.1).to_event(1))`'
 )
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse anything but a positive finite number.
+
+    It stands here and not in `ppl_fe.arguments` because models import no other part of the library.
+
+    Raises:
+        TypeError: no number.
+        ValueError: zero, negative or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive number, got {value}")
 
 
 def gaussian(anchor: Tensor, precision: float | Tensor = 1.0) -> Tensor:
@@ -38,40 +56,86 @@ def gaussian(anchor: Tensor, precision: float | Tensor = 1.0) -> Tensor:
     return w
 
 
-def laplace_gamma(
-    anchor: Tensor, alpha: float = 0.01, beta: float = 100.0, groups: Tensor | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class LaplaceGamma:
     """w_i ~ Laplace(anchor_i, λ_i), λ_i ~ Gamma(α, rate β) (Kim & Hospedales, NeurIPS 2023).
+
+    Call it with the anchor inside a Pyro program. `fe.select_parameters` does not run that program:
+    it recognises the prior by its type and draws from the same posterior exactly, scale by scale
+    (`ppl_fe.finetuning.bayestune`), which gradients cannot at α below about a half.
 
     The latent site is `log_scale`; `scale` is its exponential, a deterministic site. At α = 0.01
     log λ has a standard deviation of 100, so λ itself underflows in most draws from the prior
     while log λ is an ordinary number; neither density here needs λ where it is tiny. w is sampled
     about the anchor, not made of λ times a unit variable, so that it is a site like that of every
     other prior, and because the data of a weight worth selecting say more of it than the prior.
-    At α below about a half gradients do not find their way through this hierarchy; there
-    `fe.select_parameters` draws from it exactly.
 
     Args:
-        anchor: (D,) the pretrained weights.
-        alpha: shape of the Gamma; 0.01 in the paper, so that most weights stay where they are.
-        beta: its rate in 1/weight; 100 in the paper, for a mean scale α/β of 1e-4.
+        alpha: shape of the Gamma, 0.01 by default as in the paper: most weights stay where they
+            are.
+        beta: its rate in 1/weight, 100 by default as in the paper: a mean scale α/β of 1e-4.
         groups: (D,) integers from 0 to G − 1: one scale for each group (a layer, a row of a
-            matrix) instead of one for each weight.
+            matrix) instead of one for each weight, which is the default.
 
-    Returns:
-        w (D,), beside the sites `log_scale` and `scale` (D,) or (G,).
+    Raises:
+        ValueError: α or β is not a positive number.
 
     Example:
-        >>> laplace_gamma(torch.zeros(3), alpha=0.5, groups=torch.tensor([0, 0, 1])).shape
+        >>> prior = LaplaceGamma(alpha=0.5)
+        >>> prior
+        LaplaceGamma(alpha=0.5, beta=100)
+        >>> prior(torch.zeros(3)).shape
         torch.Size([3])
     """
-    count = len(anchor) if groups is None else int(groups.max()) + 1
-    law = LogGamma(anchor.new_full((count,), alpha), anchor.new_full((count,), beta))
-    log_scale = pyro.sample("log_scale", law.to_event(1))
-    pyro.deterministic("scale", log_scale.exp(), event_dim=1)
-    own = log_scale if groups is None else log_scale[groups]
-    w: Tensor = pyro.sample("w", LaplaceOfLogScale(anchor, own).to_event(1))
-    return w
+
+    alpha: float = 0.01
+    beta: float = 100.0
+    groups: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("alpha", self.alpha)
+        require_positive("beta", self.beta)
+
+    def __call__(self, anchor: Tensor) -> Tensor:
+        """Sample `log_scale` (D,) or (G,), record `scale` beside it, and return `w` (D,)."""
+        count = len(anchor) if self.groups is None else int(self.groups.max()) + 1
+        law = LogGamma(anchor.new_full((count,), self.alpha), anchor.new_full((count,), self.beta))
+        log_scale = pyro.sample("log_scale", law.to_event(1))
+        pyro.deterministic("scale", log_scale.exp(), event_dim=1)
+        own = log_scale if self.groups is None else log_scale[self.groups]
+        w: Tensor = pyro.sample("w", LaplaceOfLogScale(anchor, own).to_event(1))
+        return w
+
+    def __repr__(self) -> str:
+        grouped = "" if self.groups is None else f", groups={tuple(self.groups.shape)}"
+        return f"LaplaceGamma(alpha={self.alpha:g}, beta={self.beta:g}{grouped})"
+
+
+DEFAULT_PRIOR = LaplaceGamma()
+
+
+def laplace_gamma(
+    anchor: Tensor,
+    alpha: float = LaplaceGamma.alpha,
+    beta: float = LaplaceGamma.beta,
+    groups: Tensor | None = None,
+) -> Tensor:
+    """Run `LaplaceGamma(alpha, beta, groups)`: the former spelling, for one release.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", DeprecationWarning)
+        ...     laplace_gamma(torch.zeros(3), alpha=0.5).shape
+        torch.Size([3])
+    """
+    warnings.warn(
+        "laplace_gamma is on its way out: use fe.models.LaplaceGamma(alpha, beta), which is called "
+        "with the anchor in the same way",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return LaplaceGamma(alpha, beta, groups)(anchor)
 
 
 def horseshoe(anchor: Tensor, global_scale: float = 1e-3) -> Tensor:

@@ -34,12 +34,13 @@ def rank(data: Any, **options: Any) -> Any:
 
 def select(data: Any, **options: Any) -> Any:
     net = options.pop("net", network())
-    settings = {"num_samples": 5, "warmup_steps": 5, "sparsity": 0.1, **options}
+    quick = fe.BayesTune(num_samples=5, warmup_steps=5)
+    settings = {"rule": quick, "sparsity": 0.1, **options}
     return fe.select_parameters(net, data, progress_bar=False, **settings)
 
 
 def select_by_rule(data: Any, **options: Any) -> Any:
-    return select(data, method="gradient_squared", **options)
+    return select(data, rule="gradient_squared", **options)
 
 
 def tune(data: Any, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.data.sources import as_data
 from ppl_fe.finetuning.objective import one_pass
+from ppl_fe.finetuning.rules.shorthands import RULES, settings_of
 from ppl_fe.finetuning.train.trained_entries import head_names
 
 Data = tuple[Any, Tensor]
@@ -100,8 +101,15 @@ def selection_settings(rule: str, budget: Budget) -> dict[str, Any]:
     return settings | {"batch_size": budget.batch_size}
 
 
+def rule_of(settings: dict[str, Any]) -> fe.Rule:
+    """Make the rule of `selection_settings`, whose words stay: stored records are found by them."""
+    name = {"paper": "released_code"}.get(settings["method"], settings["method"])
+    return RULES[name](**{k: v for k, v in settings.items() if k in settings_of(name)})
+
+
 def choose(problem: Problem, rule: str, budget: Budget, seed: int) -> tuple[Tensor, list[str]]:
     """Stage 1: the mask (D,), and what the selection has to say about itself."""
+    settings = selection_settings(rule, budget)
     selection = fe.select_parameters(
         problem.network,
         problem.training,
@@ -109,7 +117,9 @@ def choose(problem: Problem, rule: str, budget: Budget, seed: int) -> tuple[Tens
         head=HEAD,
         seed=seed,
         progress_bar=False,
-        **selection_settings(rule, budget),
+        rule=rule_of(settings),
+        sparsity=settings["sparsity"],
+        batch_size=settings["batch_size"],
     )
     return selection.mask, [str(note) for note in selection.notes]
 

@@ -1,35 +1,20 @@
-"""How the chains of stage 1 run."""
+"""How the chains behind a selection run: the settings of a rule that samples, resolved."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-DEFAULT_BATCH = 32
-
-
-class Usual(NamedTuple):
-    """What `select_parameters` does where nothing is asked for; batch size None: all the data."""
-
-    batch_size: int | None
-    warmup_steps: int
-    thinning: int
+from ppl_fe.inference.run.run_length import RunLength
 
 
-USUAL = Usual(DEFAULT_BATCH, 500, 10)
-# Minibatch noise bears on every site of another prior: at 32 of 300 rows the step was 10⁴ times
-# smaller than with all of them, and R-hat 700. At these lengths it is 1.03 there under a logistic
-# prior and 1.08 under the horseshoe, at most.
-OTHER_PRIOR = Usual(None, 2000, 50)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Lengths and settings of stage 1.
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlan(RunLength):
+    """Lengths (`num_samples`, `warmup_steps`, `thinning`) and settings of stage 1.
 
     Attributes:
         scale: "drawn", λ from its conditional at every kept draw; "expected", E[λ | Δ] instead.
-        num_chains, num_samples, warmup_steps, thinning: as in `fe.sample`.
+        num_chains: C, run one after another.
         step_size: ε, or "auto".
         data_size: N̂.
         batch_size: B.
@@ -42,9 +27,6 @@ class Plan:
 
     scale: Literal["drawn", "expected"]
     num_chains: int
-    num_samples: int
-    warmup_steps: int
-    thinning: int
     step_size: float | Literal["auto"]
     data_size: float
     batch_size: int
@@ -55,6 +37,9 @@ class Plan:
     groups: Literal["layer", "row"] | None = None
 
     @property
-    def num_steps(self) -> int:
-        """Of a chain, warm-up included."""
-        return self.warmup_steps + self.num_samples * self.thinning
+    def remedy(self) -> str:
+        """What makes chains that disagree agree, in words."""
+        return (
+            f"raise warmup_steps and num_samples above {self.warmup_steps} + {self.num_samples} x "
+            f"{self.thinning} steps, or num_chains above {self.num_chains}"
+        )

@@ -1,25 +1,29 @@
-"""Whether the chains of stage 1 agree on what parameters are ranked by."""
+"""What to doubt about scores: whether chains agree on them, and whether luck alone ranks them.
+
+The two fail independently. Chains may disagree on scales that differ a great deal, and then
+`agreement_notes` says so. And chains may agree on scales that are all the same, R-hat 1 everywhere:
+the largest are then those of the luckiest parameters, and `chance_notes` says so.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ppl_fe.finetuning.sampling_plan import Plan
-from ppl_fe.finetuning.scoring import LARGE_SHARE, Scores
+from ppl_fe.finetuning.scoring import Scores
 
 GOOD_R_HAT = 1.1
+LARGE_SHARE = 0.01  # of the parameters; fewer may be bad by chance
+LEAST_RELIABLE = 0.5
 
 
-def mixing_notes(found: Scores, mask: Tensor, plan: Plan, num_data: int) -> list[str]:
-    """A note if they do not, of the scores above the median or of those selected.
+def agreement_notes(found: Scores, mask: Tensor) -> list[str]:
+    """Note if chains disagree on the scores above the median, or on those selected.
 
     Both count, since the selected ones may be too few to show among the others.
 
     Args:
         found: scores (D,) and their R-hat, if it was measured.
         mask: (D,) bool, the selected ones.
-        plan: how the chains ran.
-        num_data: n.
     """
     if found.r_hat is None:
         return []
@@ -28,30 +32,22 @@ def mixing_notes(found: Scores, mask: Tensor, plan: Plan, num_data: int) -> list
         "above the median": bad[above].float().mean().item(),
         "selected": bad[mask].float().mean().item(),
     }
-    told = [
+    parts = [
         f"{100 * share:.3g} % of those {where}"
         for where, share in shares.items()
         if share > LARGE_SHARE
     ]
-    if not told:
+    if not parts:
         return []
-    advice = "raise warmup_steps and num_samples"
-    if "prior" in found.settings and plan.batch_size < num_data:
-        # Every site of such a prior feels the noise of minibatches; the steps become tiny.
-        advice = f"take all the data in every step (batch_size=None), or {advice}"
     worst = found.r_hat[above | mask].nan_to_num(0).max().item()
     return [
-        f"R-hat of {found.what} exceeds {GOOD_R_HAT} in {' and '.join(told)}, up to {worst:.2f}: "
-        f"{advice} above {plan.warmup_steps} + {plan.num_samples} x {plan.thinning} steps, or "
-        f"num_chains above {plan.num_chains}"
+        f"R-hat of {found.what} exceeds {GOOD_R_HAT} in {' and '.join(parts)}, up to {worst:.2f}: "
+        f"{found.remedy}"
     ]
 
 
-LEAST_RELIABLE = 0.5
-
-
 def chance_notes(found: Scores) -> list[str]:
-    """A note if another seed would select other parameters, however small R-hat is.
+    """Note if another seed would select other parameters, however small R-hat is.
 
     Args:
         found: scores (D,) and their MCSE, if it was measured.
@@ -67,13 +63,18 @@ def chance_notes(found: Scores) -> list[str]:
 
 
 def reliability(found: Scores) -> float | None:
-    """1 − mean(MCSE²)/variance of the scores: the correlation to expect of two runs' scores.
+    """Estimate 1 − mean(MCSE²)/variance of the scores: the correlation of two runs' scores.
 
-    Chains that agree on every scale have R-hat 1, and the largest of equal scales are still those
-    of the luckiest parameters. This share, the reliability of Spearman (1904), is 0 then, and 1
-    without Monte Carlo error; of few parameters it may come out below 0. None without MCSE.
+    It is 1 without Monte Carlo error and 0 where the scores differ by it alone; of few parameters
+    it may come out below 0. This is the reliability of Spearman (1904).
 
     Paper: The proof and measurement of association between two things, Am. J. Psychol. 1904.
+
+    Args:
+        found: scores (D,) and their MCSE.
+
+    Returns:
+        The share, or None without MCSE or without any difference between the scores.
 
     Example:
         >>> import torch

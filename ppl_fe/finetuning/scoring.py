@@ -1,35 +1,49 @@
-"""The ways to score parameters behind `select_parameters`, each brought to one form."""
+"""What a selection rule is: a task goes in, a score for every parameter comes out.
+
+`select_parameters` makes the `Task`, asks the `Rule` for its `Scores`, and cuts them. A rule of
+your own is a class with a name and `score`; give an object of it as `rule=`:
+
+    @dataclass(frozen=True)
+    class Farthest(Rule):
+        name = "farthest"
+        def score(self, task):
+            return Scores((task.network.anchor - 1.0).abs())
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
-from ppl_fe.diverged import DivergedError
-from ppl_fe.finetuning.bayestune.grouped import GroupScaleChains
-from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
-from ppl_fe.finetuning.custom_prior import custom_prior as other_priors
-from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
-from ppl_fe.finetuning.rules import simple_rules as rules
-from ppl_fe.finetuning.rules.released_recipe import DATA_SIZE, LEARNING_RATE, PaperRecipe, Recipe
-from ppl_fe.finetuning.sampling_plan import Plan
-from ppl_fe.finetuning.threshold import outside
-from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.models.priors import laplace_gamma
 from ppl_fe.networks.flat import FlatNetwork
 
-LARGE_SHARE = 0.01
+DEFAULT_BATCH = 32
 
 
-class Task(NamedTuple):
-    """A network, what it is fitted to, and its fresh head: prefix and names of tensors."""
+@dataclass(frozen=True)
+class Task:
+    """What a rule is to score the parameters of a network for.
+
+    Attributes:
+        network: the pretrained network of D parameters; rules do not change it.
+        source: the checked data.
+        objective: the mean negative log-likelihood of a minibatch.
+        likelihood: as the caller gave it.
+        head: the prefix that names the fresh head, or None.
+        head_names: the tensors of that head.
+        ranked: (D,) bool, the entries outside the head. Scores elsewhere are ignored.
+        num_selected: how many entries will be selected; None if a threshold or the knee decides.
+        batch_size: B, rows in a minibatch, at most N.
+        seed: of all randomness.
+        progress_bar: whether to show one.
+    """
 
     network: FlatNetwork
     source: TensorData | LoaderData
@@ -37,6 +51,11 @@ class Task(NamedTuple):
     likelihood: str | Likelihood
     head: str | None
     head_names: tuple[str, ...]
+    ranked: Tensor
+    num_selected: int | None
+    batch_size: int
+    seed: int
+    progress_bar: bool
 
     @property
     def head_slices(self) -> list[slice]:
@@ -45,9 +64,14 @@ class Task(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a rule found, (D,) each, as in `Selection`; the head's entries mean nothing.
+    """What a rule found: vectors (D,) as in `Selection`, of which only the first is required.
 
-    `what` names the quantities whose posterior means they are, where `r_hat` is measured.
+    score: what parameters are ranked by, larger first.
+    scale_mean, scale_sd, r_hat, mcse, probability_in_top: of rules that sample, where measured.
+    settings: what to keep with the selection.
+    notes: what to know before believing the scores.
+    what: the quantities whose posterior means the scores are, in words; `r_hat` is theirs.
+    remedy: what makes chains that disagree agree, in words.
     """
 
     score: Tensor
@@ -59,176 +83,57 @@ class Scores(NamedTuple):
     settings: Mapping[str, Any] = {}
     notes: tuple[str, ...] = ()
     what: str = "the scales"
+    remedy: str = "raise num_samples"
 
+    def within(self, ranked: Tensor) -> Scores:
+        """Put NaN where `ranked` (D,) is False: in the head.
 
-def langevin(task: Task, prior: Prior, plan: Plan, *, progress_bar: bool) -> Scores:
-    """Scales of the stated posterior, by `ScaleChains`, or under another prior by the engine."""
-    known = gamma_prior(prior)
-    settings: dict[str, Any] = {**vars(plan)}
-    if known is None:
-        return _other(task, prior, plan, settings, progress_bar=progress_bar)
-    network = task.network
-    kind = ScaleChains if plan.groups is None else GroupScaleChains
-    chains = kind(network, task.objective, task.source, *known, plan, task.head_slices)
-    try:
-        shortened = run_chains(chains, progress_bar=progress_bar)
-    except DivergedError as error:
-        before = None if chains.moments is None else chains.per_weight(chains.moments.so_far())
-        advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"
-        raise DivergedError(f"stage 1, {error}{advice}", scale_mean=before) from error
-    assert chains.moments is not None
-    mean, sd, r_hat, mcse = (
-        None if values is None else _without(chains.per_weight(values), task.head_slices)
-        for values in chains.moments.summary()
-    )
-    assert mean is not None
-    counts = None
-    if chains.counts is not None:
-        counts = chains.per_weight(chains.counts) / chains.moments.num_draws
-        counts = _without(counts, task.head_slices)
-    settings |= {"alpha": known[0], "beta": known[1], "step_size": chains.step_size}
-    notes = []
-    if shortened:
-        notes.append(
-            "loss or gradient overflowed at the step chosen by the stiffness at the anchor; all "
-            f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
+        Example:
+            >>> import torch
+            >>> Scores(torch.tensor([1.0, 2.0])).within(torch.tensor([True, False])).score
+            tensor([1., nan])
+        """
+        if ranked.all():
+            return self
+        outside = ~ranked.to(self.score.device)
+        return self._replace(
+            **{
+                name: value.masked_fill(outside, float("nan"))
+                for name, value in self._asdict().items()
+                if isinstance(value, Tensor)
+            }
         )
-    if chains.clamped > LARGE_SHARE:
-        notes.append(
-            f"{100 * chains.clamped:.3g} % of the weights are stiffer than the step size "
-            f"{chains.step_size:.2g} bears; their scales come out too large: lower step_size"
-        )
-    return Scores(mean, mean, sd, r_hat, mcse, counts, settings, tuple(notes))
 
 
-def paper(
-    task: Task,
-    prior: Prior,
-    plan: Plan,
-    data_size: float | None,
-    learning_rate: float | None,
-    *,
-    progress_bar: bool,
-) -> Scores:
-    """The released recipe, with the lengths and the seed of a plan."""
-    known = gamma_prior(prior)
-    if known is None:
-        raise ValueError("method='paper' has the prior laplace_gamma; give that or another method")
-    recipe = Recipe(
-        plan.warmup_steps, plan.num_samples, plan.thinning, *known, data_size or DATA_SIZE,
-        learning_rate or LEARNING_RATE, plan.batch_size, plan.seed,
-    )  # fmt: skip
-    try:
-        made = PaperRecipe(task.network, task.objective, task.source, recipe)
-        mean, sd = made.run(progress_bar=progress_bar)
-    except DivergedError as error:
-        raise DivergedError(f"the paper's recipe: {error}; lower learning_rate") from error
-    mean, sd = (_without(values, task.head_slices) for values in (mean, sd))
-    note = "the released code's recipe: its scales are not those of the stated posterior"
-    return Scores(mean, mean, sd, settings=vars(recipe), notes=(note,))
+class Rule(ABC):
+    """A way to score parameters, with its own settings: a frozen dataclass in most cases.
 
-
-def by_rule(
-    task: Task,
-    method: str,
-    plan: Plan,
-    num_steps: int,
-    learning_rate: float | None,
-    *,
-    progress_bar: bool,
-) -> Scores:
-    """A score of `rules`."""
-    network, size, seed = task.network, plan.batch_size, plan.seed
-    settings: dict[str, Any] = {"batch_size": size}
-    if method == "gradient_squared":
-        try:
-            score = rules.gradient_squared(network, task.objective, task.source, size, seed)
-        except DivergedError as error:
-            raise DivergedError(f"gradient_squared: {error}") from error
-    elif method == "movement":
-        settings |= {"num_steps": num_steps, "learning_rate": learning_rate}
-        score = rules.movement(
-            network,
-            task.source,
-            task.likelihood,
-            head=task.head,
-            num_steps=num_steps,
-            learning_rate=learning_rate,
-            batch_size=size,
-            seed=seed,
-            progress_bar=progress_bar,
-        )
-    else:
-        settings = {}
-        score = {
-            "magnitude": lambda: rules.magnitude(network),
-            "bias_only": lambda: rules.biases(network),
-            "random": lambda: rules.random(network, seed),
-        }[method]()
-    return Scores(_without(score, task.head_slices), settings=settings)
-
-
-def gamma_prior(prior: Prior) -> tuple[float, float] | None:
-    """(α, β) of `laplace_gamma` or a `functools.partial` of it, None of any other prior.
-
-    Raises:
-        TypeError: no prior at all.
-        ValueError: scales for groups of weights.
+    Attributes:
+        default_batch_size: B where the caller does not give one; None takes all the data.
+        takes_sparsity: False if the rule selects the entries of score 1, whatever share is asked
+            for.
 
     Example:
-        >>> gamma_prior(partial(laplace_gamma, alpha=0.5))
-        (0.5, 100.0)
+        >>> class Smallest(Rule):
+        ...     name = "smallest"
+        ...     def score(self, task: Task) -> Scores:
+        ...         return Scores(-task.network.anchor.abs())
+        >>> Smallest().name
+        'smallest'
     """
-    other_priors.check_prior(prior)
-    given = dict(prior.keywords) if isinstance(prior, partial) else {}
-    function = prior.func if isinstance(prior, partial) else prior
-    if function is not laplace_gamma:
-        return None
-    if given.pop("groups", None) is not None:
-        raise ValueError(
-            "prior: laplace_gamma with groups is for programs of your own; give groups='layer' or "
-            "'row' to select_parameters itself"
-        )
-    return float(given.get("alpha", 0.01)), float(given.get("beta", 100.0))
 
+    default_batch_size: int | None = DEFAULT_BATCH
+    takes_sparsity: bool = True
 
-def _other(
-    task: Task, prior: Prior, plan: Plan, settings: dict[str, Any], *, progress_bar: bool
-) -> Scores:
-    if plan.scale == "expected" or plan.top is not None or plan.groups is not None:
-        raise ValueError(
-            "method='collapsed' and count_top are of the prior laplace_gamma alone, and so are "
-            "groups; leave them out"
-        )
-    module = WorkingCopy(task.network, task.objective).module
-    task.objective.check(module, task.source)
-    found = other_priors.sample_scales(
-        task.network, task.source, task.likelihood, prior, plan, task.head_slices,
-        progress_bar=progress_bar,
-    )  # fmt: skip
-    moments = found.moments
-    placed = [
-        _placed(values, task) for values in (moments.mean, moments.sd, moments.r_hat, moments.mcse)
-    ]
-    mean, sd, r_hat, mcse = placed
-    settings |= {
-        "prior": other_priors.prior_name(prior), "score": found.score, "step_size": found.step_size,
-    }  # fmt: skip
-    notes = (f"scores are posterior means of {found.score}",)
-    if found.score == "scale":
-        return Scores(mean, mean, sd, r_hat, mcse, None, settings, notes)
-    return Scores(mean, None, None, r_hat, mcse, None, settings, notes, what=found.score)
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What a `Selection` calls the rule."""
 
+    @abstractmethod
+    def score(self, task: Task) -> Scores:
+        """Score every parameter of the task's network.
 
-def _without(values: Tensor, head: list[slice]) -> Tensor:
-    values = values.clone() if head else values
-    for where in head:
-        values[where] = float("nan")
-    return values
-
-
-def _placed(values: Tensor, task: Task) -> Tensor:
-    anchor = task.network.anchor
-    whole = torch.full_like(anchor, float("nan"))
-    whole[outside(task.network.slices, task.head_names)] = values.to(anchor)
-    return whole
+        Raises:
+            DivergedError: the loss or a gradient is not finite.
+        """

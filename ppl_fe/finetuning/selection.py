@@ -1,4 +1,4 @@
-"""Which parameters were selected, why, and how sure that is."""
+"""Which parameters were selected, why, and how sure that is; and the file that keeps it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.matching import listed
 from ppl_fe.networks.safetensors_io import read_checked, write_checked
 from ppl_fe.plots.selection_plots import plot_selection
+from ppl_fe.renamed import warn_of_old_name
 
 FORMAT = "ppl-fe selection 1"
 VECTORS = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
@@ -34,72 +35,12 @@ class SelectionError(ValueError):
     """
 
 
-def write_fields(fields: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write the fields of a `Selection`, by name.
-
-    Raises:
-        ValueError: its `base_hash` is empty.
-    """
-    if not fields["base_hash"]:
-        raise ValueError("a selection made by hand has no base_hash: set it to bind the file")
-    tensors = {name: fields[name] for name in VECTORS if fields[name] is not None}
-    tensors["indices"] = fields["mask"].nonzero().squeeze(1)
-    about = {
-        "method": fields["method"],
-        "sizes": _sizes(fields["slices"]),
-        "head": fields["head"],
-        "settings": dict(fields["settings"]),
-        "notes": fields["notes"],
-        "base_hash": fields["base_hash"],
-    }
-    write_checked(path, tensors, about, FORMAT)
-
-
-def read_fields(path: str | os.PathLike[str], network: FlatNetwork) -> dict[str, Any]:
-    """What `write_fields` wrote, for the network it was made on; tensors on the network's device.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        SelectionError: a damaged file, another architecture, other weights outside the head.
-    """
-    tensors, said = read_checked(path, FORMAT, "selection", SelectionError)
-    own, made = _sizes(network.slices), [tuple(pair) for pair in said["sizes"]]
-    if made != own:
-        missing = [f"{name} ({size}) is missing" for name, size in made if (name, size) not in own]
-        extra = [f"{name} ({size}) is unexpected" for name, size in own if (name, size) not in made]
-        wrong = listed([*missing, *extra]) or "its tensors come in another order"
-        raise SelectionError(f"{path} belongs to another architecture: {wrong}")
-    head = tuple(said["head"])
-    if network_hash(network, head) != said["base_hash"]:
-        raise SelectionError(
-            f"{path} belongs to other weights than the network's (or to another dtype): load the "
-            "pretrained checkpoint it was made on, whose file may have changed since, or select "
-            "again on this one"
-        )
-    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
-    mask[tensors.pop("indices")] = True
-    return {
-        "method": said["method"],
-        "mask": mask.to(network.device),
-        "slices": network.slices,
-        "head": head,
-        "settings": said["settings"],
-        "notes": tuple(said["notes"]),
-        "base_hash": said["base_hash"],
-        **{name: vector.to(network.device) for name, vector in tensors.items()},
-    }
-
-
-def _sizes(slices: Mapping[str, slice]) -> list[tuple[str, int]]:
-    return [(name, where.stop - where.start) for name, where in slices.items()]
-
-
 @dataclass(frozen=True, repr=False)
 class Selection:
     """What `select_parameters` returns; `finetune(..., mask=selection.mask)` trains it.
 
     Attributes:
-        method: the rule.
+        rule: the rule's name.
         score: (D,) what parameters are ranked by, larger first: the scale's posterior mean, that
             of another prior (`settings["score"]`), or the rule's own. NaN in the head, which is not
             ranked.
@@ -111,12 +52,12 @@ class Selection:
             measured.
         probability_in_top: (D,) share of draws in which a scale was among the selected number of
             largest ones; None unless counted.
-        settings: what was asked for, and the step size and data size used.
+        settings: what was asked for, and what was used: step size, data size and so on.
         notes: what to know before believing it; read them first.
         base_hash: SHA-256 of the pretrained weights and buffers outside the head.
     """
 
-    method: str
+    rule: str
     score: Tensor
     mask: Tensor
     slices: Mapping[str, slice]
@@ -129,6 +70,12 @@ class Selection:
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     base_hash: str = ""
+
+    @property
+    def method(self) -> str:
+        """The former name of `rule`, for one release."""
+        warn_of_old_name("Selection.method", "Selection.rule")
+        return self.rule
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -156,7 +103,7 @@ class Selection:
         return find_knees(self.ranked.double().cpu().numpy())
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a tensor outside the head: `selected`, `size`, `share`, in the vector's order.
+        """Count by tensor outside the head: `selected`, `size`, `share`, in the vector's order.
 
         Example:
             >>> import torch
@@ -176,7 +123,7 @@ class Selection:
         return table
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a parameter (D,): `tensor`, `selected`, `score`, and what else was measured.
+        """List every parameter (D,): `tensor`, `selected`, `score`, and what else was measured.
 
         Columns `scale_mean`, `scale_sd`, `r_hat`, `mcse` and `probability_in_top` are there where
         the rule gives them. About 50 bytes a parameter.
@@ -209,10 +156,23 @@ class Selection:
         Raises:
             ValueError: made by hand, without `base_hash`.
         """
-        write_fields(vars(self), path)
+        if not self.base_hash:
+            raise ValueError("a selection made by hand has no base_hash: set it to bind the file")
+        tensors = {name: getattr(self, name) for name in VECTORS}
+        tensors = {name: vector for name, vector in tensors.items() if vector is not None}
+        tensors["indices"] = self.mask.nonzero().squeeze(1)
+        about = {
+            "method": self.rule,
+            "sizes": _sizes(self.slices),
+            "head": self.head,
+            "settings": dict(self.settings),
+            "notes": self.notes,
+            "base_hash": self.base_hash,
+        }
+        write_checked(path, tensors, about, FORMAT)
 
     def plot(self) -> NDArray[Any]:
-        """The sorted scores on log axes with the knees marked, and the selected share by tensor.
+        """Draw the sorted scores on log axes with their knees, and the selected share by tensor.
 
         Returns:
             (2,) axes, in a new figure: `selection.plot()[0].figure`.
@@ -227,7 +187,7 @@ class Selection:
         return plot_selection(ranked, self.num_selected, self.knees, self.by_layer(), what)
 
     def __repr__(self) -> str:
-        rule = f"method={self.method!r}"
+        rule = f"rule={self.rule!r}"
         if "prior" in self.settings:  # another than BayesTune's
             rule = f"prior={self.settings['prior']!r} by BAOAB"
         lines = [
@@ -263,10 +223,39 @@ def load_selection(path: str | os.PathLike[str], network: FlatNetwork) -> Select
         >>> network = FlatNetwork(torch.nn.Linear(9, 1))
         >>> data = (torch.zeros(2, 9), torch.tensor([0.0, 1.0]))
         >>> made = select_parameters(
-        ...     network, data, likelihood="normal", sparsity=0.1, method="magnitude")
+        ...     network, data, likelihood="normal", sparsity=0.1, rule="magnitude")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     made.save(f"{folder}/selection.safetensors")
         ...     load_selection(f"{folder}/selection.safetensors", network)
-        Selection(method='magnitude', 1 of 10 parameters, 10 %)
+        Selection(rule='magnitude', 1 of 10 parameters, 10 %)
     """
-    return Selection(**read_fields(path, network))
+    tensors, about = read_checked(path, FORMAT, "selection", SelectionError)
+    own, made = _sizes(network.slices), [tuple(pair) for pair in about["sizes"]]
+    if made != own:
+        missing = [f"{name} ({size}) is missing" for name, size in made if (name, size) not in own]
+        extra = [f"{name} ({size}) is unexpected" for name, size in own if (name, size) not in made]
+        wrong = listed([*missing, *extra]) or "its tensors come in another order"
+        raise SelectionError(f"{path} belongs to another architecture: {wrong}")
+    head = tuple(about["head"])
+    if network_hash(network, head) != about["base_hash"]:
+        raise SelectionError(
+            f"{path} belongs to other weights than the network's (or to another dtype): load the "
+            "pretrained checkpoint it was made on, whose file may have changed since, or select "
+            "again on this one"
+        )
+    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
+    mask[tensors.pop("indices")] = True
+    return Selection(
+        rule=about["method"],
+        mask=mask.to(network.device),
+        slices=network.slices,
+        head=head,
+        settings=about["settings"],
+        notes=tuple(about["notes"]),
+        base_hash=about["base_hash"],
+        **{name: vector.to(network.device) for name, vector in tensors.items()},
+    )
+
+
+def _sizes(slices: Mapping[str, slice]) -> list[tuple[str, int]]:
+    return [(name, where.stop - where.start) for name, where in slices.items()]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from ppl_fe.models import laplace_gamma
+from ppl_fe.models import LaplaceGamma
 from torch import Tensor, nn
 
+from ppl_fe.finetuning.rules.shorthands import RULES, settings_of
 from ppl_fe.finetuning.select import select_parameters
 from ppl_fe.finetuning.selection import Selection
 from ppl_fe.networks.flat import FlatNetwork
@@ -18,7 +18,7 @@ from ppl_fe.networks.flat import FlatNetwork
 OBSERVED = torch.tensor([0.0, 0.1, 0.2, 0.4, 0.8])
 SD = 0.1
 SCALES = [0.09170, 0.09459, 0.10368, 0.13187, 0.17204]  # E[λ | y] at alpha 5, beta 50
-PRIOR = partial(laplace_gamma, alpha=5.0, beta=50.0)
+PRIOR = LaplaceGamma(alpha=5.0, beta=50.0)
 COPIES = 200
 
 
@@ -64,13 +64,13 @@ def means(copies: int = COPIES) -> tuple[FlatNetwork, tuple[Tensor, Tensor]]:
     return FlatNetwork(Means(5 * copies)), (torch.zeros(1, 1), OBSERVED.repeat(copies)[None])
 
 
-def select(network: FlatNetwork, data: Any, **options: Any) -> Selection:
-    given: dict[str, Any] = {
-        "method": "collapsed",
-        "sparsity": 0.1,
-        "num_samples": 20,
-        "warmup_steps": 50,
-        "thinning": 2,
-        "progress_bar": False,
-    }
-    return select_parameters(network, data, **{**given, **options})
+LENGTH = {"num_samples": 20, "warmup_steps": 50, "thinning": 2}
+
+
+def select(network: FlatNetwork, data: Any, rule: str = "collapsed", **options: Any) -> Selection:
+    """Select a tenth by a rule of this name; options that are the rule's settings go to it."""
+    own = settings_of(rule)
+    settings = {name: value for name, value in {**LENGTH, **options}.items() if name in own}
+    call = {name: value for name, value in options.items() if name not in own}
+    given: dict[str, Any] = {"sparsity": 0.1, "progress_bar": False, **call}
+    return select_parameters(network, data, rule=RULES[rule](**settings), **given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from cases.selection import SD, Rows, observed_weights, select
 from cases.tuning import LABELS, X, network
 from exact import laplace_gamma_group
-from ppl_fe.models import horseshoe, laplace_gamma
+from ppl_fe.models import LaplaceGamma, horseshoe
 from scipy.special import ndtr
 from torch import Tensor, nn
 
@@ -49,7 +48,7 @@ def grouped(width: int, alpha: float, beta: float) -> Selection:
     data = (torch.zeros(1, 1), observed(width).repeat(COPIES, 1).reshape(1, -1))
     return select(
         FlatNetwork(Rows(3 * COPIES, width)), data, likelihood=observed_weights,
-        prior=partial(laplace_gamma, alpha=alpha, beta=beta), groups="row", method="bayestune",
+        prior=LaplaceGamma(alpha, beta), groups="row", rule="bayestune",
         warmup_steps=200, num_samples=100, thinning=3,
     )  # fmt: skip
 
@@ -86,7 +85,7 @@ def test_a_layer_that_must_move_is_selected_whole() -> None:
     data = (torch.zeros(1, 1), (moved + SD * torch.randn(60, generator=generator))[None])
     found = select(  # under the paper's own prior
         FlatNetwork(Two()), data, likelihood=observed_weights, groups="layer", threshold=0.1,
-        method="bayestune", warmup_steps=300,
+        rule="bayestune", warmup_steps=300,
     )  # fmt: skip
     assert found.by_layer()["share"].to_dict() == {"still": 0.0, "moving": 1.0}
     exact = laplace_gamma_group(data[1][0, 30:].double().numpy(), SD, 0.01, 100.0)
@@ -97,13 +96,12 @@ def test_a_layer_that_must_move_is_selected_whole() -> None:
     ("options", "message"),
     [
         ({"groups": "column"}, "groups must be 'layer' or 'row'"),
-        ({"method": "collapsed"}, "with method 'bayestune'"),
-        ({"method": "random"}, "with method 'bayestune'"),
+        ({"scales": "expected"}, "with scales='drawn'"),
         ({"count_top": True}, "without count_top"),
-        ({"prior": horseshoe}, "groups; leave them out"),
+        ({"prior": horseshoe}, "leave them out"),
     ],
 )
 def test_what_has_no_groups(options: dict[str, Any], message: str) -> None:
-    given: dict[str, Any] = {"groups": "row", "method": "bayestune", **options}
+    given: dict[str, Any] = {"groups": "row", "rule": "bayestune", **options}
     with pytest.raises(ValueError, match=message):
         select(network(), (X, LABELS), **given)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from cases.selection import select
-from ppl_fe.models.priors import laplace_gamma
+from ppl_fe.models import LaplaceGamma
 from torch import nn
 
 from ppl_fe.finetuning.score_notes import chance_notes, reliability
@@ -27,9 +25,9 @@ def chosen(num_moved: int, alpha: float, beta: float, seed: int) -> Selection:
     truth[:num_moved] = 0.15 * torch.randn(num_moved, generator=generator)
     x = torch.randn(ROWS, SIZE, generator=generator)
     y = x @ truth + torch.randn(ROWS, generator=generator)
-    prior = partial(laplace_gamma, alpha=alpha, beta=beta)
+    prior = LaplaceGamma(alpha, beta)
     return select(
-        network, (x, y), likelihood="normal", method="bayestune", prior=prior, sparsity=0.1,
+        network, (x, y), likelihood="normal", rule="bayestune", prior=prior, sparsity=0.1,
         batch_size=ROWS, warmup_steps=300, num_samples=40, thinning=5, num_chains=2, seed=seed,
     )  # fmt: skip
 

@@ -1,14 +1,23 @@
-"""The baseline rules against what they say they are."""
+"""The rules against what they say they are, a rule of one's own, and the arguments of old."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from cases.selection import select
+from cases.selection import LENGTH, select
 from cases.tuning import HEAD, LABELS, N, X, network
+from ppl_fe.models import LaplaceGamma, horseshoe, laplace_gamma
 from torch import nn
 
+import ppl_fe as fe
 from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning import Scores, Task
+from ppl_fe.finetuning.rules.shorthands import RULES, find_rule
 from ppl_fe.finetuning.threshold import find_knees, largest
 from ppl_fe.finetuning.train.training import finetune
 from ppl_fe.networks.flat import FlatNetwork
@@ -17,7 +26,7 @@ from ppl_fe.networks.flat import FlatNetwork
 @pytest.mark.parametrize("batch_size", [1, 7, N])
 def test_gradient_squared_by_hand(batch_size: int) -> None:
     net = network()
-    found = select(net, (X, LABELS), method="gradient_squared", batch_size=batch_size)
+    found = select(net, (X, LABELS), rule="gradient_squared", batch_size=batch_size)
 
     def loss(w: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(net(w, x), y)
@@ -35,7 +44,7 @@ def test_gradient_squared_by_hand(batch_size: int) -> None:
 def test_movement_is_that_of_full_fine_tuning() -> None:
     net = network()
     found = select(
-        net, (X, LABELS), method="movement", num_steps=30, learning_rate=0.01, batch_size=10, seed=2
+        net, (X, LABELS), rule="movement", num_steps=30, learning_rate=0.01, batch_size=10, seed=2
     )
     tuned = finetune(
         net, (X, LABELS), method="full", num_steps=30, learning_rate=0.01, batch_size=10, seed=2,
@@ -46,18 +55,18 @@ def test_movement_is_that_of_full_fine_tuning() -> None:
 
 def test_magnitude_random_and_biases() -> None:
     net = network()
-    found = select(net, (X, LABELS), method="magnitude")
+    found = select(net, (X, LABELS), rule="magnitude")
     assert found.score[found.mask].min() > found.score[~found.mask].max()
     first, second, again = (
-        select(net, (X, LABELS), method="random", seed=seed).mask for seed in (0, 1, 0)
+        select(net, (X, LABELS), rule="random", seed=seed).mask for seed in (0, 1, 0)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
-    biases = select(net, (X, LABELS), method="bias_only", head=HEAD)
+    biases = select(net, (X, LABELS), rule="bias_only", head=HEAD)
     assert biases.mask.nonzero()[:, 0].tolist() == list(range(20, 25))
     assert biases.notes == ("every bias is selected, 5; sparsity plays no part",)
     with pytest.raises(ValueError, match="no parameter of the network is called bias"):
-        select(FlatNetwork(nn.Linear(4, 2, bias=False)), (X, LABELS), method="bias_only")
+        select(FlatNetwork(nn.Linear(4, 2, bias=False)), (X, LABELS), rule="bias_only")
 
 
 def test_a_gradient_that_is_not_finite() -> None:
@@ -70,7 +79,7 @@ def test_a_gradient_that_is_not_finite() -> None:
             return self.w.sqrt().expand(len(x), 2)
 
     with pytest.raises(DivergedError, match="gradient is not finite in w"):
-        select(FlatNetwork(Root()), (X, LABELS), method="gradient_squared", sparsity=0.5)
+        select(FlatNetwork(Root()), (X, LABELS), rule="gradient_squared", sparsity=0.5)
 
 
 def test_exactly_as_many_as_asked_for_in_the_order_of_the_index() -> None:
@@ -89,3 +98,132 @@ def test_knees_lie_where_the_curve_bends() -> None:
     assert 3000 in find_knees(torch.where(ranks <= 3000, 1.0, 1e-3).numpy())
     straight = (1 / ranks).numpy()
     assert find_knees(straight) == []
+
+
+@dataclass(frozen=True)
+class Nearest(fe.Rule):
+    """Those whose pretrained value is nearest to a given one."""
+
+    value: float = 0.0
+
+    name = "nearest"
+    default_batch_size = None
+
+    def score(self, task: Task) -> Scores:
+        assert task.batch_size == N
+        near = -(task.network.anchor - self.value).abs()
+        return Scores(near, settings=vars(self), notes=("a rule of one's own",))
+
+
+def test_a_rule_of_one_s_own_needs_nothing_elsewhere() -> None:
+    net = network()
+    found = fe.select_parameters(
+        net, (X, LABELS), rule=Nearest(0.3), head=HEAD, sparsity=0.04, progress_bar=False
+    )
+    ranked = net.anchor[:25]
+    assert found.mask.nonzero().item() == (ranked - 0.3).abs().argmin().item()
+    assert found.score[25:].isnan().all()
+    assert (found.rule, found.settings["value"]) == ("nearest", 0.3)
+    assert found.notes == ("a rule of one's own",)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_shows_its_settings_and_has_a_name(name: str) -> None:
+    rule = find_rule(name)
+    assert rule.name == name
+    assert repr(rule).startswith(f"{type(rule).__name__}(")
+    assert getattr(fe, type(rule).__name__) is type(rule)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda **given: fe.BayesTune(**given),
+            r"^BayesTune\(\) has no argument 'num_sample'; d",
+        ),
+        (lambda **given: fe.Movement(**given), r"^Movement\(\) has no argument 'num_sample'; "),
+        (
+            lambda **given: fe.select_parameters(network(), (X, LABELS), **given),
+            r"^select_parameters\(\) has no argument 'num_sample'; ",
+        ),
+    ],
+)
+def test_a_misspelt_setting_names_what_was_called(call: Callable[..., Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        call(num_sample=3)
+
+
+def test_what_is_no_rule_is_refused() -> None:
+    wrong: Any
+    for wrong, error in (("best", ValueError), (fe.Movement, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="rule must be one of"):
+            fe.select_parameters(network(), (X, LABELS), rule=wrong)
+    with pytest.raises(ValueError, match="num_steps must be an integer of at least 1"):
+        fe.Movement(num_steps=0)
+    with pytest.raises(ValueError, match="learning_rate must be a positive number"):
+        fe.ReleasedCode(learning_rate=-1.0)
+
+
+def of_old(**former: Any) -> fe.Selection:
+    """A call as it was written before rules were objects."""
+    call: Any = fe.select_parameters
+    with pytest.warns(DeprecationWarning, match="goes with the next release"):
+        found: fe.Selection = call(
+            network(), (X, LABELS), sparsity=0.1, head=HEAD, progress_bar=False, **former
+        )
+    return found
+
+
+def test_the_arguments_of_old_mean_what_they_meant() -> None:
+    quick: dict[str, Any] = {**LENGTH}
+    pairs: list[tuple[dict[str, Any], fe.Rule]] = [
+        ({**quick}, fe.BayesTune(**quick)),
+        ({**quick, "method": "collapsed"}, fe.BayesTune(scales="expected", **quick)),
+        ({**quick, "method": "paper", "data_size": None}, fe.ReleasedCode(**quick)),
+        (
+            {**quick, "groups": "row", "num_chains": 1},
+            fe.BayesTune(groups="row", num_chains=1, **quick),
+        ),
+        ({"method": "movement", "num_steps": 5, "num_samples": 9}, fe.Movement(num_steps=5)),
+        ({"rule": "movement", "num_steps": 5}, fe.Movement(num_steps=5)),
+    ]
+    for former, rule in pairs:
+        found = of_old(**former)
+        now = fe.select_parameters(
+            network(), (X, LABELS), rule=rule, sparsity=0.1, head=HEAD, progress_bar=False
+        )
+        assert torch.equal(found.mask, now.mask)
+        assert torch.equal(found.score.nan_to_num(), now.score.nan_to_num())
+        assert found.settings == now.settings
+
+
+def test_what_the_arguments_of_old_refused() -> None:
+    call: Any = fe.select_parameters
+    net, data = network(), (X, LABELS)
+    with pytest.raises(TypeError, match=r"num_steps= beside it; give settings to the rule"):
+        call(net, data, rule=fe.Movement(), num_steps=3)
+    with pytest.raises(ValueError, match=r"method must be one of .*'paper'"):
+        call(net, data, method="best")
+    with pytest.raises(ValueError, match="count_top is of the method"):
+        call(net, data, method="random", count_top=True)
+    with pytest.raises(ValueError, match="groups are of the method"):
+        call(net, data, method="collapsed", groups="row")
+
+
+@pytest.mark.parametrize("rule", [fe.BayesTune, fe.ReleasedCode])
+def test_the_prior_of_old_is_the_value(rule: Callable[..., fe.Rule]) -> None:
+    for former in (laplace_gamma, partial(laplace_gamma, alpha=0.01)):
+        with pytest.warns(DeprecationWarning, match=r"LaplaceGamma\(alpha, beta\)"):
+            assert rule(prior=former) == rule()
+    typo: Any = {"scael": 1.0}
+    with pytest.raises(TypeError, match="incorrect arguments"):
+        rule(prior=partial(laplace_gamma, **typo))
+    assert rule(prior=LaplaceGamma(beta=10.0)) != rule()
+    assert fe.BayesTune(prior=horseshoe).default_batch_size is None
+
+
+def test_a_selection_s_method_is_its_rule() -> None:
+    found = select(network(), (X, LABELS), "random")
+    with pytest.warns(DeprecationWarning, match=r"Selection.method is called Selection.rule"):
+        assert found.method == found.rule == "random"

@@ -41,7 +41,7 @@ def test_a_selection_comes_back_as_it_was(made: fe.Selection, path: Path) -> Non
         mine, theirs = getattr(found, name), getattr(made, name)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0, equal_nan=True)
     assert found.settings == made.settings
-    for name in ("method", "slices", "head", "notes", "base_hash", "sparsity", "knees"):
+    for name in ("rule", "slices", "head", "notes", "base_hash", "sparsity", "knees"):
         assert getattr(found, name) == getattr(made, name), name
     assert repr(found) == repr(made)
     assert found.by_layer().equals(made.by_layer())
@@ -53,7 +53,7 @@ def test_rules_without_scales_and_other_likelihoods(tmp_path: Path) -> None:
 
     net = network()
     data = (X, X[:, 0])
-    found = select(net, data, likelihood=mine, method="gradient_squared")
+    found = select(net, data, likelihood=mine, rule="gradient_squared")
     found.save(tmp_path / "a")
     loaded = fe.load_selection(tmp_path / "a", net)
     assert loaded.scale_mean is None

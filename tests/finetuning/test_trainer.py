@@ -39,7 +39,7 @@ def bert(seed: int = 102, dropout: float = 0.1) -> nn.Module:
 
 
 def selected(network: fe.FlatNetwork, **options: Any) -> fe.Selection:
-    given: dict[str, Any] = {"method": "magnitude", "sparsity": 0.02, "head": HEAD, **options}
+    given: dict[str, Any] = {"rule": "magnitude", "sparsity": 0.02, "head": HEAD, **options}
     return fe.select_parameters(network, DATA, progress_bar=False, **given)
 
 
@@ -82,7 +82,7 @@ def test_frozen_entries_stay_and_the_delta_gives_the_tuned_network(
 ) -> None:
     model = bert()
     network = fe.FlatNetwork(model)
-    selection = selected(network, method="movement", num_steps=3)
+    selection = selected(network, rule=fe.Movement(num_steps=3))
     masked = fe.MaskedTraining(selection)
     trainer(model, masked, tmp_path / "run", **options).train()
     tuned = masked.tuned(network)
@@ -240,7 +240,7 @@ def test_tokenised_sets_go_straight_into_the_selection() -> None:
     encoded = transformers.BatchEncoding(DATA)
     lists = [{name: tensor.tolist() for name, tensor in row.items()} for row in ROWS]
     found = [
-        fe.select_parameters(network, data, head=HEAD, method="gradient_squared")
+        fe.select_parameters(network, data, head=HEAD, rule="gradient_squared")
         for data in (DATA, encoded, ROWS, lists)
     ]
     for other in found[1:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from ppl_fe.models import bayestune_posterior, laplace_gamma, student_t
+from ppl_fe.models import LaplaceGamma, bayestune_posterior, student_t
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density
@@ -56,7 +55,7 @@ def test_density(data_size: float | None) -> None:
 
 
 def test_density_of_a_minibatch_of_inputs_by_keyword() -> None:
-    prior = functools.partial(laplace_gamma, alpha=2.0, beta=3.0)
+    prior = LaplaceGamma(alpha=2.0, beta=3.0)
     model = bayestune_posterior(Plane(), "normal", prior, batch_size=4, data_size=100.0)
     density = Density(model, ({"features": X}, Y))
     assert density.subsamples == (("data", N, 4),)

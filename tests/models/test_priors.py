@@ -12,12 +12,20 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import laplace_gamma_posterior, mcse_of_mean
-from ppl_fe.models import gaussian_scale_mixture, horseshoe, laplace_gamma, student_t
+from ppl_fe.models import (
+    LaplaceGamma,
+    gaussian_scale_mixture,
+    horseshoe,
+    laplace_gamma,
+    student_t,
+)
 from ppl_fe.models.priors import LaplaceOfLogScale, LogGamma
 from pyro import poutine
 from pyro.infer import MCMC, NUTS
 from scipy import stats
 from torch import Tensor
+
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 ANCHOR = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 W = torch.tensor([0.45, -1.3, 0.2], dtype=torch.float64)
@@ -33,7 +41,7 @@ def log_density(prior: Callable[[Tensor], Tensor], **sites: Tensor) -> float:
 
 def test_laplace_gamma_density() -> None:
     scale = torch.tensor([0.01, 0.3, 2.0], dtype=torch.float64)
-    prior = functools.partial(laplace_gamma, alpha=0.7, beta=5.0)
+    prior = LaplaceGamma(alpha=0.7, beta=5.0)
     found = log_density(prior, w=W, log_scale=scale.log())
     expected = (
         stats.gamma.logpdf(scale.numpy(), 0.7, scale=1 / 5.0) + scale.log().numpy()
@@ -42,10 +50,39 @@ def test_laplace_gamma_density() -> None:
     assert found == pytest.approx(expected.sum(), rel=1e-12)
 
 
+def test_the_former_spelling_is_the_same_program() -> None:
+    sites = {"w": W, "log_scale": torch.tensor([-4.0, -1.0, 0.5], dtype=torch.float64)}
+    with pytest.warns(DeprecationWarning, match=r"use fe.models.LaplaceGamma\(alpha, beta\)"):
+        former = log_density(functools.partial(laplace_gamma, alpha=0.7), **sites)
+    assert former == log_density(LaplaceGamma(alpha=0.7), **sites)
+    with pytest.raises(ValueError, match="beta must be a positive number, got 0"):
+        LaplaceGamma(beta=0.0)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 20.0), (2.0, 5.0)])
+def test_select_parameters_has_the_prior_of_this_program(alpha: float, beta: float) -> None:
+    """Its engine never runs the program: the density it uses is this one's, scales summed out."""
+    scales = ScalePosterior(alpha, beta, dtype=torch.float64)
+    offsets = torch.tensor([1e-3, 0.05, 0.4], dtype=torch.float64)
+    grid = torch.linspace(-30, 5, 7001, dtype=torch.float64)
+    parts = []
+    for offset in offsets:
+        sites = {"w": offset.expand(len(grid)), "log_scale": grid}
+        program = poutine.condition(LaplaceGamma(alpha, beta), data=sites)
+        nodes = poutine.trace(program).get_trace(torch.zeros_like(grid)).nodes
+        each = nodes["w"]["fn"].base_dist.log_prob(sites["w"]) + nodes["log_scale"][
+            "fn"
+        ].base_dist.log_prob(grid)
+        parts.append(each.exp().sum() * (grid[1] - grid[0]))
+    torch.testing.assert_close(
+        torch.stack(parts).log(), scales.log_marginal(offsets), rtol=0, atol=1e-3
+    )
+
+
 def test_a_scale_for_each_group() -> None:
     groups = torch.tensor([1, 0, 1])
     scale = torch.tensor([0.3, 0.01], dtype=torch.float64)
-    prior = functools.partial(laplace_gamma, alpha=0.7, beta=5.0, groups=groups)
+    prior = LaplaceGamma(alpha=0.7, beta=5.0, groups=groups)
     found = log_density(prior, w=W, log_scale=scale.log())
     expected = (stats.gamma.logpdf(scale.numpy(), 0.7, scale=1 / 5.0) + scale.log().numpy()).sum()
     expected += np.sum(stats.laplace.logpdf(W.numpy(), ANCHOR.numpy(), scale[groups].numpy()))
@@ -80,7 +117,7 @@ def test_mixture_density() -> None:
     assert log_density(prior, w=W) == pytest.approx(np.log(sum(parts)).sum(), rel=1e-12)
 
 
-@pytest.mark.parametrize("prior", [laplace_gamma, horseshoe, student_t, gaussian_scale_mixture])
+@pytest.mark.parametrize("prior", [LaplaceGamma(), horseshoe, student_t, gaussian_scale_mixture])
 def test_samplers_find_every_support(prior: Callable[[Tensor], Tensor]) -> None:
     """A mixture's own support, in torch, is one that no transform leads to."""
     traced = poutine.trace(prior).get_trace(ANCHOR.float())
@@ -138,7 +175,7 @@ def test_nuts_finds_the_scales_of_quadrature() -> None:
     data = torch.tensor([0.1, 0.4, 1.5])
 
     def model() -> None:
-        w = laplace_gamma(torch.zeros(3), alpha, beta)
+        w = LaplaceGamma(alpha, beta)(torch.zeros(3))
         pyro.sample("y", dist.Normal(w, sd).to_event(1), obs=data)
 
     pyro.set_rng_seed(5)

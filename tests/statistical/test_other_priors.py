@@ -32,7 +32,8 @@ def smooth_lasso(anchor: Tensor) -> Tensor:
 def found_by(prior: Prior) -> fe.Selection:
     return fe.select_parameters(
         fe.FlatNetwork(Means(len(OBSERVED))), (torch.zeros(1, 1), OBSERVED[None]),
-        likelihood=observed_weights, prior=prior, num_chains=4, sparsity=0.2, progress_bar=False,
+        likelihood=observed_weights, rule=fe.BayesTune(prior=prior, num_chains=4), sparsity=0.2,
+        progress_bar=False,
     )  # fmt: skip
 
 
@@ -71,8 +72,9 @@ def test_a_regression_mixes_at_the_defaults(prior: Prior) -> None:
     x = torch.randn(300, 50)
     y = network(network.anchor, x)[:, 0] + 1.5 * x[:, 3] - 2.0 * x[:, 17] + torch.randn(300)
     found = fe.select_parameters(
-        network, (x, y), likelihood="normal", prior=prior, sparsity=0.04, progress_bar=False
-    )
+        network, (x, y), likelihood="normal", rule=fe.BayesTune(prior=prior), sparsity=0.04,
+        progress_bar=False,
+    )  # fmt: skip
     assert found.mask.nonzero()[:, 0].tolist() == [3, 17]
     assert found.r_hat is not None
     median, worst = found.r_hat.median().item(), found.r_hat.max().item()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -10,21 +12,19 @@ from exact import laplace_gamma_posterior
 
 import ppl_fe as fe
 
-ALPHA, BETA, NUM_WEIGHTS = 0.01, 100.0, 1000  # α and β are the defaults of `select_parameters`
+ALPHA, BETA, NUM_WEIGHTS = 0.01, 100.0, 1000  # α and β are the defaults of `LaplaceGamma`
 
 
-def selected(method: str, seed: int) -> fe.Selection:
+def selected(scales: Literal["drawn", "expected"], seed: int) -> fe.Selection:
     data = planted(NUM_WEIGHTS, torch.Generator().manual_seed(3))
     return fe.select_parameters(
         fe.FlatNetwork(Means(NUM_WEIGHTS)),
         (torch.zeros(1, 1), data[None]),
         likelihood=observed_weights,
-        method=method,  # type: ignore[arg-type]
+        rule=fe.BayesTune(
+            scales=scales, num_chains=4, num_samples=400, warmup_steps=200, thinning=4
+        ),
         sparsity=NUM_MOVED / NUM_WEIGHTS,
-        num_chains=4,
-        num_samples=400,
-        warmup_steps=200,
-        thinning=4,
         seed=seed,
         progress_bar=False,
     )
@@ -36,7 +36,7 @@ def test_posterior_scales_of_moved_weights_against_quadrature() -> None:
     exact = np.array(
         [laplace_gamma_posterior(y, SD, ALPHA, BETA).scale_mean for y in data.tolist()]
     )
-    found = [selected("bayestune", seed=1), selected("collapsed", seed=2)]
+    found = [selected("drawn", seed=1), selected("expected", seed=2)]
     means, errors = [], []
     for selection in found:
         assert selection.settings["alpha"] == ALPHA

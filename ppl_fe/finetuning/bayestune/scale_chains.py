@@ -32,7 +32,7 @@ from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior, drawn, e
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts
 from ppl_fe.finetuning.flat_weights import WorkingCopy, padding_for
 from ppl_fe.finetuning.objective import Batch, Objective, shuffled
-from ppl_fe.finetuning.sampling_plan import Plan
+from ppl_fe.finetuning.sampling_plan import SamplingPlan
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -68,7 +68,7 @@ class ScaleChains:
         source: TensorData | LoaderData,
         alpha: float,
         beta: float,
-        plan: Plan,
+        plan: SamplingPlan,
         head: list[slice],
     ) -> None:
         self.network, self.source, self.plan, self.head = network, source, plan, head

@@ -13,7 +13,7 @@ with λ replaced by max(λ, 1e-8) wherever it is read, N̂ = 1e12, and the avera
 steps as the score. The optimisers divide noise and prior by a running root mean square of the
 whole: the stationary law is not the posterior stated, at no step size, and near temperature zero;
 λ ends where Adam's steps of ±η_λ leave it, and is not monotone in |θ − anchor|. For the posterior
-itself take "bayestune". Memory: eleven copies of the parameters.
+itself take `BayesTune`. Memory: eleven copies of the parameters.
 """
 
 from __future__ import annotations
@@ -25,98 +25,133 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.arguments import named_arguments, require_positive
+from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning.custom_prior.custom_prior import check_prior
 from ppl_fe.finetuning.flat_weights import WorkingCopy
-from ppl_fe.finetuning.objective import Batch, Objective, shuffled
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.finetuning.objective import Batch, shuffled
+from ppl_fe.finetuning.scoring import Rule, Scores, Task
+from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.models.priors import DEFAULT_PRIOR, LaplaceGamma
 
-DATA_SIZE = 1e12  # N̂
-LEARNING_RATE, SCALE_LEARNING_RATE = 1e-4, 1e-2
+SCALE_LEARNING_RATE = 1e-2
 INITIAL_SCALE, SMALLEST_SCALE = 1e-4, 1e-8
 NOISE_DISCOUNT = 1.0  # c
 LARGEST_NORM = 1.0
 PLAIN_SHARE = 5 / 6  # of the warm-up without prior and noise: 10,000 of 12,000 steps
 
 
+@named_arguments
 @dataclass(frozen=True)
-class Recipe:
-    """Lengths and settings of the released stage 1; its own are 12,000, 80 and 100 steps.
+class ReleasedCode(Rule):
+    """Score a parameter by its mean scale in the recipe of the released code.
 
-    Attributes:
-        warmup_steps: before the first kept λ; five sixths of them plain AdamW.
-        num_samples, thinning: kept λ, and the steps that each costs.
-        alpha, beta: of the Gamma prior.
-        data_size: N̂.
-        learning_rate: η of the weights; 1e-2 for the scales.
-        batch_size: B; 16 in the paper.
-        seed: of noise and minibatches.
+    Its own lengths are 12,000, 80 and 100 steps, of minibatches of 16.
+
+    Args:
+        prior: `fe.models.LaplaceGamma()` by default, or with other `alpha` and `beta`.
+        data_size: N̂, 1e12 by default.
+        learning_rate: η of the weights, 1e-4 by default; that of the scales is 1e-2.
+        num_samples: kept λ, 100 by default.
+        warmup_steps: steps before the first kept λ, 500 by default; five sixths of them are plain
+            AdamW.
+        thinning: steps that a kept λ costs, 10 by default.
+
+    Raises:
+        ValueError: a setting out of range; another prior.
+
+    Example:
+        >>> import ppl_fe as fe
+        >>> network = fe.FlatNetwork(torch.nn.Linear(9, 1))
+        >>> data = (torch.zeros(2, 9), torch.tensor([0.0, 1.0]))
+        >>> rule = ReleasedCode(num_samples=3, warmup_steps=6, thinning=1)
+        >>> fe.select_parameters(
+        ...     network, data, likelihood="normal", rule=rule, sparsity=0.1, progress_bar=False)
+        Selection(rule='released_code', 1 of 10 parameters, 10 %)
+          note: the released code's recipe: its scales are not those of the stated posterior
     """
 
-    warmup_steps: int
-    num_samples: int
-    thinning: int
-    alpha: float
-    beta: float
-    data_size: float
-    learning_rate: float
-    batch_size: int
-    seed: int
+    prior: LaplaceGamma = DEFAULT_PRIOR
+    data_size: float = 1e12
+    learning_rate: float = 1e-4
+    num_samples: int = 100
+    warmup_steps: int = 500
+    thinning: int = 10
+
+    name = "released_code"
+
+    def __post_init__(self) -> None:
+        prior = check_prior(self.prior)
+        if not isinstance(prior, LaplaceGamma):
+            raise ValueError(
+                "the released code has the prior LaplaceGamma; give that, or another rule"
+            )
+        object.__setattr__(self, "prior", prior)
+        require_positive("data_size", self.data_size)
+        require_positive("learning_rate", self.learning_rate)
+        RunLength(self.num_samples, self.warmup_steps, self.thinning)  # refuses what is no length
+
+    def score(self, task: Task) -> Scores:
+        """Run the recipe and give the means of its scales.
+
+        Raises:
+            DivergedError: the loss or a gradient is not finite.
+        """
+        try:
+            mean, sd = ReleasedRun(self, task).run()
+        except DivergedError as error:
+            raise DivergedError(f"the released code: {error}; lower learning_rate") from error
+        own = {name: value for name, value in vars(self).items() if name != "prior"}
+        prior = {"alpha": self.prior.alpha, "beta": self.prior.beta}
+        settings = {**own, **prior, "batch_size": task.batch_size}
+        note = "the released code's recipe: its scales are not those of the stated posterior"
+        return Scores(mean, mean, sd, settings=settings, notes=(note,))
 
 
-class PaperRecipe:
+class ReleasedRun:
     """The released update, step by step.
+
+    Args:
+        rule: the settings.
+        task: the network, its data, batch size and seed.
 
     Attributes:
         working: the weights θ.
         scale: (D,) λ.
-
-    Example:
-        >>> network = FlatNetwork(torch.nn.Linear(2, 1))
-        >>> source = TensorData(torch.ones(4, 2), torch.zeros(4), 4)
-        >>> recipe = Recipe(6, 5, 1, 0.01, 100.0, 1e12, 1e-3, 4, 0)
-        >>> paper = PaperRecipe(network, Objective("normal", network.device), source, recipe)
-        >>> mean, sd = paper.run(progress_bar=False)
-        >>> mean.shape, sd.shape
-        (torch.Size([3]), torch.Size([3]))
     """
 
-    def __init__(
-        self,
-        network: FlatNetwork,
-        objective: Objective,
-        source: TensorData | LoaderData,
-        recipe: Recipe,
-    ) -> None:
-        self.anchor, self.recipe = network.anchor, recipe
-        self.working = WorkingCopy(network, objective)
-        objective.check(self.working.module, source)
+    def __init__(self, rule: ReleasedCode, task: Task) -> None:
+        network = task.network
+        self.anchor, self.rule, self.prior = network.anchor, rule, rule.prior
+        self.working = WorkingCopy(network, task.objective)
+        task.objective.check(self.working.module, task.source)
         self.weights = torch.nn.Parameter(self.working.weights)
         self.gradient = self.weights.grad = torch.zeros_like(self.working.weights)
         self.scale = torch.nn.Parameter(torch.full_like(self.anchor, INITIAL_SCALE))
         self._optimizers = [
-            torch.optim.AdamW([self.weights], lr=recipe.learning_rate),
+            torch.optim.AdamW([self.weights], lr=rule.learning_rate),
             torch.optim.Adam([self.scale], lr=SCALE_LEARNING_RATE),
         ]
-        self._batches = shuffled(source, recipe.batch_size, recipe.seed)
-        self._generator = torch.Generator(network.device).manual_seed(recipe.seed)
+        self._batches = shuffled(task.source, task.batch_size, task.seed)
+        self._generator = torch.Generator(network.device).manual_seed(task.seed)
+        self._progress_bar = task.progress_bar
 
-    def run(self, *, progress_bar: bool) -> tuple[Tensor, Tensor]:
-        """Mean and sd of the kept max(λ, 1e-8), (D,) each.
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Take all steps; give mean and sd of the kept max(λ, 1e-8), (D,) each.
 
         Raises:
             DivergedError: the loss or a gradient is not finite; says where.
         """
-        recipe = self.recipe
-        plain = round(PLAIN_SHARE * recipe.warmup_steps)
-        total = recipe.warmup_steps + recipe.num_samples * recipe.thinning
+        rule, hidden = self.rule, not self._progress_bar
+        total = RunLength(rule.num_samples, rule.warmup_steps, rule.thinning).num_steps
+        plain = round(PLAIN_SHARE * rule.warmup_steps)
         mean, squares = torch.zeros_like(self.anchor), torch.zeros_like(self.anchor)
         count = 0
-        bar = tqdm(total=total, disable=not progress_bar, desc="paper", unit="step", leave=False)
-        with bar:
+        with tqdm(total=total, disable=hidden, desc=rule.name, unit="step", leave=False) as bar:
             for step in range(total):
                 self.step(next(self._batches), plain=step < plain)
-                kept = step + 1 - recipe.warmup_steps
-                if kept > 0 and kept % recipe.thinning == 0:
+                kept = step + 1 - rule.warmup_steps
+                if kept > 0 and kept % rule.thinning == 0:
                     count += 1
                     value = self.scale.detach().clamp_min(SMALLEST_SCALE)
                     deviation = value - mean
@@ -126,7 +161,7 @@ class PaperRecipe:
         return mean, (squares / max(1, count - 1)).sqrt()
 
     def step(self, batch: Batch, *, plain: bool) -> None:
-        """One step of both optimisers; a plain one moves the weights alone, without prior."""
+        """Take a step of both optimisers; a plain one moves the weights alone, without prior."""
         self.working.differentiate(batch)[1].write_to(self.gradient)
         torch.nn.utils.clip_grad_norm_([self.weights], LARGEST_NORM)
         if not plain:
@@ -135,13 +170,13 @@ class PaperRecipe:
         self._optimizers[0].step()
 
     def _add_prior_and_noise(self, gradient: Tensor) -> None:
-        recipe, n = self.recipe, self.recipe.data_size
+        prior, n = self.prior, self.rule.data_size
         scale = self.scale.detach().clamp_min(SMALLEST_SCALE)
         offset = self.weights.detach() - self.anchor
         noise = torch.empty_like(gradient)
         gradient += offset.sign() / scale / n
-        strength = NOISE_DISCOUNT * sqrt(2 / (n * recipe.learning_rate))
+        strength = NOISE_DISCOUNT * sqrt(2 / (n * self.rule.learning_rate))
         gradient.add_(noise.normal_(generator=self._generator), alpha=strength)
-        score = (recipe.alpha - 1) / scale - recipe.beta + offset.abs() / scale**2 - 1 / scale
+        score = (prior.alpha - 1) / scale - prior.beta + offset.abs() / scale**2 - 1 / scale
         strength = NOISE_DISCOUNT * sqrt(2 / (n * SCALE_LEARNING_RATE))
         self.scale.grad = noise.normal_(generator=self._generator) * strength - score / n

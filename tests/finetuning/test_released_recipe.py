@@ -13,70 +13,72 @@ from torch import nn
 from ppl_fe.data import TensorData
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.objective import Objective, shuffled
-from ppl_fe.finetuning.rules.released_recipe import PaperRecipe, Recipe
+from ppl_fe.finetuning.rules.released_recipe import ReleasedCode, ReleasedRun
+from ppl_fe.finetuning.scoring import Task
 
 SOURCE = TensorData(X, LABELS, N)
 
 
-def recipe(**changed: float) -> Recipe:
-    settings = {
-        "warmup_steps": 6,
-        "num_samples": 4,
-        "thinning": 1,
-        "alpha": 0.01,
-        "beta": 100.0,
-        "data_size": 1e3,
-        "learning_rate": 1e-3,
-        "batch_size": N,
-        "seed": 0,
-    }
-    return Recipe(**{**settings, **changed})  # type: ignore[arg-type]
-
-
-def made(settings: Recipe) -> PaperRecipe:
-    return PaperRecipe(network(), Objective("categorical", torch.device("cpu")), SOURCE, settings)
+def made(**changed: int) -> ReleasedRun:
+    """A run on the classifier, all rows in a minibatch."""
+    settings = {"warmup_steps": 6, "num_samples": 4, "thinning": 1, **changed}
+    rule = ReleasedCode(data_size=1e3, learning_rate=1e-3, **settings)
+    net = network()
+    task = Task(
+        network=net,
+        source=SOURCE,
+        objective=Objective("categorical", torch.device("cpu")),
+        likelihood="categorical",
+        head=None,
+        head_names=(),
+        ranked=torch.ones(net.num_parameters, dtype=torch.bool),
+        num_selected=4,
+        batch_size=N,
+        seed=0,
+        progress_bar=False,
+    )
+    return ReleasedRun(rule, task)
 
 
 def test_plain_steps_are_adamw_with_clipping() -> None:
-    paper, module = made(recipe()), network().module.requires_grad_(True)
+    released, module = made(), network().module.requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     batches = shuffled(SOURCE, N, 0)
     for _ in range(5):
         x, y = next(batches)
-        paper.step((x, y), plain=True)
+        released.step((x, y), plain=True)
         optimizer.zero_grad()
         nn.functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
     whole = torch.cat([p.detach().reshape(-1) for p in module.parameters()])
-    torch.testing.assert_close(paper.weights.detach(), whole)
-    assert (paper.scale == 1e-4).all()
+    torch.testing.assert_close(released.weights.detach(), whole)
+    assert (released.scale == 1e-4).all()
 
 
 def test_prior_and_noise_enter_the_gradients() -> None:
-    settings = recipe()
-    paper = made(settings)
-    paper.weights.data.add_(0.01 * torch.arange(37.0) - 0.1)
-    offset = paper.weights.detach() - paper.anchor
+    released = made()
+    released.weights.data.add_(0.01 * torch.arange(37.0) - 0.1)
+    offset = released.weights.detach() - released.anchor
     batch = next(shuffled(SOURCE, N, 0))
-    paper.step(batch, plain=False)
+    released.step(batch, plain=False)
     n, generator = 1e3, torch.Generator().manual_seed(0)
     first, second = (torch.empty(37).normal_(generator=generator) for _ in range(2))
-    assert paper.scale.grad is not None
+    assert released.scale.grad is not None
     scale = torch.full((37,), 1e-4)
     # −∂/∂λ [(α−1) log λ − βλ − log λ − |Δ|/λ]
     prior = -(0.01 - 1) / scale + 100 + 1 / scale - offset.abs() / scale**2
     expected = prior / n + math.sqrt(2 / (n * 0.01)) * second
-    torch.testing.assert_close(paper.scale.grad, expected)
+    torch.testing.assert_close(released.scale.grad, expected)
     # Adam's first step is the learning rate, whatever the gradient's size.
-    moved = paper.scale.detach() - scale
+    moved = released.scale.detach() - scale
     torch.testing.assert_close(moved, -0.01 * expected.sign(), rtol=1e-4, atol=1e-6)
-    paper.working.weights.copy_(paper.anchor + offset)
-    rest = paper.weights.grad
+    released.working.weights.copy_(released.anchor + offset)
+    rest = released.weights.grad
     assert rest is not None
-    reference = made(settings)
-    reference.weights.data.copy_(paper.anchor + offset)
-    plain = torch.empty_like(paper.anchor)
+    reference = made()
+    reference.weights.data.copy_(released.anchor + offset)
+    plain = torch.empty_like(released.anchor)
     reference.working.differentiate(batch)[1].write_to(plain)
     plain = plain / max(1.0, plain.norm().item())
     added = offset.sign() / 1e-4 / n + math.sqrt(2 / (n * 1e-3)) * first
@@ -84,8 +86,8 @@ def test_prior_and_noise_enter_the_gradients() -> None:
 
 
 def test_lengths_and_the_mean_of_kept_scales() -> None:
-    short = made(recipe(num_samples=1))
-    mean, sd = short.run(progress_bar=False)
+    short = made(num_samples=1)
+    mean, sd = short.run()
     torch.testing.assert_close(mean, short.scale.detach().clamp_min(1e-8))
     assert (sd == 0).all()
     # Five of six warm-up steps are plain, so that λ has taken two steps in all.
@@ -94,7 +96,7 @@ def test_lengths_and_the_mean_of_kept_scales() -> None:
 
 def test_its_scales_are_not_monotone_in_the_distance_moved() -> None:
     found = select(
-        network(), (X, LABELS), method="paper", num_samples=20, warmup_steps=200, batch_size=N
+        network(), (X, LABELS), rule="released_code", num_samples=20, warmup_steps=200, batch_size=N
     )
     assert found.settings["data_size"] == 1e12
     assert "not those of the stated posterior" in found.notes[0]
@@ -103,4 +105,4 @@ def test_its_scales_are_not_monotone_in_the_distance_moved() -> None:
 
 def test_what_is_not_finite_is_said() -> None:
     with pytest.raises(DivergedError, match="lower learning_rate"):
-        select(network(), (X, LABELS), method="paper", learning_rate=1e30)
+        select(network(), (X, LABELS), rule="released_code", learning_rate=1e30)
