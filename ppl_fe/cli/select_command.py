@@ -5,15 +5,33 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
 from ppl_fe.files import atomic_write
-from ppl_fe.finetuning.select import METHODS, select_parameters
-from ppl_fe.finetuning.selection import Selection
+
+if TYPE_CHECKING:
+    from ppl_fe.finetuning.scoring import Rule
+    from ppl_fe.finetuning.selection import Selection
+
+# The shorthands of `ppl_fe.finetuning.rules`, which takes seconds to import; a test compares them.
+RULES = (
+    "bayestune",
+    "collapsed",
+    "released_code",
+    "gradient_squared",
+    "movement",
+    "magnitude",
+    "bias_only",
+    "random",
+)
+FORMER = {"paper": "released_code"}  # of --method, which goes with the next release
+EXAMPLE = """
+example:
+  ppl-fe select base.safetensors --network mine:network --data mine:task --head classifier \\
+    --sparsity 0.005 --output selection.safetensors
+"""
 
 
 def add(commands: Any) -> None:
@@ -22,42 +40,86 @@ def add(commands: Any) -> None:
         "select",
         help="select the parameters to update",
         description="Rank a pretrained network's parameters by how far a task's posterior lets "
-        "them move (BayesTune), and write the selected ones for `ppl-fe finetune`.",
+        "them move (BayesTune), or by another rule, and write the selected ones for `ppl-fe "
+        "finetune`.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
     )
     add_task(select)
-    select.add_argument("--method", choices=METHODS, help="default bayestune")
+    select.add_argument("--rule", choices=RULES, help="what to rank by; default bayestune")
+    select.add_argument("--method", choices=(*RULES, *FORMER), help=argparse.SUPPRESS)
     select.add_argument(
         "--sparsity", type=_share, help="share to select, or knee; default 0.005", metavar="P"
     )
     select.add_argument("--threshold", type=float, help="select scores above it instead")
-    select.add_argument("--groups", choices=["layer", "row"], help="one scale for each of these")
-    select.add_argument("--data-size", type=float, help="what the data count for; default n")
-    select.add_argument("--step-size", type=float, help="epsilon; default automatic")
-    for name in ("num-chains", "num-samples", "warmup-steps", "thinning"):
-        select.add_argument(f"--{name}", type=int)
-    select.add_argument("--num-steps", type=int, help="of movement")
-    select.add_argument("--learning-rate", type=float, help="of movement and paper")
-    select.add_argument("--count-top", action="store_true", help="count each draw's largest scales")
     select.add_argument("--output", required=True, help="file for the selection (.safetensors)")
     select.add_argument("--plot", metavar="FILE", help="picture of the sorted scores, .png say")
+    _add_settings(select.add_argument_group("settings of the rule"))
     select.set_defaults(run=run)
+
+
+def _add_settings(group: Any) -> None:
+    group.add_argument("--groups", choices=["layer", "row"], help="one scale for each of these")
+    group.add_argument(
+        "--data-size", type=float, help="what the data count for; default n, released_code 1e12"
+    )
+    group.add_argument("--step-size", type=float, help="epsilon; default automatic")
+    group.add_argument("--num-chains", type=int, help="default 2")
+    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default 100")
+    group.add_argument("--warmup-steps", type=int, help="steps before the first; default 500")
+    group.add_argument("--thinning", type=int, help="steps that a kept draw costs; default 10")
+    group.add_argument(
+        "--count-top", action="store_true", help="count how often each is among the largest"
+    )
+    group.add_argument("--num-steps", type=int, help="of movement; default 500")
+    group.add_argument(
+        "--learning-rate", type=float, help="of movement, 5e-5, and released_code, 1e-4"
+    )
 
 
 def run(given: dict[str, Any]) -> int:
     """Select, write, and print the selection and its table by layer."""
+    from ppl_fe.finetuning.select import select_parameters
+
     output, picture = given.pop("output"), given.pop("plot", None)
     check_output("--output", output)
     if picture is not None:
         _check_picture(picture)
+    rule = make_rule(given)
     network = load_network(given)
     data = load_factory("--data", given.pop("data"))
-    selection = select_parameters(network, data, progress_bar=sys.stderr.isatty(), **given)
+    selection = select_parameters(
+        network, data, rule=rule, progress_bar=sys.stderr.isatty(), **given
+    )
     selection.save(output)
     print(selection, selection.by_layer().to_string(float_format="{:.2%}".format), sep="\n\n")
     if picture is not None:
         _draw(selection, Path(picture))
     return 0
+
+
+def make_rule(given: dict[str, Any]) -> Rule:
+    """Make the rule of these options, and take it and its settings out of them.
+
+    Raises:
+        ValueError: a setting that the rule does not have, or one out of range.
+    """
+    from ppl_fe.finetuning.rules import shorthands
+
+    former = given.pop("method", None)
+    if former is not None:
+        name = FORMER.get(former, former)
+        print(f"ppl-fe select: --method is called --rule now: --rule {name}", file=sys.stderr)
+        given.setdefault("rule", name)
+    name = given.pop("rule", "bayestune")
+    known = {setting for rule in RULES for setting in shorthands.settings_of(rule)}
+    settings = {setting: given.pop(setting) for setting in known & given.keys()}
+    foreign = sorted(settings.keys() - shorthands.settings_of(name))
+    if foreign and former is None:  # --method ignored them
+        options = ", ".join(f"--{setting.replace('_', '-')}" for setting in foreign)
+        raise ValueError(f"the rule {name} has no {options}")
+    return shorthands.RULES[name](**{k: v for k, v in settings.items() if k not in foreign})
 
 
 def _share(text: str) -> float | str:
@@ -76,6 +138,8 @@ def _check_picture(path: str) -> None:
 
 
 def _draw(selection: Selection, path: Path) -> None:
+    import numpy as np
+
     (first, *_) = np.ravel(np.asarray(selection.plot(), dtype=object))
     with atomic_write(path) as aside:
         first.figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ppl_fe.cli.factories import load_factory
-from ppl_fe.finetuning.train.trained_entries import head_names
-from ppl_fe.networks.checkpoints import read_checkpoint
-from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.matching import CheckpointError
+
+if TYPE_CHECKING:  # these take seconds to import, and --help is to answer at once
+    from ppl_fe.networks.flat import FlatNetwork
 
 
 def add_task(command: argparse.ArgumentParser) -> None:
@@ -46,6 +43,13 @@ def load_network(given: dict[str, Any]) -> FlatNetwork:
         ValueError: the checkpoint cannot be read or does not fit; a head that is not there.
         ImportError: the factory's module cannot be imported.
     """
+    import torch
+
+    from ppl_fe.finetuning.train.trained_entries import head_names
+    from ppl_fe.networks.checkpoints import read_checkpoint
+    from ppl_fe.networks.flat import FlatNetwork
+    from ppl_fe.networks.matching import CheckpointError
+
     torch.manual_seed(given.get("seed", 0))  # a fresh head is random: the same one every time
     network = FlatNetwork(load_factory("--network", given.pop("network")))
     path = given.pop("base")

@@ -96,13 +96,12 @@ class Scores(NamedTuple):
         if ranked.all():
             return self
         outside = ~ranked.to(self.score.device)
-        return self._replace(
-            **{
-                name: value.masked_fill(outside, float("nan"))
-                for name, value in self._asdict().items()
-                if isinstance(value, Tensor)
-            }
-        )
+        vectors: dict[str, Any] = {
+            name: value.masked_fill(outside, float("nan"))
+            for name, value in self._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        return self._replace(**vectors)
 
 
 class Rule(ABC):

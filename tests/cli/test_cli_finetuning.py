@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import sys
@@ -14,7 +15,8 @@ from cases.shell import MASK, MODULE, QUICK, SELECT, TASK, TUNE, enter_task, run
 from safetensors.torch import load_file, save_file
 
 import ppl_fe as fe
-from ppl_fe.cli import finetune_command, main, select_command
+from ppl_fe.cli import main, select_command
+from ppl_fe.finetuning.rules.shorthands import RULE_NAMES, RULES
 
 
 def network_of(folder: Path) -> fe.FlatNetwork:
@@ -33,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_from_checkpoint_to_delta(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*SELECT, *QUICK, "--plot", "scales.png") == 0
     printed = capsys.readouterr().out
-    assert "Selection(method='bayestune', 6 of 56 parameters, 10.7 %)" in printed
+    assert "Selection(rule='bayestune', 6 of 56 parameters, 10.7 %)" in printed
     assert re.search(r"0\.weight +\d +48 +[\d.]+%", printed)
     assert "2.weight" not in printed
     assert (folder / "scales.png").read_bytes().startswith(b"\x89PNG")
@@ -69,7 +71,7 @@ def test_from_checkpoint_to_delta(folder: Path, capsys: pytest.CaptureFixture[st
 
 def test_equal_commands_give_equal_files(folder: Path) -> None:
     # The head's own start is random: it comes of the seed, too.
-    quick = ["--method", "gradient_squared", "--sparsity", "0.1", "--batch-size", "20"]
+    quick = ["--rule", "gradient_squared", "--sparsity", "0.1", "--batch-size", "20"]
     assert run(*SELECT, *quick, "--seed", "3") == 0
     first = load_file(folder / "selection.safetensors")
     torch.manual_seed(99)
@@ -98,10 +100,17 @@ def test_other_methods_need_no_selection(
 
 
 SELECT_OPTIONS: dict[str, Any] = {
-    "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "method": "paper",
-    "sparsity": "knee", "threshold": 0.5, "data_size": 1e12, "step_size": 1e-5, "num_chains": 1,
-    "groups": "row", "num_samples": 20, "warmup_steps": 30, "thinning": 2, "num_steps": 9,
-    "learning_rate": 0.1,
+    "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "sparsity": "knee",
+    "threshold": 0.5,
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bayestune": {
+        "data_size": 1e12, "step_size": 1e-5, "num_chains": 1, "groups": "row", "num_samples": 20,
+        "warmup_steps": 30, "thinning": 2,
+    },
+    "collapsed": {"count_top": True},
+    "movement": {"num_steps": 9, "learning_rate": 0.1},
+    "released_code": {"num_samples": 20, "learning_rate": 0.1},
 }  # fmt: skip
 TUNE_OPTIONS: dict[str, Any] = {
     "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "method": "lora",
@@ -110,31 +119,67 @@ TUNE_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("command", "function", "options"),
-    [
-        (select_command, "select_parameters", SELECT_OPTIONS),
-        (finetune_command, "finetune", TUNE_OPTIONS),
-    ],
-)
-def test_every_option_arrives(
-    command: Any, function: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def arriving(where: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a command gives the function that stands at `module:name`, run up to there."""
     given: dict[str, Any] = {}
 
     def caught(network: fe.FlatNetwork, data: Any, **options: Any) -> None:
         given.update(options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, function, caught)
-    base = SELECT if function == "select_parameters" else [*TUNE, "--method", "head"]
-    assert run(*base) == 130  # as interrupted
-    given.pop("method", None)
-    assert given == {"head": "2", "progress_bar": sys.stderr.isatty()}  # Python's own defaults
-    flat = [text for name, v in options.items() for text in (f"--{name.replace('_', '-')}", str(v))]
-    assert run(*base, *flat) == 130
-    assert {name: given[name] for name in options} == options
-    assert set(options) <= set(inspect.signature(getattr(fe, function)).parameters)
+    module, _, name = where.partition(":")
+    monkeypatch.setattr(importlib.import_module(module), name, caught)
+    assert run(*arguments) == 130  # as interrupted
+    return given
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """The options as they are written in a shell."""
+    parts = []
+    for name, value in options.items():
+        parts += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return parts
+
+
+def test_every_option_of_finetune_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    tune = "ppl_fe.cli.finetune_command:finetune"
+    base = [*TUNE, "--method", "head"]
+    plain = {"head": "2", "progress_bar": sys.stderr.isatty(), "method": "head"}
+    assert arriving(tune, base, monkeypatch) == plain  # Python's own defaults
+    given = arriving(tune, [*base, *flags(TUNE_OPTIONS)], monkeypatch)
+    assert {name: given[name] for name in TUNE_OPTIONS} == TUNE_OPTIONS
+    assert set(TUNE_OPTIONS) <= set(inspect.signature(fe.finetune).parameters)
+
+
+SELECT_AT = "ppl_fe.finetuning.select:select_parameters"
+
+
+def test_every_option_of_select_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = {"head": "2", "progress_bar": sys.stderr.isatty(), "rule": fe.BayesTune()}
+    assert arriving(SELECT_AT, SELECT, monkeypatch) == plain  # Python's own defaults
+    given = arriving(SELECT_AT, [*SELECT, *flags(SELECT_OPTIONS)], monkeypatch)
+    assert {name: given[name] for name in SELECT_OPTIONS} == SELECT_OPTIONS
+    assert set(SELECT_OPTIONS) <= set(inspect.signature(fe.select_parameters).parameters)
+
+
+@pytest.mark.parametrize("rule", SETTINGS)
+def test_every_setting_of_a_rule_arrives(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"rule": rule, **SETTINGS[rule]}
+    given = arriving(SELECT_AT, [*SELECT, *flags(options)], monkeypatch)
+    assert given["rule"] == RULES[rule](**SETTINGS[rule])
+
+
+def test_the_shell_has_the_rules_of_python() -> None:
+    assert select_command.RULES == RULE_NAMES
+
+
+def test_the_former_option_works_and_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former = [*SELECT, "--method", "paper", "--num-chains", "3", "--num-samples", "7"]
+    given = arriving(SELECT_AT, former, monkeypatch)
+    assert given["rule"] == fe.ReleasedCode(num_samples=7)
+    assert "--method is called --rule now: --rule released_code" in capsys.readouterr().err
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,9 +191,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_base_that_changed_on_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*SELECT, "--method", "magnitude") == 2  # 0.5 % of 56 parameters are none
+    assert run(*SELECT, "--rule", "magnitude") == 2  # 0.5 % of 56 parameters are none
     assert "sparsity=0.005 of 56 parameters selects 0" in capsys.readouterr().err
-    assert run(*SELECT, "--method", "magnitude", "--sparsity", "0.1") == 0
+    assert run(*SELECT, "--rule", "magnitude", "--sparsity", "0.1") == 0
     weights = load_file(folder / "base.safetensors")
     weights["0.bias"][3] += 1e-6
     save_file(weights, folder / "base.safetensors")
@@ -171,6 +216,7 @@ BAD = {
     "too sparse": ([*SELECT, "--sparsity", "1e-6"], "selects 0"),
     "no folder": ([*SELECT, "--output", "no/folder.safetensors"], "--output: there is no folder"),
     "a folder": ([*SELECT, "--output", "."], "--output must be a file"),
+    "a setting of another rule": ([*SELECT, "--num-steps", "3"], "bayestune has no --num-steps"),
     "a picture of no kind": ([*SELECT, "--plot", "a.docx"], "--plot must end in one of .eps"),
     "not finite": (
         [*SELECT, *QUICK, "--network", f"{MODULE}:unbounded", "--data", f"{MODULE}:infinite"],
@@ -200,7 +246,7 @@ def test_bad_input_leaves_the_files_as_they_were(
     whole = {"2.weight": torch.ones(2, 8), "2.bias": torch.zeros(2)}
     if kind == "a head of its own":  # a base with a head of another task
         save_file(load_file(folder / "base.safetensors") | whole, folder / "base.safetensors")
-    assert run(*SELECT, "--method", "magnitude", "--sparsity", "0.1") == 0
+    assert run(*SELECT, "--rule", "magnitude", "--sparsity", "0.1") == 0
     (folder / "task.safetensors").write_text("an older delta")
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
     capsys.readouterr()

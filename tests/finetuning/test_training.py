@@ -238,7 +238,7 @@ def test_old_names_of_results_and_errors_work_and_warn() -> None:
     for old, new in (
         ("Tuned", fe.FinetuneResult),
         ("NotFiniteError", fe.DivergedError),
-        ("DivergedError", fe.DivergedError),
+        ("StageOneError", fe.DivergedError),
     ):
         with pytest.warns(DeprecationWarning, match=f"{old} is called ppl_fe"):
             assert getattr(fe, old) is new
