@@ -156,6 +156,7 @@ def test_pyro_and_the_compiler_stay_in_their_rooms(path: Path) -> None:
                 "scipy",
                 "torch",
                 "typing",
+                "warnings",
             }, imported
 
 
