@@ -32,7 +32,14 @@ def chains(
     return torch.stack([s.position for s in kept], 1), torch.stack([s.scale for s in kept], 1)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.01, 100.0), (0.5, 20.0), (5.0, 50.0)])
+@pytest.mark.parametrize(
+    ("alpha", "beta"),
+    [
+        (0.01, 100.0),
+        pytest.param(0.5, 20.0, marks=pytest.mark.thorough),
+        pytest.param(5.0, 50.0, marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize(("observed", "eta_a"), [(0.0, 0.0), (0.45, 0.1), (0.45, 0.7)])
 def test_a_chain_that_starts_in_the_posterior_stays_there(
     alpha: float, beta: float, observed: float, eta_a: float

@@ -19,7 +19,6 @@ from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.step_size import Adaptation
 
-FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 D = 6
 
 
@@ -53,7 +52,14 @@ def run(kernel: fe.Kernel, *args: Any, **changed: Any) -> Any:
     return fe.sample(kernel, *args, **{**options, **changed})
 
 
-@pytest.mark.parametrize("kernel", FAMILY)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        fe.BAOAB,
+        fe.PSGLD,
+        *(pytest.param(k, marks=pytest.mark.thorough) for k in (fe.SGLD, fe.SGHMC, fe.SGNHT)),
+    ],
+)
 def test_a_gaussian_of_condition_1e8(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(narrow_valley, metric="dense"))
     w = tree.posterior["w"].values
@@ -74,6 +80,7 @@ def test_a_gaussian_of_condition_1e8(kernel: type[fe.Kernel]) -> None:
     assert min(tree.attrs["tuned_slowest_curvature"]) > 0.5
 
 
+@pytest.mark.thorough
 def test_without_the_metric_the_valley_is_not_crossed() -> None:
     kernel = fe.SGLD(narrow_valley, step_size=0.2e-8)
     tree = run(kernel, initial_params={"w": MEAN.expand(50, D)}, num_samples=200)

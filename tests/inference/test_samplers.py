@@ -56,7 +56,14 @@ COLD: dict[type[fe.Kernel], dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kernel", COLD)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        fe.SGLD,
+        fe.SGNHT,
+        *(pytest.param(k, marks=pytest.mark.thorough) for k in (fe.PSGLD, fe.SGHMC, fe.BAOAB)),
+    ],
+)
 def test_at_temperature_zero_the_chains_find_the_mode(kernel: type[fe.Kernel]) -> None:
     cold = kernel(model, step_size=0.05, temperature=0.0, **COLD[kernel])
     found = draws(cold, warmup_steps=4000, num_samples=1)

@@ -44,7 +44,14 @@ def run(kernel: fe.Kernel, num_samples: int = 800) -> xr.DataTree:
     )
 
 
-@pytest.mark.parametrize("kernel", [fe.PSGLD, fe.SGHMC, fe.SGNHT])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        fe.SGHMC,
+        pytest.param(fe.PSGLD, marks=pytest.mark.thorough),
+        pytest.param(fe.SGNHT, marks=pytest.mark.thorough),
+    ],
+)
 def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, tolerance=TOLERANCE))
     assert max(tree.attrs["tuned_excess_temperature"]) <= TOLERANCE * (1 + 1e-3)
@@ -69,6 +76,7 @@ def test_curvature_is_measured_in_the_metric_of_psgld() -> None:
     assert found == pytest.approx([max(metric * CURVATURE)] * 8, rel=0.3)
 
 
+@pytest.mark.thorough
 def test_the_slowest_direction_is_looked_for_in_the_metric_of_psgld() -> None:
     sd = torch.tensor([0.1, 1.0])
 

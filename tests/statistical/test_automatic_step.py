@@ -38,7 +38,14 @@ def ratios(tree: xr.DataTree, centre: np.ndarray, variance: np.ndarray) -> np.nd
     )
 
 
-@pytest.mark.parametrize("condition", [1.0, 100.0, 1e4])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param(1.0, marks=pytest.mark.thorough),
+        pytest.param(100.0, marks=pytest.mark.thorough),
+        1e4,
+    ],
+)
 def test_quadratics_of_any_condition_number(condition: float) -> None:
     curvature = torch.logspace(0.0, float(np.log10(condition)), 6)
 
@@ -53,8 +60,15 @@ def test_quadratics_of_any_condition_number(condition: float) -> None:
         assert error < 0.15  # the slowest direction was crossed many times
 
 
-@pytest.mark.parametrize("kernel", [fe.SGLD, fe.BAOAB])
-@pytest.mark.parametrize("tolerance", [0.05, 0.3])
+@pytest.mark.parametrize(
+    ("kernel", "tolerance"),
+    [
+        (fe.SGLD, 0.3),
+        pytest.param(fe.SGLD, 0.05, marks=pytest.mark.thorough),
+        pytest.param(fe.BAOAB, 0.3, marks=pytest.mark.thorough),
+        pytest.param(fe.BAOAB, 0.05, marks=pytest.mark.thorough),
+    ],
+)
 def test_minibatch_noise_stays_within_the_tolerance(
     kernel: type[fe.Kernel], tolerance: float
 ) -> None:

@@ -13,16 +13,14 @@ from exact import baoab_stationary_variance, mcse_of_mean, z_score
 import ppl_fe as fe
 
 
-def run(
-    kernel: fe.Kernel, *data: object, num_samples: int = 3000, thinning: int = 2
-) -> xr.DataTree:
+def run(kernel: fe.Kernel, *data: object, num_samples: int = 750, thinning: int = 2) -> xr.DataTree:
     return fe.sample(
         kernel,
         *data,
         num_samples=num_samples,
         warmup_steps=500,
         thinning=thinning,
-        num_chains=8,
+        num_chains=32,
         compile="traced",
         progress_bar=False,
     )
@@ -36,8 +34,15 @@ def variance_scores(tree: xr.DataTree, variances: list[float]) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("friction", [2.0, 12.0])
-@pytest.mark.parametrize("size", [None, B])
+@pytest.mark.parametrize(
+    ("size", "friction"),
+    [
+        (B, 2.0),
+        pytest.param(B, 12.0, marks=pytest.mark.thorough),
+        pytest.param(None, 2.0, marks=pytest.mark.thorough),
+        pytest.param(None, 12.0, marks=pytest.mark.thorough),
+    ],
+)
 def test_mean_and_variance_of_the_discretised_chain(size: int | None, friction: float) -> None:
     step_size, temperature = 0.06, 1.6  # eps a = 1.9: SGLD would be off by 87 %
     kernel = fe.BAOAB(conjugate, step_size=step_size, friction=friction, temperature=temperature)
@@ -56,6 +61,7 @@ def test_mean_and_variance_of_the_discretised_chain(size: int | None, friction: 
         assert max(map(abs, variance_scores(tree, list(temperature / CURVATURE)))) > 10
 
 
+@pytest.mark.thorough
 def test_a_probability_on_its_logit_scale() -> None:
     tree = run(fe.BAOAB(probability, step_size=0.02, friction=5.0), thinning=4)
     p = tree.posterior["p"].values.astype(np.float64)

@@ -67,6 +67,7 @@ def show(widths: list[int], rank: int, found: fe.FreeEnergyEstimate, exact: floa
 TEN, DEEP = ([10, 10, 10], 3), ([4, 5, 6, 5, 4], 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("widths", "rank", "num_chains"), [(*TEN, 16), (*DEEP, 64)], ids=["ten", "deep"]
 )

@@ -11,15 +11,15 @@ from exact import mcse_of_mean, stationary_variance, z_score
 import ppl_fe as fe
 
 
-def draws(kernel: fe.Kernel, size: int | None, num_steps: int = 6_000) -> xr.DataTree:
+def draws(kernel: fe.Kernel, size: int | None, num_draws: int = 750) -> xr.DataTree:
     return fe.sample(
         kernel,
         Y,
         size,
-        num_samples=num_steps // 2,
+        num_samples=num_draws,
         warmup_steps=500,
         thinning=2,
-        num_chains=8,
+        num_chains=32,
         compile="traced",
         progress_bar=False,
     )
@@ -37,8 +37,15 @@ def scores(tree: xr.DataTree, variance: np.ndarray) -> tuple[list[float], list[f
     return of_means, of_variances
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("size", [None, B])
+@pytest.mark.parametrize(
+    ("size", "temperature"),
+    [
+        (B, 2.5),
+        pytest.param(B, 1.0, marks=pytest.mark.thorough),
+        pytest.param(None, 2.5, marks=pytest.mark.thorough),
+        pytest.param(None, 1.0, marks=pytest.mark.thorough),
+    ],
+)
 def test_mean_and_variance_of_the_discretised_chain(size: int | None, temperature: float) -> None:
     step_size = 0.04  # eps a = 1.24 along the stiff coordinate: a bias of 45 %
     kernel = fe.SGLD(conjugate, step_size=step_size, temperature=temperature)
@@ -59,13 +66,14 @@ def test_the_full_data_estimator_has_no_noise() -> None:
     assert max(map(abs, of_means + of_variances)) < 4
 
 
+@pytest.mark.thorough
 def test_a_probability_on_its_logit_scale() -> None:
     tree = fe.sample(
         fe.SGLD(probability, step_size=0.02),
-        num_samples=2000,
+        num_samples=500,
         warmup_steps=1000,
         thinning=5,
-        num_chains=8,
+        num_chains=32,
         compile="traced",
         progress_bar=False,
     )

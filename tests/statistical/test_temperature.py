@@ -80,7 +80,14 @@ def columns(values: Mapping[str, float]) -> dict[str, Tensor]:
     return {name: torch.tensor([[value]], dtype=torch.float64) for name, value in values.items()}
 
 
-@pytest.mark.parametrize("kernel", BY_HAND)
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        fe.SGLD,
+        pytest.param(fe.SGHMC, marks=pytest.mark.thorough),
+        pytest.param(fe.BAOAB, marks=pytest.mark.thorough),
+    ],
+)
 def test_minibatch_noise_heats_as_predicted(kernel: type[fe.Kernel]) -> None:
     stiffness, own = BY_HAND[kernel]
     step_size = stiffness / STIFF
@@ -94,7 +101,15 @@ def test_minibatch_noise_heats_as_predicted(kernel: type[fe.Kernel]) -> None:
     assert_as_predicted(tree, predicted)
 
 
-@pytest.mark.parametrize("kernel", [fe.SGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(fe.SGLD, marks=pytest.mark.thorough),
+        pytest.param(fe.SGHMC, marks=pytest.mark.thorough),
+        pytest.param(fe.SGNHT, marks=pytest.mark.thorough),
+        fe.BAOAB,
+    ],
+)
 def test_automatic_steps_are_as_hot_as_they_say(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, gradient="full_data", temperature=T, tolerance=0.3), Y)
     predicted = np.mean(tree.attrs["tuned_excess_temperature"])
@@ -111,7 +126,7 @@ def test_a_learnt_metric_is_no_hotter_than_predicted() -> None:
         assert 1.1 * T < value < 1.3 * T + 4.5 * error
 
 
-@pytest.mark.parametrize("kernel", [fe.SGNHT, fe.BAOAB])
+@pytest.mark.parametrize("kernel", [pytest.param(fe.SGNHT, marks=pytest.mark.thorough), fe.BAOAB])
 @pytest.mark.parametrize("friction", [5.0, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_an_automatic_step_respects_a_friction_given_by_hand(
     kernel: type[fe.Kernel], friction: float
@@ -158,8 +173,8 @@ def test_overall_and_by_block_it_is_the_temperature_asked_for(temperature: float
 @pytest.mark.parametrize(
     ("kernel", "settings"),
     [
-        (fe.BAOAB, {"friction": 2.0}),
-        (fe.SGHMC, {"friction": 0.3}),
+        pytest.param(fe.BAOAB, {"friction": 2.0}, marks=pytest.mark.thorough),
+        pytest.param(fe.SGHMC, {"friction": 0.3}, marks=pytest.mark.thorough),
         (fe.SGNHT, {"friction": 2.0, "coupling": 1.0}),
     ],
 )
@@ -173,6 +188,7 @@ def test_momenta_have_it_too(kernel: type[fe.Kernel], settings: dict[str, Any]) 
     assert "kinetic_temperature" not in without.sample_stats
 
 
+@pytest.mark.thorough
 def test_a_cold_chain_shows() -> None:
     kernel = fe.BAOAB(constrained, step_size=0.02, friction=2.0, temperature=0.8)
     stats = run(kernel, num_chains=100, num_samples=150).sample_stats
