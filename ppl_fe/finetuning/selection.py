@@ -18,7 +18,7 @@ from ppl_fe.finetuning.threshold import find_knees, outside
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.matching import listed
-from ppl_fe.networks.safetensors_io import read_checked, write_checked
+from ppl_fe.networks.safetensors_io import parsed, read_checked, text, write_checked
 from ppl_fe.plots.selection_plots import plot_selection
 from ppl_fe.renamed import warn_of_old_name
 
@@ -230,30 +230,61 @@ def load_selection(path: str | os.PathLike[str], network: FlatNetwork) -> Select
         Selection(rule='magnitude', 1 of 10 parameters, 10 %)
     """
     tensors, about = read_checked(path, FORMAT, "selection", SelectionError)
-    own, made = _sizes(network.slices), [tuple(pair) for pair in about["sizes"]]
+    return parsed(
+        path, "selection", SelectionError, lambda: _selection(path, network, tensors, about)
+    )
+
+
+def _selection(
+    path: str | os.PathLike[str],
+    network: FlatNetwork,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+) -> Selection:
+    """Build a selection from a file's fields.
+
+    Raises:
+        SelectionError: it belongs to another architecture or to other weights.
+        ValueError: fields that do not fit together. One that is missing or of another type raises
+            what it happens to raise.
+    """
+    own, made = _sizes(network.slices), [(text(name), int(size)) for name, size in about["sizes"]]
     if made != own:
         missing = [f"{name} ({size}) is missing" for name, size in made if (name, size) not in own]
         extra = [f"{name} ({size}) is unexpected" for name, size in own if (name, size) not in made]
         wrong = listed([*missing, *extra]) or "its tensors come in another order"
         raise SelectionError(f"{path} belongs to another architecture: {wrong}")
-    head = tuple(about["head"])
-    if network_hash(network, head) != about["base_hash"]:
+    head = tuple(text(name) for name in about["head"])
+    if network_hash(network, head) != text(about["base_hash"]):
         raise SelectionError(
             f"{path} belongs to other weights than the network's (or to another dtype): load the "
             "pretrained checkpoint it was made on, whose file may have changed since, or select "
             "again on this one"
         )
-    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
-    mask[tensors.pop("indices")] = True
+    vectors = {name: tensor for name, tensor in tensors.items() if name != "indices"}
+    size, indices = network.num_parameters, tensors["indices"]
+    if indices.dtype != torch.int64 or indices.dim() != 1 or bool((indices.diff() < 1).any()):
+        raise ValueError("the indices of the mask are no increasing row of whole numbers")
+    if len(indices) and not 0 <= int(indices[0]) <= int(indices[-1]) < size:
+        raise ValueError(f"the mask selects entries outside the {size} parameters")
+    if not {"score"} <= vectors.keys() <= set(VECTORS):
+        raise ValueError(f"its vectors are {listed(sorted(vectors))}")
+    odd = [n for n, v in vectors.items() if v.shape != (size,) or not v.is_floating_point()]
+    if odd:
+        raise ValueError(f"no vector of {size} numbers: {listed(odd)}")
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[indices] = True
+    if bool(mask[~outside(network.slices, head)].any()):
+        raise ValueError("the mask selects entries of the head")
     return Selection(
-        rule=about["method"],
+        rule=text(about["method"]),
         mask=mask.to(network.device),
         slices=network.slices,
         head=head,
-        settings=about["settings"],
-        notes=tuple(about["notes"]),
+        settings=dict(about["settings"]),
+        notes=tuple(text(note) for note in about["notes"]),
         base_hash=about["base_hash"],
-        **{name: vector.to(network.device) for name, vector in tensors.items()},
+        **{name: vector.to(network.device) for name, vector in vectors.items()},
     )
 
 

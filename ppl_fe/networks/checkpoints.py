@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppl_fe.arguments import named_arguments
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.hub_names import ADAPTER_FILES, MERGE_ADAPTER
 from ppl_fe.networks.matching import CheckpointError, is_counter, listed, match_state
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -43,7 +44,8 @@ def read_checkpoint(
     The content decides how a file is read, not its suffix: safetensors, or what ``torch.save``
     wrote, read with ``weights_only=True`` so that no code in it runs. A dictionary wrapped under
     ``state_dict`` (Lightning), ``model_state_dict``, ``model`` or ``module`` is unwrapped, in
-    that order; entries that are no tensors (epochs, optimisers) are left out. Prefixes of names,
+    that order, and so is one under any other single name; entries that are no tensors (epochs,
+    optimisers) are left out. Prefixes of names,
     as Lightning, ``DataParallel`` and ``torch.compile`` add them, are kept here: only against a
     network can ``load_checkpoint`` and ``FlatNetwork.with_state`` tell them from a name.
 
@@ -126,18 +128,38 @@ def _tensors(content: object, source: str) -> dict[str, Tensor]:
             f"{source} holds a {type(content).__name__}, no dictionary of tensors; "
             "save module.state_dict()"
         )
-    tensors = _unwrap(content)
+    try:
+        tensors = _unwrap(content, source)
+    except RecursionError:
+        raise CheckpointError(f"{source} nests dictionaries without end") from None
     if not tensors:
         keys = listed([repr(key) for key in content])
         raise CheckpointError(f"{source} holds no tensors, only: {keys or 'nothing at all'}")
     return tensors
 
 
-def _unwrap(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _unwrap(content: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
     inner = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
-    for found in map(_unwrap, inner):
-        if found:
-            return found
+    for found in inner:
+        tensors = _unwrap(found, source)
+        if tensors:
+            return tensors
+    own = _entries(content)
+    if own:
+        return own
+    # {"net": {...}}: whatever it is called, if it is the only one.
+    below = [
+        key for key, value in content.items() if isinstance(value, Mapping) and _entries(value)
+    ]
+    if len(below) > 1:
+        names = listed([repr(key) for key in below])
+        raise CheckpointError(
+            f"{source} holds several dictionaries of tensors: {names}; give one of them"
+        )
+    return _entries(content[below[0]]) if below else {}
+
+
+def _entries(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {
         name: value.detach()
         for name, value in content.items()
@@ -210,6 +232,8 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
         path = folder / name
         if path.exists():
             return _read_shards(path) if path.suffix == ".json" else _read_file(path)
+    if any((folder / name).exists() for name in ADAPTER_FILES):
+        raise CheckpointError(f"the folder {folder} holds {MERGE_ADAPTER}")
     raise CheckpointError(
         f"the folder {folder} holds no weights: none of {', '.join(FOLDER_FILES)}"
     )
@@ -219,7 +243,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shard_of = {str(name): str(shard) for name, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of shards with a weight_map") from error
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(shard_of.values())):

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppl_fe.networks.safetensors_io import read_checked, write_checked
+from ppl_fe.networks.safetensors_io import parsed, read_checked, sizes, text, write_checked
 
 FORMAT = "ppl-fe delta 1"
 # Positions are stored as steps from one to the next in 16 bits; the largest code means "that far
@@ -87,19 +88,49 @@ def read_delta(path: str | os.PathLike[str]) -> Delta:
         DeltaError: damaged, truncated, of another format, or no delta.
     """
     tensors, said = read_checked(path, FORMAT, "delta", DeltaError)
+    return parsed(path, "delta", DeltaError, lambda: _delta(tensors, said))
+
+
+def _delta(tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> Delta:
+    """Build a delta from a file's fields.
+
+    Raises:
+        ValueError: they do not fit together, or hold NaN or infinite values. A field that is
+            missing or of another type raises what it happens to raise.
+    """
     delta = Delta(
-        base_hash=said["base_hash"],
-        shapes={name: tuple(shape) for name, shape in said["shapes"].items()},
-        partly=tuple(said["partly"]),
+        base_hash=text(said["base_hash"]),
+        shapes={text(name): sizes(shape) for name, shape in dict(said["shapes"]).items()},
+        partly=tuple(text(name) for name in said["partly"]),
         positions=_positions(tensors["steps"]),
         values=tensors["values"],
         whole={k.removeprefix(WHOLE): v for k, v in tensors.items() if k.startswith(WHOLE)},
-        head=tuple(said["head"]),
+        head=tuple(text(name) for name in said["head"]),
     )
     held = sum(prod(delta.shapes[name]) for name in delta.partly)
-    positions = delta.positions
-    if len(positions) != len(delta.values) or (len(positions) and int(positions[-1]) >= held):
-        raise DeltaError(f"{path} is damaged: positions and values do not fit together")
+    positions, base = delta.positions, set(delta.shapes)
+    faults = {
+        "positions and values do not fit together": (
+            delta.values.shape != positions.shape
+            or (len(positions) > 0 and int(positions[-1]) >= held)
+        ),
+        "a tensor is named twice": len(set(delta.partly)) < len(delta.partly)
+        or bool(set(delta.partly) & set(delta.whole)),
+        "the head is part of the base": bool(set(delta.head) & base),
+        "a tensor is not of the base": not set(delta.whole) - set(delta.head) <= base,
+        "the head's tensors are missing": not set(delta.head) <= set(delta.whole),
+        "a tensor has another shape than the base's": any(
+            tensor.shape != delta.shapes.get(name, tensor.shape)
+            for name, tensor in delta.whole.items()
+        ),
+        "it holds NaN or infinite values": not all(
+            bool(tensor.isfinite().all()) for tensor in [delta.values, *delta.whole.values()]
+        ),
+        "it holds other tensors": len(tensors) != 2 + len(delta.whole),
+    }
+    wrong = [fault for fault, holds in faults.items() if holds]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     return delta
 
 
@@ -111,6 +142,8 @@ def _steps(positions: Tensor) -> Tensor:
 
 
 def _positions(steps: Tensor) -> Tensor:
+    if steps.dtype != torch.int16 or steps.dim() != 1 or bool((steps < 0).any()):
+        raise ValueError("steps are not those of positions")
     codes = steps.long()
     entry = codes < LONGEST_STEP
     return (codes + entry).cumsum(0)[entry] - 1

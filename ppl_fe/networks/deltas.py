@@ -90,6 +90,9 @@ def apply_delta(module: nn.Module, path: str | os.PathLike[str]) -> AppliedDelta
             f"{path} belongs to other weights than the module's (or to another dtype): load the "
             "pretrained checkpoint it was made from, and remove() any delta applied before"
         )
+    other = _of_another_dtype(module, delta)
+    if other:
+        raise DeltaError(f"{path} is damaged: {listed(other)}")
     return AppliedDelta(module, delta)
 
 
@@ -110,7 +113,14 @@ class AppliedDelta:
             for tensor, at, values in new
         ]
         self._old: list[Replacement] = [(t, at, _read(t, at)) for t, at, _ in self._new]
-        _write(self._new)
+        written = 0
+        try:
+            for replacement in self._new:
+                _write([replacement])
+                written += 1
+        except BaseException:  # a tensor that cannot be written
+            _write(self._old[:written])
+            raise
 
     def __repr__(self) -> str:
         entries = sum(values.numel() for _, at, values in self._new if at is not None)
@@ -151,6 +161,18 @@ def _misfits(module: nn.Module, delta: Delta) -> list[str]:
             mine, theirs = (f"{t.dtype} {tuple(t.shape)}" for t in (named[name], new))
             wrong.append(f"the head's {name} is {mine}, the delta has {theirs}")
     return wrong
+
+
+def _of_another_dtype(module: nn.Module, delta: Delta) -> list[str]:
+    """Base tensors that the delta's values cannot be written to, in words."""
+    named = dict(module.named_parameters())
+    written = [(name, values) for name, _, values in delta.parts() if len(values)]
+    return [
+        f"{name} is {named[name].dtype if name in named else 'no parameter'}, its values are of "
+        f"{values.dtype}"
+        for name, values in [*written, *delta.whole.items()]
+        if name not in named or named[name].dtype != values.dtype
+    ]
 
 
 def _read(tensor: Tensor, at: Tensor | None) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.networks.hub_names import advice, is_rebuilt
+
 SHOWN = 10
 
 
@@ -70,9 +72,11 @@ def match_state(
     """Give the entries of a state dict under the module's own names, in its dtypes.
 
     A prefix common to all names (``module.``, ``model.``) and the ``_orig_mod.`` of compiled
-    modules are taken off only where that makes the names match. One name of a tied tensor is
-    enough. Parameters and persistent buffers must all be there; non-persistent buffers and
-    integer counters may be absent.
+    modules are taken off, and the name of one of the module's children (``transformer.`` for a
+    file of the base model) is put before all names, only where that makes the names match. One
+    name of a tied tensor is enough. Parameters and persistent buffers must all be there;
+    non-persistent buffers and integer counters may be absent. Constants that old files store and
+    the module builds (`is_rebuilt`) are left out.
 
     Args:
         module: the network whose names, shapes, dtypes and devices decide. Not changed.
@@ -106,19 +110,27 @@ def match_state(
     def misfits(renamed: Mapping[str, str]) -> tuple[list[str], list[str]]:
         present = {first[new] for new in renamed if new in first}
         missing = [name for name in own if name in required - present]
-        return missing, [old for new, old in renamed.items() if new not in first]
+        return missing, [
+            old for new, old in renamed.items() if new not in first and old not in rebuilt
+        ]
 
+    rebuilt = {name for name, entry in state.items() if is_rebuilt(name, entry)}
+    children = [name for name, _ in module.named_children()]
     # The first of the best: unchanged names win a tie.
-    renamed = min(_renamings(list(state)), key=lambda names: sum(map(len, misfits(names))))
+    renamings = _renamings(list(state), children)
+    renamed = min(renamings, key=lambda names: sum(map(len, misfits(names))))
     missing, unexpected = misfits(renamed)
     matched: dict[str, Tensor] = {}
-    shapes, kinds, conflicts, non_finite = [], [], [], []
+    shapes, layouts, kinds, conflicts, non_finite = [], [], [], [], []
     for new, old in renamed.items():
         if new not in first or first[new] in head:
             continue
         name, entry, mine = first[new], state[old].detach(), own[new]
         if entry.shape != mine.shape:
             shapes.append(f"{new} is {tuple(entry.shape)}, the network has {tuple(mine.shape)}")
+            continue
+        if layout := unreadable_layout(entry):
+            layouts.append(f"{new} is {layout}")
             continue
         if entry.is_complex() or entry.is_floating_point() != mine.is_floating_point():
             kinds.append(f"{new} is {entry.dtype}, the network has {mine.dtype}")
@@ -134,12 +146,15 @@ def match_state(
         "missing from it": missing,
         "unexpected in it": unexpected,
         "shape differs": shapes,
+        "no plain array of values": layouts,
         "dtype differs in kind": kinds,
         "tied in the network, different in it": conflicts,
         "NaN or infinite (in the network's dtype)": non_finite,
     }
     if any(groups.values()):
         lines = [f"  {what} ({len(of)}): {listed(of)}" for what, of in groups.items() if of]
+        known = advice(list(state), missing)
+        lines += [f"  {known}"] if known else []
         raise CheckpointError("\n".join([f"{source} does not fit the network:", *lines]))
     return matched
 
@@ -149,17 +164,36 @@ def _all_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _renamings(names: list[str]) -> Iterator[dict[str, str]]:
-    """Give each reading of the names, new -> old: unchanged, without prefix, without _orig_mod."""
+def unreadable_layout(tensor: Tensor) -> str | None:
+    """Name the layout of a tensor that holds no plain array of values; None for all others.
+
+    Example:
+        >>> unreadable_layout(torch.ones(2, 2).to_sparse()), unreadable_layout(torch.ones(2))
+        ('sparse_coo', None)
+    """
+    if tensor.is_meta:
+        return "meta"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    return "quantized" if tensor.is_quantized else None
+
+
+def _renamings(names: list[str], children: list[str]) -> Iterator[dict[str, str]]:
+    """Give each reading of the names as new -> old.
+
+    Unchanged first, then without a common prefix, without _orig_mod, and below a child.
+    """
     common = 0
     parts = [name.split(".")[:-1] for name in names]
     for segment in zip(*parts, strict=False):
         if len(set(segment)) > 1:
             break
         common += 1
-    for cut in range(common + 1):
-        stripped = {name.split(".", cut)[-1]: name for name in names}
-        yield stripped
-        plain = {new.replace("_orig_mod.", ""): old for new, old in stripped.items()}
-        if len(plain) == len(names):
-            yield plain
+    for child in ("", *children):
+        before = f"{child}." if child else ""
+        for cut in range(common + 1):
+            stripped = {before + name.split(".", cut)[-1]: name for name in names}
+            yield stripped
+            plain = {new.replace("_orig_mod.", ""): old for new, old in stripped.items()}
+            if len(plain) == len(names):
+                yield plain

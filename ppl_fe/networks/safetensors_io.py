@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,6 +19,19 @@ from torch import Tensor
 
 from ppl_fe.files import atomic_write
 from ppl_fe.networks.hashes import base_hash
+
+Result = TypeVar("Result")
+# What reading a field raises that is missing or of another type than was written.
+MALFORMED = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def write_checked(
@@ -46,8 +59,8 @@ def write_checked(
     path = Path(path)
     # Cloned: safetensors refuses tensors that share memory, as views of one vector do.
     held = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    text = json.dumps(about)
-    metadata = {"format": file_format, "about": text, "content": _sum(held, text)}
+    written = json.dumps(about)
+    metadata = {"format": file_format, "about": written, "content": _sum(held, written)}
     with atomic_write(path) as aside:
         save_file(held, aside, metadata)
 
@@ -77,19 +90,66 @@ def read_checked(
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as damage:
+    except (SafetensorError, *MALFORMED) as damage:  # a dtype that torch lacks is a KeyError
         raise error(f"{path} is damaged, or no safetensors file: {damage}") from damage
     if metadata.get("format") != file_format:
         raise error(
             f"{path} is no {kind} file that this version reads: its format is "
             f"{metadata.get('format')!r}, not {file_format!r}"
         )
-    text = metadata.get("about", "")
-    if _sum(tensors, text) != metadata.get("content"):
+    written = metadata.get("about", "")
+    if _sum(tensors, written) != metadata.get("content"):
         raise error(f"{path} is damaged: its content is not what was written; fetch it again")
-    about: dict[str, Any] = json.loads(text)
+    about: dict[str, Any] = parsed(path, kind, error, lambda: dict(json.loads(written)))
     return tensors, about
 
 
-def _sum(tensors: Mapping[str, Tensor], text: str) -> str:
-    return hashlib.sha256((base_hash(tensors) + text).encode()).hexdigest()
+def parsed(
+    path: str | os.PathLike[str], kind: str, error: type[ValueError], build: Callable[[], Result]
+) -> Result:
+    """Give what `build` makes of a file's fields, or the one error of a damaged file.
+
+    Args:
+        path: the file that is read.
+        kind: what error messages call such a file, "delta" say.
+        error: class of the errors about its content; those that `build` raises stay as they are.
+        build: reads the fields; raises anything where one is missing or of another form.
+
+    Example:
+        >>> parsed("task.safetensors", "delta", ValueError, lambda: {}["shapes"])
+        Traceback (most recent call last):
+        ValueError: task.safetensors is damaged, or no delta: KeyError: 'shapes'
+    """
+    try:
+        return build()
+    except error:
+        raise
+    except MALFORMED as wrong:
+        found = f"{type(wrong).__name__}: {wrong}"
+        raise error(f"{path} is damaged, or no {kind}: {found}") from wrong
+
+
+def text(value: object) -> str:
+    """Give a field that has to be a text.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def sizes(value: object) -> tuple[int, ...]:
+    """Give a field that has to be a tensor's shape.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
+        raise TypeError(f"{value!r:.40} is no shape")
+    return tuple(value)
+
+
+def _sum(tensors: Mapping[str, Tensor], about: str) -> str:
+    return hashlib.sha256((base_hash(tensors) + about).encode()).hexdigest()

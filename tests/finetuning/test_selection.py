@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ppl_fe as fe
+from ppl_fe.finetuning.selection import FORMAT
 from ppl_fe.finetuning.train.trained_entries import head_names
+from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 VECTORS = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
 
@@ -143,3 +145,57 @@ def test_a_checkpoint_under_a_fresh_head() -> None:
         net.with_state(body)
     with pytest.raises(fe.CheckpointError, match="shape differs"):
         net.with_state(other)
+
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "no sizes": ("sizes", None),
+    "sizes without names": ("sizes", [3, 4]),
+    "a hash that is no text": ("base_hash", 7),
+    "a head that is no list": ("head", 3),
+    "notes that are no texts": ("notes", [1]),
+    "settings in a list": ("settings", [1]),
+    "a rule that is no text": ("method", {}),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_a_field_of_another_form_is_one_error_of_ours(kind: str, path: Path) -> None:
+    # Written with a checksum of its own, so that only the fields can give it away.
+    tensors, about = read_checked(path, FORMAT, "selection", fe.SelectionError)
+    name, value = FIELDS[kind]
+    write_checked(path, tensors, {**about, name: value}, FORMAT)
+    with pytest.raises(fe.SelectionError, match=r"selection\.safetensors is damaged"):
+        fe.load_selection(path, network())
+    write_checked(path, tensors, {k: v for k, v in about.items() if k != name}, FORMAT)
+    with pytest.raises(fe.SelectionError, match=r"is damaged, or no selection: KeyError"):
+        fe.load_selection(path, network())
+
+
+TENSORS: dict[str, dict[str, Tensor | None]] = {
+    "no mask": {"indices": None},
+    "no score": {"score": None},
+    "a mask of numbers": {"indices": torch.tensor([0.5])},
+    "a mask beyond the end": {"indices": torch.tensor([10**6])},
+    "a mask before the start": {"indices": torch.tensor([-1, 2])},
+    "a mask in another order": {"indices": torch.tensor([5, 2])},
+    "a score of another length": {"score": torch.zeros(3)},
+    "a score of whole numbers": {"r_hat": torch.zeros(1, dtype=torch.int64)},
+    "one vector more": {"luck": torch.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_vectors_that_do_not_fit_are_refused(kind: str, path: Path) -> None:
+    tensors, about = read_checked(path, FORMAT, "selection", fe.SelectionError)
+    changed = {**tensors, **TENSORS[kind]}
+    write_checked(path, {k: v for k, v in changed.items() if v is not None}, about, FORMAT)
+    with pytest.raises(fe.SelectionError, match=r"selection\.safetensors is damaged"):
+        fe.load_selection(path, network())
+
+
+def test_a_mask_of_the_head_is_refused(path: Path, made: fe.Selection) -> None:
+    tensors, about = read_checked(path, FORMAT, "selection", fe.SelectionError)
+    head = made.slices[made.head[0]]
+    write_checked(path, {**tensors, "indices": torch.tensor([head.start])}, about, FORMAT)
+    with pytest.raises(fe.SelectionError, match="selects entries of the head"):
+        fe.load_selection(path, network())

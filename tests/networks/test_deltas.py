@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from cases.deltas import Tuned, X, base, contents, full_disk, nudge, same, saved
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ppl_fe.networks.delta_format import Delta, DeltaError, read_delta, write_delta
+from ppl_fe.networks.delta_format import FORMAT, Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.deltas import apply_delta, save_delta
+from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 
 def test_applied_it_gives_the_fine_tuned_network_to_the_last_bit(tmp_path: Path) -> None:
@@ -207,3 +209,77 @@ def test_positions_outside_the_tensors_are_refused(tmp_path: Path) -> None:
     save_delta(Tuned(delta), tmp_path / "a")
     with pytest.raises(DeltaError, match="positions and values do not fit"):
         apply_delta(base(), tmp_path / "a")
+
+
+FIELDS: dict[str, tuple[str, Any]] = {
+    "no hash": ("base_hash", None),
+    "a hash that is no text": ("base_hash", 7),
+    "shapes in a list": ("shapes", [1, 2]),
+    "a shape that is no list": ("shapes", {"0.weight": 24}),
+    "a negative shape": ("shapes", {"0.weight": [-6, 4]}),
+    "a tensor that is not there": ("partly", ["0.weight", "9.weight"]),
+    "a tensor named twice": ("partly", ["0.weight", "0.weight"]),
+    "names that are no list": ("partly", 3),
+    "a head of the base": ("head", ["0.weight"]),
+    "a head without tensors": ("head", ["3.weight", "3.bias", "4.weight"]),
+    "no head": ("head", []),
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_a_field_of_another_form_is_one_error_of_ours(kind: str, tmp_path: Path) -> None:
+    # Written with a checksum of its own, so that only the fields can give it away.
+    path, module = saved(tmp_path), base()
+    tensors, about = read_checked(path, FORMAT, "delta", DeltaError)
+    name, value = FIELDS[kind]
+    write_checked(path, tensors, {**about, name: value}, FORMAT)
+    before = contents(module)
+    with pytest.raises(DeltaError, match=r"1\.safetensors"):
+        apply_delta(module, path)
+    assert same(module, before)
+    write_checked(path, tensors, {k: v for k, v in about.items() if k != name}, FORMAT)
+    with pytest.raises(DeltaError, match=r"is damaged, or no delta: KeyError"):
+        apply_delta(module, path)
+
+
+TENSORS: dict[str, dict[str, Tensor | None]] = {
+    "NaN in the values": {"values": torch.full((14,), float("nan"))},
+    "infinity in the head": {"whole.3.bias": torch.tensor([0.0, float("inf")])},
+    "values of another dtype": {"values": torch.zeros(14, dtype=torch.float64)},
+    "whole numbers": {"values": torch.zeros(14, dtype=torch.int64)},
+    "values in two dimensions": {"values": torch.zeros(2, 7)},
+    "steps of another dtype": {"steps": torch.zeros(14)},
+    "steps that go back": {"steps": torch.full((14,), -3, dtype=torch.int16)},
+    "no steps": {"steps": None},
+    "a whole tensor of another shape": {"whole.1.bias": torch.zeros(1)},
+    "a whole tensor of another dtype": {"whole.1.bias": torch.zeros(6, dtype=torch.float64)},
+    "a whole tensor of no base": {"whole.9.bias": torch.zeros(6)},
+    "a statistic as a whole tensor": {"whole.1.running_mean": torch.zeros(6)},
+    "one tensor more": {"momentum": torch.zeros(6)},
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_that_cannot_be_written_are_refused_before_any_is(
+    kind: str, tmp_path: Path
+) -> None:
+    path, module = saved(tmp_path), base()
+    tensors, about = read_checked(path, FORMAT, "delta", DeltaError)
+    changed = {**tensors, **TENSORS[kind]}
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    write_checked(path, kept, about, FORMAT)
+    before = contents(module)
+    with pytest.raises(DeltaError, match=r"1\.safetensors"):
+        apply_delta(module, path)
+    assert same(module, before)
+
+
+def test_a_module_that_refuses_a_value_halfway_is_left_as_it_was(tmp_path: Path) -> None:
+    path, module = saved(tmp_path), base()
+    before = contents(module)
+    head = module.get_parameter("3.weight")  # one number seen everywhere: it cannot be written
+    head.data = torch.zeros(1).expand(2, 6)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        apply_delta(module, path)
+    head.data = before["3.weight"]
+    assert same(module, before)
