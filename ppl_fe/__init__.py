@@ -1,50 +1,58 @@
-"""Which checkpoint to fine-tune, which parameters to update, has the sampler converged."""
+"""Which checkpoint to fine-tune, which parameters to update, has the sampler converged.
+
+Names are imported when they are first used: torch, pyro and transformers take seconds, for which
+`ppl-fe --help` need not wait.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ppl_fe import models
-from ppl_fe.data import as_data
-from ppl_fe.diagnostics import Check, Diagnosis, add_log_likelihood, diagnose, summary
-from ppl_fe.diverged import DivergedError
-from ppl_fe.finetuning import (
-    BayesTune,
-    BiasOnly,
-    FinetuneResult,
-    GradientSquared,
-    Magnitude,
-    Movement,
-    Random,
-    ReleasedCode,
-    Rule,
-    Selection,
-    SelectionError,
-    finetune,
-    load_selection,
-    save_adapter,
-    select_parameters,
-)
-from ppl_fe.free_energy import (
-    FreeEnergyEstimate,
-    ThermodynamicEstimate,
-    estimate_free_energy,
-    integrate_free_energy,
-    rank_checkpoints,
-)
-from ppl_fe.inference import BAOAB, PSGLD, SGHMC, SGLD, SGNHT, Kernel, sample, schedules
-from ppl_fe.networks import (
-    AppliedDelta,
-    CheckpointError,
-    DeltaError,
-    FlatNetwork,
-    apply_delta,
-    load_checkpoint,
-    read_checkpoint,
-    save_delta,
-)
 from ppl_fe.renamed import old_names
 from ppl_fe.version import __version__
+
+if TYPE_CHECKING:
+    from ppl_fe import models, plots
+    from ppl_fe.data import as_data
+    from ppl_fe.diagnostics import Check, Diagnosis, add_log_likelihood, diagnose, summary
+    from ppl_fe.diverged import DivergedError
+    from ppl_fe.finetuning import (
+        BayesTune,
+        BiasOnly,
+        FinetuneResult,
+        GradientSquared,
+        Magnitude,
+        Movement,
+        Random,
+        ReleasedCode,
+        Rule,
+        Selection,
+        SelectionError,
+        finetune,
+        load_selection,
+        save_adapter,
+        select_parameters,
+    )
+    from ppl_fe.finetuning.train.huggingface import MaskedTraining as MaskedTraining
+    from ppl_fe.free_energy import (
+        FreeEnergyEstimate,
+        ThermodynamicEstimate,
+        estimate_free_energy,
+        integrate_free_energy,
+        rank_checkpoints,
+    )
+    from ppl_fe.inference import BAOAB, PSGLD, SGHMC, SGLD, SGNHT, Kernel, sample, schedules
+    from ppl_fe.networks import (
+        AppliedDelta,
+        CheckpointError,
+        DeltaError,
+        FlatNetwork,
+        apply_delta,
+        load_checkpoint,
+        read_checkpoint,
+        save_delta,
+    )
 
 __all__ = [
     "BAOAB",
@@ -84,6 +92,7 @@ __all__ = [
     "load_checkpoint",
     "load_selection",
     "models",
+    "plots",
     "rank_checkpoints",
     "read_checkpoint",
     "sample",
@@ -94,14 +103,9 @@ __all__ = [
     "summary",
 ]
 
-_old_name = old_names(
-    "ppl_fe",
-    {
-        "NotFiniteError": "ppl_fe:DivergedError",
-        "StageOneError": "ppl_fe:DivergedError",
-        "Tuned": "ppl_fe:FinetuneResult",
-    },
-)
+# Where a name is looked for; each of these lists what it exports.
+_FOLDERS = ("data", "inference", "networks", "diagnostics", "free_energy", "finetuning")
+_ELSEWHERE = {"DivergedError": "diverged", "MaskedTraining": "finetuning.train.huggingface"}
 
 
 def __dir__() -> list[str]:
@@ -109,14 +113,27 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "MaskedTraining"])
 
 
-if TYPE_CHECKING:
-    from ppl_fe.finetuning.train.huggingface import MaskedTraining as MaskedTraining
-else:
+def _find(name: str) -> Any:
+    if name not in __dir__():
+        raise AttributeError(f"module 'ppl_fe' has no attribute {name!r}")
+    if name in ("models", "plots"):
+        return import_module(f"ppl_fe.{name}")
+    if name in _ELSEWHERE:
+        home = import_module(f"ppl_fe.{_ELSEWHERE[name]}")
+    else:
+        folders = (import_module(f"ppl_fe.{folder}") for folder in _FOLDERS)
+        home = next(folder for folder in folders if name in folder.__all__)
+    globals()[name] = found = getattr(home, name)  # the next time it is found at once
+    return found
 
-    def __getattr__(name: str) -> Any:
-        """Import MaskedTraining when asked for: transformers is optional and slow to import."""
-        if name != "MaskedTraining":
-            return _old_name(name)
-        from ppl_fe.finetuning.train.huggingface import MaskedTraining
 
-        return MaskedTraining
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__,
+        {
+            "NotFiniteError": "ppl_fe:DivergedError",
+            "StageOneError": "ppl_fe:DivergedError",
+            "Tuned": "ppl_fe:FinetuneResult",
+        },
+        otherwise=_find,
+    )

@@ -55,13 +55,17 @@ def renamed_arguments(
     return decorate
 
 
-def old_names(module: str, moved: Mapping[str, str]) -> Callable[[str], Any]:
+def old_names(
+    module: str, moved: Mapping[str, str], otherwise: Callable[[str], Any] | None = None
+) -> Callable[[str], Any]:
     """Make a module's `__getattr__`, by which old names of it are still found.
 
     Args:
         module: the module that had them.
         moved: old name -> "module:name", where the object is now. Looked up when it is asked for,
             so that a floor of the house need not import the one above it.
+        otherwise: finds the module's other names that are looked up when asked for; by default
+            there are none.
 
     Returns:
         A function of a name, which warns and gives the object.
@@ -79,6 +83,8 @@ def old_names(module: str, moved: Mapping[str, str]) -> Callable[[str], Any]:
 
     def find(name: str) -> Any:
         if name not in moved:
+            if otherwise is not None:
+                return otherwise(name)
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         home, _, new = moved[name].partition(":")
         warn_of_old_name(f"{module}.{name}", f"{home}.{new}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -278,3 +280,11 @@ def test_every_public_name_is_documented() -> None:
     for public in ppl_fe.__all__:
         value = getattr(ppl_fe, public)
         assert isinstance(value, str) or value.__doc__, public
+
+
+def test_public_names_are_imported_when_they_are_first_used() -> None:
+    code = (
+        "import sys, ppl_fe as fe; assert 'torch' not in sys.modules; "
+        "assert fe.plots.plot_ranks and fe.models.gaussian and 'torch' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,8 +13,12 @@ def add(commands: Any) -> None:
         help="pretrain, rank and fine-tune small networks on scikit-learn's digits",
         description="Does free energy predict transfer? About a minute on two cores.",
     )
-    demo.add_argument("--output", default="demo-output", help="folder for table, draws, picture")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument(
+        "--output",
+        default="demo-output",
+        help="folder for table, draws, picture; default demo-output",
+    )
+    demo.add_argument("--seed", type=int, default=0, help="default 0")
     demo.set_defaults(run=run)
 
 

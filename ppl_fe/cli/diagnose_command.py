@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+EXAMPLE = """
+example:
+  ppl-fe diagnose run.zarr && echo passed
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
@@ -12,6 +17,8 @@ def add(commands: Any) -> None:
         "diagnose",
         help="check a saved run: mixing, temperature, length",
         description="Check a saved run. Exit status 0: passed, 1: a check failed, 2: bad input.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
     )
     diagnose.add_argument("draws", metavar="PATH", help="zarr folder of fe.sample's save_to")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.task import add_task, check_output, load_network
-from ppl_fe.finetuning.selection import load_selection
-from ppl_fe.finetuning.train.finetune_result import FinetuneResult
-from ppl_fe.finetuning.train.trained_entries import head_names
-from ppl_fe.finetuning.train.training import LEARNING_RATES, finetune
-from ppl_fe.networks.deltas import save_delta
-from ppl_fe.networks.flat import FlatNetwork
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ppl_fe.finetuning.train.finetune_result import FinetuneResult
+    from ppl_fe.networks.flat import FlatNetwork
+
+# Those of `LEARNING_RATES` in training.py, which takes seconds to import; a test compares them.
+METHODS = ("full", "head", "lora", "mask")
 
 
 def add(commands: Any) -> None:
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
     )
     add_task(tune)
     tune.add_argument("--selection", metavar="FILE", help="of `ppl-fe select`, for method mask")
-    tune.add_argument("--method", choices=sorted(LEARNING_RATES), help="default mask")
+    tune.add_argument("--method", choices=METHODS, help="default mask")
     tune.add_argument(
         "--validation", metavar="MODULE:FACTORY", help="() -> data; its best state is kept"
     )
@@ -49,6 +50,9 @@ def add(commands: Any) -> None:
 
 def run(given: dict[str, Any]) -> int:
     """Fine-tune, write the delta, and print what came of it."""
+    from ppl_fe.finetuning.train.training import finetune
+    from ppl_fe.networks.deltas import save_delta
+
     output, selected = given.pop("output"), given.pop("selection", None)
     check_output("--output", output)
     method = given.get("method", "mask")
@@ -68,6 +72,9 @@ def run(given: dict[str, Any]) -> int:
 
 
 def _mask(path: str, network: FlatNetwork, head: str | None) -> Tensor:
+    from ppl_fe.finetuning.selection import load_selection
+    from ppl_fe.finetuning.train.trained_entries import head_names
+
     selection, names = load_selection(path, network), head_names(network, head)
     if selection.head != names:
         raise ValueError(

@@ -6,12 +6,19 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.tables import check_table_name, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLE = """
+example:
+  ppl-fe rank runs/*.safetensors --network mine:network --data mine:pretraining \\
+    --held-out mine:held_out --baselines --output ranking.csv
+"""
 
 
 def add(commands: Any) -> None:
@@ -20,6 +27,8 @@ def add(commands: Any) -> None:
         "rank",
         help="rank checkpoints by pretraining free energy",
         description="Rank checkpoints of one architecture by pretraining free energy (WBIC).",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
     )
     rank.add_argument("checkpoints", nargs="+", help="files or folders, each as PATH or NAME=PATH")
@@ -34,17 +43,27 @@ def add(commands: Any) -> None:
     rank.add_argument(
         "--features", help="module whose input counts as the features; default the last linear"
     )
-    rank.add_argument("--head", help=argparse.SUPPRESS)  # the old name of --features
-    rank.add_argument("--likelihood", help="categorical, normal or next_token")
-    rank.add_argument("--localization", type=float, help="gamma")
-    rank.add_argument("--inverse-temperature", type=float, help="beta; default 1/log n")
-    rank.add_argument("--batch-size", type=int, help="examples a step; 0 means all")
-    rank.add_argument("--step-size", type=float, help="epsilon; default automatic")
-    for name in ("num-chains", "num-samples", "warmup-steps", "thinning", "seed"):
-        rank.add_argument(f"--{name}", type=int)
+    rank.add_argument("--head", help=argparse.SUPPRESS)  # what --features was called
     rank.add_argument("--save-to", help="new folder for the draws")
     rank.add_argument("--output", help="table as .csv or .json")
+    _add_chains(rank.add_argument_group("the chains"))
     rank.set_defaults(run=run)
+
+
+def _add_chains(group: Any) -> None:
+    # The defaults are those of `ChainOptions`, which takes seconds to import; a test compares them.
+    group.add_argument(
+        "--likelihood", help="categorical, normal or next_token; default categorical"
+    )
+    group.add_argument("--localization", type=float, help="gamma; default 1.0")
+    group.add_argument("--inverse-temperature", type=float, help="beta; default 1/log n")
+    group.add_argument("--batch-size", type=int, help="examples a step, 0 for all; default 256")
+    group.add_argument("--step-size", type=float, help="epsilon; default auto")
+    group.add_argument("--num-chains", type=int, help="of each checkpoint; default 4")
+    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default 500")
+    group.add_argument("--warmup-steps", type=int, help="steps before the first; default 1000")
+    group.add_argument("--thinning", type=int, help="steps that a kept draw costs; default 10")
+    group.add_argument("--seed", type=int, help="default 0")
 
 
 def run(given: dict[str, Any]) -> int:
@@ -58,6 +77,9 @@ def run(given: dict[str, Any]) -> int:
     data = load_factory("--data", given.pop("data"))
     if "held_out" in given:
         given["held_out"] = load_factory("--held-out", given["held_out"])
+    if "head" in given:
+        print("ppl-fe rank: --head is called --features now", file=sys.stderr)
+        given.setdefault("features", given.pop("head"))
     if given.get("batch_size") == 0:
         given["batch_size"] = None
     named = dict(_name_and_path(text) for text in given.pop("checkpoints"))

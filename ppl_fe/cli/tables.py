@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ppl_fe.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def check_table_name(path: str) -> None:

@@ -12,6 +12,8 @@ pointwise.py     log-likelihoods of single data, for ArviZ
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ppl_fe.diagnostics.diagnose_run import diagnose, summary
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
 from ppl_fe.diagnostics.pointwise import add_log_likelihood
@@ -40,11 +42,12 @@ _PLOTS = (
     "plot_temperature_by_layer",
     "plot_transfer",
 )
-__getattr__ = old_names(
-    __name__,
-    {name: f"ppl_fe.plots:{name}" for name in _PLOTS}
-    | {
-        "plot_layers": "ppl_fe.plots:plot_selected_by_layer",
-        "kernel_stein_discrepancy": "ppl_fe.diagnostics.stein:kernel_stein_discrepancy",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__ = old_names(
+        __name__,
+        {name: f"ppl_fe.plots:{name}" for name in _PLOTS}
+        | {
+            "plot_layers": "ppl_fe.plots:plot_selected_by_layer",
+            "kernel_stein_discrepancy": "ppl_fe.diagnostics.stein:kernel_stein_discrepancy",
+        },
+    )

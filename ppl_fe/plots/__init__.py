@@ -12,6 +12,8 @@ palette.py            the style of them all
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ppl_fe.plots.ladder_plots import plot_ladder
 from ppl_fe.plots.layer_plots import plot_r_hat_by_layer, plot_temperature_by_layer
 from ppl_fe.plots.loss_plots import plot_loss_traces
@@ -33,4 +35,5 @@ __all__ = [
     "plot_transfer",
 ]
 
-__getattr__ = old_names(__name__, {"plot_layers": "ppl_fe.plots:plot_selected_by_layer"})
+if not TYPE_CHECKING:
+    __getattr__ = old_names(__name__, {"plot_layers": "ppl_fe.plots:plot_selected_by_layer"})

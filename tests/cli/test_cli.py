@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from cases.shell import enter
 from safetensors.torch import save_file
 
 import ppl_fe as fe
-from ppl_fe.cli import main
+from ppl_fe.cli import main, rank_command
 from ppl_fe.cli.factories import load_factory
+from ppl_fe.free_energy.local_chains import ChainOptions
 from ppl_fe.version import __version__
 
 FACTORIES = """
@@ -72,6 +75,13 @@ def test_a_path_with_an_equals_sign(folder: Path) -> None:
     (folder / "lr=0.1.safetensors").write_bytes((folder / "a.safetensors").read_bytes())
     assert rank("lr=0.1.safetensors", "--output", "table.json") == 0
     assert list(json.loads((folder / "table.json").read_text())) == ["lr=0.1.safetensors"]
+
+
+def test_the_old_name_of_features(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rank("a.safetensors", "--baselines", "--head", "nothing") == 2
+    errors = capsys.readouterr().err
+    assert "--head is called --features now" in errors
+    assert "features='nothing' is no submodule" in errors
 
 
 def test_every_option_arrives(folder: Path) -> None:
@@ -185,6 +195,22 @@ def test_help(arguments: list[str], said: list[str], capsys: pytest.CaptureFixtu
     assert left.value.code == 0
     printed = capsys.readouterr().out
     assert all(part in printed for part in said)
+
+
+def test_help_shows_the_defaults_of_python() -> None:
+    chains = argparse.ArgumentParser()
+    rank_command._add_chains(chains)
+    for action in chains._actions[1:]:  # but --help
+        default = {"inverse_temperature": "1/log n"}.get(
+            action.dest, getattr(ChainOptions, action.dest)
+        )
+        assert f"default {default}" in str(action.help)
+
+
+def test_help_imports_nothing_that_takes_seconds() -> None:
+    slow = "{'torch', 'pyro', 'pandas', 'numpy', 'xarray', 'matplotlib'}"
+    code = f"import sys, ppl_fe.cli as cli; cli._parser(); assert not {slow} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("arguments", [[], ["rank"], ["rank", "--gamma", "1"], ["finetune"]])

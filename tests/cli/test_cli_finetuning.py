@@ -15,8 +15,9 @@ from cases.shell import MASK, MODULE, QUICK, SELECT, TASK, TUNE, enter_task, run
 from safetensors.torch import load_file, save_file
 
 import ppl_fe as fe
-from ppl_fe.cli import main, select_command
+from ppl_fe.cli import finetune_command, main, select_command
 from ppl_fe.finetuning.rules.shorthands import RULE_NAMES, RULES
+from ppl_fe.finetuning.train.training import LEARNING_RATES
 
 
 def network_of(folder: Path) -> fe.FlatNetwork:
@@ -142,7 +143,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def test_every_option_of_finetune_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    tune = "ppl_fe.cli.finetune_command:finetune"
+    tune = "ppl_fe.finetuning.train.training:finetune"
     base = [*TUNE, "--method", "head"]
     plain = {"head": "2", "progress_bar": sys.stderr.isatty(), "method": "head"}
     assert arriving(tune, base, monkeypatch) == plain  # Python's own defaults
@@ -180,6 +181,10 @@ def test_the_former_option_works_and_names_the_new_one(
     given = arriving(SELECT_AT, former, monkeypatch)
     assert given["rule"] == fe.ReleasedCode(num_samples=7)
     assert "--method is called --rule now: --rule released_code" in capsys.readouterr().err
+
+
+def test_the_methods_of_the_shell_are_those_of_python() -> None:
+    assert tuple(sorted(LEARNING_RATES)) == finetune_command.METHODS
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
