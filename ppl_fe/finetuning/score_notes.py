@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ppl_fe.diagnostics.checks.mixing import mixing_notes_of_many
 from ppl_fe.finetuning.scoring import Scores
 
-GOOD_R_HAT = 1.1
-LARGE_SHARE = 0.01  # of the parameters; fewer may be bad by chance
 LEAST_RELIABLE = 0.5
 
 
@@ -27,23 +26,9 @@ def agreement_notes(found: Scores, mask: Tensor) -> list[str]:
     """
     if found.r_hat is None:
         return []
-    bad, above = found.r_hat > GOOD_R_HAT, found.score > found.score.nanmedian()
-    shares = {
-        "above the median": bad[above].float().mean().item(),
-        "selected": bad[mask].float().mean().item(),
-    }
-    parts = [
-        f"{100 * share:.3g} % of those {where}"
-        for where, share in shares.items()
-        if share > LARGE_SHARE
-    ]
-    if not parts:
-        return []
-    worst = found.r_hat[above | mask].nan_to_num(0).max().item()
-    return [
-        f"R-hat of {found.what} exceeds {GOOD_R_HAT} in {' and '.join(parts)}, up to {worst:.2f}: "
-        f"{found.remedy}"
-    ]
+    above = found.score > found.score.nanmedian()
+    parts = {"above the median": above.cpu().numpy(), "selected": mask.cpu().numpy()}
+    return mixing_notes_of_many(found.r_hat.cpu().numpy(), parts, found.what, found.remedy)
 
 
 def chance_notes(found: Scores) -> list[str]:

@@ -67,10 +67,13 @@ def means(copies: int = COPIES) -> tuple[FlatNetwork, tuple[Tensor, Tensor]]:
 LENGTH = {"num_samples": 20, "warmup_steps": 50, "thinning": 2}
 
 
+SETTINGS = {name for rule in RULES for name in settings_of(rule)}
+
+
 def select(network: FlatNetwork, data: Any, rule: str = "collapsed", **options: Any) -> Selection:
-    """Select a tenth by a rule of this name; options that are the rule's settings go to it."""
+    """Select a tenth by a rule of this name, which takes of the settings those that it has."""
     own = settings_of(rule)
     settings = {name: value for name, value in {**LENGTH, **options}.items() if name in own}
-    call = {name: value for name, value in options.items() if name not in own}
+    call = {name: value for name, value in options.items() if name not in SETTINGS}
     given: dict[str, Any] = {"sparsity": 0.1, "progress_bar": False, **call}
     return select_parameters(network, data, rule=RULES[rule](**settings), **given)

@@ -132,7 +132,7 @@ def test_weights_that_must_move_are_found() -> None:
         method: select(
             net, (x, y), likelihood="normal", rule=method, sparsity=0.005, batch_size=300,
             warmup_steps=400, num_samples=20, thinning=5,
-            **({"count_top": True} if method == "collapsed" else {}),
+            count_top=method == "collapsed",
         )
         for method in ("collapsed", "gradient_squared", "magnitude")
     }  # fmt: skip
@@ -156,9 +156,9 @@ def test_the_number_by_a_threshold_or_by_the_knee() -> None:
         net.anchor[:] = 1e-3 * torch.linspace(1, 1.1, 1000)
         net.anchor[100:140] = 1.0
     data = (X, LABELS)
-    above = select(net, data, method="magnitude", threshold=0.5)
+    above = select(net, data, rule="magnitude", threshold=0.5)
     assert torch.equal(above.mask, net.anchor > 0.5)
-    assert torch.equal(select(net, data, method="magnitude", sparsity="knee").mask, above.mask)
+    assert torch.equal(select(net, data, rule="magnitude", sparsity="knee").mask, above.mask)
 
 
 def test_the_head_is_not_ranked_and_equal_seeds_are_equal() -> None:
@@ -180,7 +180,7 @@ def test_the_head_is_not_ranked_and_equal_seeds_are_equal() -> None:
 
 def test_batches_of_32_by_default_and_all_the_data_for_none() -> None:
     def used(**options: int | None) -> object:
-        found = select(network(), (X, LABELS), method="gradient_squared", **options)
+        found = select(network(), (X, LABELS), rule="gradient_squared", **options)
         return found.settings["batch_size"]
 
     assert (used(), used(batch_size=None), used(batch_size=10**6)) == (32, len(X), len(X))
@@ -226,7 +226,7 @@ def test_the_head_follows_its_own_posterior() -> None:
 
 def test_a_selection_says_what_it_is() -> None:
     net = network()
-    found = select(net, (X, LABELS), head=HEAD, method="magnitude")
+    found = select(net, (X, LABELS), head=HEAD, rule="magnitude")
     table = found.by_layer()
     assert table["selected"].sum() == found.num_selected
     assert list(table.index) == ["0.weight", "0.bias"]
@@ -285,7 +285,7 @@ def test_data_of_one_class() -> None:
 
 def test_scores_without_a_bend_have_no_knee() -> None:
     with pytest.raises(ValueError, match="have no bend"):
-        select(FlatNetwork(nn.Linear(4, 400)), (X, LABELS), method="random", sparsity="knee")
+        select(FlatNetwork(nn.Linear(4, 400)), (X, LABELS), rule="random", sparsity="knee")
     assert find_knees(torch.ones(10).numpy()) == []
 
 
@@ -401,7 +401,7 @@ WRONG = r"prior must be a function of the anchor alone: "
 )
 def test_a_prior_that_is_none_is_shown_one(prior: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=f"{message}.*for example") as raised:
-        select(network(), (X, LABELS), prior=prior, method="bayestune")
+        select(network(), (X, LABELS), prior=prior, rule="bayestune")
     assert str(raised.value).endswith(PRIOR_EXAMPLE)
 
 
@@ -426,7 +426,7 @@ def test_another_prior_goes_through_the_engine() -> None:
 
     data = (torch.zeros(1, 1), torch.cat([torch.ones(2), OBSERVED])[None])
     found = select(
-        FlatNetwork(Two()), data, likelihood=observed_weights, head="head", method="bayestune",
+        FlatNetwork(Two()), data, likelihood=observed_weights, head="head", rule="bayestune",
         prior=partial(student_t, scale=0.1), warmup_steps=500, num_samples=1000, thinning=5,
         num_chains=4, sparsity=0.2,
     )  # fmt: skip
@@ -451,7 +451,7 @@ def test_a_likelihood_without_an_observed_site_is_refused(prior: Any) -> None:
         return dist.Normal(output[:, 0], 1.0).log_prob(targets)
 
     with pytest.raises(ValueError, match=r"no observed site \(pyro.sample\(\.\.\., obs=targets"):
-        select(network(), (X, LABELS), method="bayestune", likelihood=returned, prior=prior)
+        select(network(), (X, LABELS), rule="bayestune", likelihood=returned, prior=prior)
 
 
 def test_a_bare_module_is_refused() -> None:

@@ -15,10 +15,11 @@ a network, which cannot all be lucky, R-hat is held against its own law at an ES
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from arviz_stats.base import array_stats
+from numpy.typing import NDArray
 from scipy.stats import binom, chi2
 
 from ppl_fe.diagnostics.diagnosis import Check
@@ -26,6 +27,8 @@ from ppl_fe.diagnostics.error_bars import AXES, FALSE_ALARM, Array, mean_and_err
 from ppl_fe.diagnostics.run_data import Run
 
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
+# Of many quantities that are only ranked: a looser limit, which one in a hundred may exceed.
+LOOSE_R_HAT_LIMIT, SHARE_LOOSE = 1.1, 0.01
 TAILS = (0.05, 0.95)
 SHARE_ABOVE = 0.05
 HALF_CHAIN_ESS = 50.0  # of coordinates: 100 a chain
@@ -49,6 +52,39 @@ def mixing_notes(r_hat: float, ess: float) -> list[str]:
     return [
         f"not mixed: R-hat {r_hat:.3f} (below {R_HAT_LIMIT}), ESS {ess:.0f} (above "
         f"{ESS_LIMIT:.0f}); raise num_samples, thinning or warmup_steps, or localization"
+    ]
+
+
+def mixing_notes_of_many(
+    r_hat: Array, parts: Mapping[str, NDArray[np.bool_]], what: str, remedy: str
+) -> list[str]:
+    """Say in which parts of many quantities too many have not mixed; [] if in none.
+
+    Args:
+        r_hat: (D,) split R-hat of each; NaN counts as mixed.
+        parts: what to call a part of them -> (D,) which belong to it.
+        what: what to call the quantities.
+        remedy: what to do, in words.
+
+    Example:
+        >>> r_hat = np.array([1.0, 1.3, 1.0, 1.0])
+        >>> parts = {"selected": np.array([True, True, False, False])}
+        >>> mixing_notes_of_many(r_hat, parts, "the scales", "raise num_samples")
+        ['R-hat of the scales exceeds 1.1 in 50 % of those selected, up to 1.30: raise num_samples']
+    """
+    bad = r_hat > LOOSE_R_HAT_LIMIT
+    shares = {name: bad[part].mean() for name, part in parts.items() if part.any()}
+    found = [
+        f"{100 * share:.3g} % of those {name}"
+        for name, share in shares.items()
+        if share > SHARE_LOOSE
+    ]
+    if not found:
+        return []
+    worst = np.nanmax(r_hat[np.logical_or.reduce([*parts.values()])])
+    return [
+        f"R-hat of {what} exceeds {LOOSE_R_HAT_LIMIT} in {' and '.join(found)}, up to "
+        f"{worst:.2f}: {remedy}"
     ]
 
 

@@ -21,7 +21,6 @@ from ppl_fe.finetuning.bayestune.grouped import GroupScaleChains
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
-from ppl_fe.finetuning.score_notes import LARGE_SHARE
 from ppl_fe.finetuning.scoring import DEFAULT_BATCH, Rule, Scores, Task
 from ppl_fe.inference.run.run_length import RunLength
 from ppl_fe.models.bayestune import Prior
@@ -32,6 +31,8 @@ USUAL = RunLength(num_samples=100, warmup_steps=500, thinning=10)
 # smaller than with all of them, and R-hat 700. With all the data and at these lengths it is 1.03
 # there under a logistic prior and 1.08 under the horseshoe, at most.
 OTHER_PRIOR = RunLength(num_samples=100, warmup_steps=2000, thinning=50)
+
+MANY_STIFF = 0.01  # share of the weights from which a note names them
 
 
 @named_arguments
@@ -235,7 +236,7 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
             "loss or gradient overflowed at the step chosen by the stiffness at the anchor; all "
             f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
         )
-    if chains.clamped > LARGE_SHARE:
+    if chains.clamped > MANY_STIFF:
         notes.append(
             f"{100 * chains.clamped:.3g} % of the weights are stiffer than the step size "
             f"{chains.step_size:.2g} bears; their scales come out too large: lower step_size"
