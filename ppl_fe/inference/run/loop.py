@@ -92,7 +92,7 @@ class Sampling:
         chains, adaptation = self.chains, self.adaptation
         if center is not None:
             adaptation.measure()
-            stiffest = adaptation.stiffest
+            stiffest = adaptation.found.stiffest
             chains.start_at(
                 overdispersed_positions(chains, center, least_curvature or 1.0, stiffest, seed)
             )

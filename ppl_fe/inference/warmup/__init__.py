@@ -1,8 +1,8 @@
-"""What is learnt in warm-up, then frozen.
+"""What is learnt in warm-up, then held fixed.
 
 starts.py             where chains start, and the modes that they start about
-curvature.py          the stiffest direction and the gradient noise along it
+curvature.py          stiffest and slowest direction, and the gradient noise along the stiffest
 step_size.py          step size and friction from them
 learned_in_warmup.py  metric, anchor of control variates, centre of the temperature
-advice.py             what keeps chains slow, and the setting that would change it
+advice.py             how long a warm-up should be, and what keeps chains slow
 """

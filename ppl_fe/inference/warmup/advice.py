@@ -1,4 +1,4 @@
-"""What keeps a run's chains slow, and the setting that would mend it."""
+"""Advise on the settings that keep a run's chains slow, and on the length of its warm-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOISE_COSTS, CONDITION_COSTS = 2.0, 30.0
 
 
 def shorter_ways(attributes: Mapping[Any, Any]) -> str:
-    """A clause of advice on the causes that the warm-up measured; "" where none is to blame.
+    """Write a clause of advice on the causes that the warm-up measured; "" if none is to blame.
 
     With gradient-noise variance s² and curvature a along the stiffest direction the tuned step is
     about 1 + s²/(aT) times smaller than without noise, and the slowest direction takes as many

@@ -1,6 +1,6 @@
-"""What a run learns in its warm-up besides the step size, and holds fixed in its draws.
+"""Learn in warm-up, besides the step size, what a run holds fixed in its draws.
 
-The anchor of control variates, the dense metric, and the centre and direction of the
+These are the anchor of control variates, the dense metric, and the centre and direction of the
 configurational temperature. All of them come from the chains' own draws since the last such event,
 so each is better than the one before; after warm-up nothing changes, and the draws are those of a
 Markov chain.
@@ -21,13 +21,16 @@ SNAPSHOTS = 1000  # draws of each chain that a new metric is learnt from, at mos
 
 
 class Phases:
-    """Call `before_step` before every step of the warm-up, and `begin_sampling` after it.
+    """The two phases of a run: chains learn in the first, and draw in the second.
+
+    Call `before_step` before every step of the warm-up, and `begin_sampling` after it.
 
     Args:
-        chains, adaptation: of the run.
-        warmup_steps: its warm-up.
-        center: (C, D) where the target is known to be centred (w*): the anchor and the centre of
-            the temperature, from the start.
+        chains: of the run.
+        adaptation: of their settings.
+        warmup_steps: length of the first phase.
+        center: (C, D), where the target is known to be centred (w*): the anchor and the centre of
+            the temperature, from the start. By default they are learnt.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Phases:
         self._forget()
 
     def before_step(self) -> None:
-        """Learn from the draws so far where it is time to; remember the present one."""
+        """Remember the present draw; at an event of the warm-up, first learn from those so far."""
         step = self._step
         self._step += 1
         if step in self._events and self._count:
@@ -74,9 +77,9 @@ class Phases:
             refuse_unstable(chains, self._curvature(found.curvature))
 
     def _curvature(self, found: Tensor) -> Tensor:
-        """The curvature (C, 1) found, or that at the start of chains too far off to resolve it.
+        """Return the curvature (C, 1) found, or that at the start of chains too far off for it.
 
-        An unstable chain may be at 1e20 and still finite. No difference of gradients is left there.
+        An unstable chain may be at 1e20 and still finite, where gradients have no difference left.
         """
         chains, state = self.chains, self.chains.state
         far = state.position.abs().amax(-1, keepdim=True)
@@ -114,7 +117,15 @@ class Phases:
 
 
 def refuse_unstable(chains: Chains, curvature: Tensor) -> None:
-    """Stop if every chain's step is beyond the largest stable one at its stiffest curvature."""
+    """Refuse a step size beyond the largest stable one of every chain.
+
+    Args:
+        chains: of the run.
+        curvature: (C, 1), the largest.
+
+    Raises:
+        FloatingPointError: the step size, and the largest stable one.
+    """
     settings = chains.settings
     excess = chains.dynamics.excess_temperature(curvature, torch.zeros_like(curvature), settings)
     if bool((excess.isinf() & curvature.isfinite()).all()):

@@ -1,4 +1,9 @@
-"""Where chains start: spread out more than the posterior, so that R-hat can see a bad warm-up."""
+"""Choose where chains start: wider than the posterior, so that R-hat can see a bad warm-up.
+
+`uniform_positions` needs nothing known. From there `about_modes` descends, and `about_the_mode`
+uses the dense metric's mode; `overdispersed_positions` starts about a centre that is given. Those
+three spread out by the curvature that they find, as far as it predicts the log-density's fall.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +22,34 @@ from ppl_fe.inference.program.full_data import full_data_sums, weighted_chunks
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, LinearMap
 from ppl_fe.inference.step.gradients import Batch, minibatch
+from ppl_fe.inference.warmup.curvature import SHORT
 
 OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation asks
 NUM_PROBES = 16
 MAX_TRIES = 100
+MOST_ROWS = 10_000  # a mode of so many is within √(N/n) posterior sd of that of all N
+MOST_DESCENTS, MOST_ITERATIONS = 16, 200
+ARRIVED = 0.5  # nats that the quadratic model at the end still promises
+
+Array = NDArray[np.float64]
+Energy = Callable[[Array], tuple[float, Array]]
+
+
+class Starts(NamedTuple):
+    """Where chains start (C, D), and the modes (C, D) they start about."""
+
+    position: Tensor
+    mode: Tensor
 
 
 def uniform_positions(density: Density, num_chains: int, seed: int, radius: float = 2.0) -> Tensor:
-    """(C, D) starts uniform on (−2, 2) of unconstrained space, as Stan and Pyro's NUTS do.
+    """Draw starts (C, D) uniform on (−2, 2) of unconstrained space, as Stan and Pyro's NUTS do.
+
+    Args:
+        density: must be finite at a start.
+        num_chains: C.
+        seed: of the draws.
+        radius: half the width. Default 2.
 
     Raises:
         ValueError: no start with a finite log-density was found.
@@ -50,114 +75,19 @@ def uniform_positions(density: Density, num_chains: int, seed: int, radius: floa
     return torch.stack(starts)
 
 
-def spread_out(
-    center: Tensor,
-    displacement: Tensor,
-    predicted: Tensor,
-    log_density: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """(C, D) starts: centre + displacement, as far as the quadratic model it comes from holds.
-
-    Each chain's displacement is halved until the log-density falls no more than predicted, within
-    a tenth.
-
-    Args:
-        center, displacement: (C, D).
-        predicted: (C,), the fall of the log-density that the model predicts.
-        log_density: (C, D) -> (C,).
-    """
-    at_center = log_density(center)
-    for _ in range(MAX_TRIES):
-        too_far = ~(at_center - log_density(center + displacement) <= 1.1 * predicted + 1)
-        if not too_far.any():
-            break
-        displacement = torch.where(too_far[:, None], 0.5 * displacement, displacement)
-        predicted = torch.where(too_far, 0.25 * predicted, predicted)
-    return center + displacement
-
-
-def about_the_mode(density: Density, metric: LinearMap, seed: int) -> Tensor:
-    """(C, D) starts at twice the posterior standard deviation that the metric predicts."""
-    generator = torch.Generator(density.device).manual_seed(seed)
-    u = OVERDISPERSION * torch.randn(
-        metric.origin.shape, generator=generator, dtype=density.dtype, device=density.device
-    )
-    return spread_out(
-        metric.origin,
-        metric.to_displacement(u),
-        0.5 * u.square().sum(-1),
-        lambda positions: full_data_sums(density, positions).log_density,
-    )
-
-
-def overdispersed_positions(
-    chains: Chains, center: Tensor, least_curvature: float, stiffest: Tensor, seed: int
-) -> Tensor:
-    """(C, D) starts at twice the posterior standard deviation that the curvature predicts.
-
-    Each coordinate's curvature is that of −log p at the centre, by Hutchinson's estimate
-    E[z ⊙ Hz] over random signs z, never below `least_curvature` (a localised posterior's γ).
-    N(w*, I/γ) itself would start far outside the basin where γ is small.
-
-    Curvature at a degenerate minimum misleads: there it is zero, and a step away it is not. So
-    `spread_out` goes only as far as the quadratic model holds.
-
-    Args:
-        chains: give the density and its gradients; their state is not touched.
-        center: (C, D), the mode of each chain's target.
-        least_curvature: a lower bound on every coordinate's curvature.
-        stiffest: (C, 1), the largest curvature, which sets the probes' length.
-        seed: of probes and displacements.
-    """
-    generator = torch.Generator(center.device).manual_seed(seed)
-
-    def normal() -> Tensor:
-        return torch.randn(
-            center.shape, generator=generator, dtype=center.dtype, device=center.device
-        )
-
-    length = 0.1 * stiffest.rsqrt()
-    curvature = torch.zeros_like(center)
-    for _ in range(NUM_PROBES):
-        indices = chains.stream.indices()
-        signs = normal().sign()
-        forward = chains.evaluate(center + length * signs, indices).gradient
-        backward = chains.evaluate(center - length * signs, indices).gradient
-        curvature += signs * (backward - forward) / (2 * length * NUM_PROBES)
-    curvature = curvature.clamp_min(least_curvature)
-    displacement = OVERDISPERSION * normal() * curvature.rsqrt()
-    indices = chains.stream.indices()
-    return spread_out(
-        center,
-        displacement,
-        0.5 * (curvature * displacement.square()).sum(-1),
-        lambda positions: chains.evaluate(positions, indices).log_density,
-    )
-
-
-Array = NDArray[np.float64]
-Energy = Callable[[Array], tuple[float, Array]]
-
-MOST_ROWS = 10_000  # a mode of so many is within √(N/n) posterior sd of that of all N
-MOST_DESCENTS, MOST_ITERATIONS = 16, 200
-ARRIVED = 0.5  # nats that the quadratic model at the end still promises
-
-
-class Starts(NamedTuple):
-    """Where chains start (C, D), and the modes (C, D) they start about."""
-
-    position: Tensor
-    mode: Tensor
-
-
 def about_modes(density: Density, far: Tensor, seed: int) -> Starts:
     """Descend from each far start (C, D) by itself, then spread out about what is found.
 
     L-BFGS on all the data, or on 10⁴ rows drawn once; the displacement is twice the posterior
-    standard deviation that the Hessian at the first mode found predicts. Chains that lead to
-    different modes stay apart, and R-hat will tell. A chain that finds no mode (a funnel has none)
+    standard deviation that the Hessian at the first mode found predicts. Chains that descend to
+    different modes stay apart, which R-hat shows. A chain that finds no mode (a funnel has none)
     keeps its far start, and so does every chain of more than a thousand parameters. Of many chains
     sixteen descend, and the others share what they find.
+
+    Args:
+        density: the target.
+        far: (C, D), where to descend from.
+        seed: of rows and displacements.
     """
     if density.num_parameters > MOST_PARAMETERS:
         return Starts(far, far)
@@ -183,6 +113,88 @@ def about_modes(density: Density, far: Tensor, seed: int) -> Starts:
     return Starts(spread_out(center, away, fall, log_density).to(far), center.to(far))
 
 
+def about_the_mode(density: Density, metric: LinearMap, seed: int) -> Tensor:
+    """Draw starts (C, D) at twice the posterior standard deviation that the metric predicts."""
+    generator = torch.Generator(density.device).manual_seed(seed)
+    u = OVERDISPERSION * torch.randn(
+        metric.origin.shape, generator=generator, dtype=density.dtype, device=density.device
+    )
+    return spread_out(
+        metric.origin,
+        metric.to_displacement(u),
+        0.5 * u.square().sum(-1),
+        lambda positions: full_data_sums(density, positions).log_density,
+    )
+
+
+def overdispersed_positions(
+    chains: Chains, center: Tensor, least_curvature: float, stiffest: Tensor, seed: int
+) -> Tensor:
+    """Draw starts (C, D) at twice the posterior standard deviation that the curvature predicts.
+
+    Each coordinate's curvature is that of −log p at the centre, by Hutchinson's estimate
+    E[z ⊙ Hz] over random signs z, never below `least_curvature` (a localised posterior's γ).
+    N(w*, I/γ) itself would start far outside the basin where γ is small.
+
+    Args:
+        chains: have the density and its gradients; their state is not touched.
+        center: (C, D), the mode of each chain's target.
+        least_curvature: a lower bound on every coordinate's curvature.
+        stiffest: (C, 1), the largest curvature, which sets the probes' length.
+        seed: of probes and displacements.
+    """
+    generator = torch.Generator(center.device).manual_seed(seed)
+
+    def normal() -> Tensor:
+        return torch.randn(
+            center.shape, generator=generator, dtype=center.dtype, device=center.device
+        )
+
+    length = SHORT * stiffest.rsqrt()
+    curvature = torch.zeros_like(center)
+    for _ in range(NUM_PROBES):
+        indices = chains.stream.indices()
+        signs = normal().sign()
+        forward = chains.evaluate(center + length * signs, indices).gradient
+        backward = chains.evaluate(center - length * signs, indices).gradient
+        curvature += signs * (backward - forward) / (2 * length * NUM_PROBES)
+    curvature = curvature.clamp_min(least_curvature)
+    displacement = OVERDISPERSION * normal() * curvature.rsqrt()
+    indices = chains.stream.indices()
+    return spread_out(
+        center,
+        displacement,
+        0.5 * (curvature * displacement.square()).sum(-1),
+        lambda positions: chains.evaluate(positions, indices).log_density,
+    )
+
+
+def spread_out(
+    center: Tensor,
+    displacement: Tensor,
+    predicted: Tensor,
+    log_density: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Displace starts (C, D) from a centre, as far as the displacement's quadratic model holds.
+
+    Each chain's displacement is halved until the log-density falls no more than predicted, within
+    a tenth: at a degenerate minimum the curvature is zero, and a step away it is not.
+
+    Args:
+        center, displacement: (C, D).
+        predicted: (C,), the fall of the log-density that the model predicts.
+        log_density: (C, D) -> (C,).
+    """
+    at_center = log_density(center)
+    for _ in range(MAX_TRIES):
+        too_far = ~(at_center - log_density(center + displacement) <= 1.1 * predicted + 1)
+        if not too_far.any():
+            break
+        displacement = torch.where(too_far[:, None], 0.5 * displacement, displacement)
+        predicted = torch.where(too_far, 0.25 * predicted, predicted)
+    return center + displacement
+
+
 class _Mode(NamedTuple):
     """position (D,), and one standard deviation of each coordinate (D,) as far as L-BFGS knows."""
 
@@ -191,7 +203,7 @@ class _Mode(NamedTuple):
 
 
 def _descend(energy: Energy, start: Array) -> _Mode | None:
-    """The mode downhill of a start, or None where L-BFGS has not arrived at one."""
+    """Find the mode downhill of a start, or None where L-BFGS has not arrived at one."""
     found: Any = minimize(
         energy,
         start,
@@ -207,7 +219,7 @@ def _descend(energy: Energy, start: Array) -> _Mode | None:
 
 
 def _root(energy: Energy, mode: _Mode) -> Array:
-    """(D, D), R with RRᵀ the inverse Hessian at the mode, from differences of gradients.
+    """Factor the inverse Hessian at the mode as RRᵀ, R (D, D), from differences of gradients.
 
     Directions that bend down, or not at all, are taken by the size of their curvature.
     """
@@ -222,7 +234,7 @@ def _root(energy: Energy, mode: _Mode) -> Array:
 
 
 def _energy(density: Density, rows: tuple[Tensor, Indices]) -> Energy:
-    """−log p and its gradient on the rows, in float64 sums."""
+    """Return a function for −log p and its gradient on the rows, in float64 sums."""
     weights, subsets = rows
     plain = minibatch(density)
 
@@ -240,7 +252,7 @@ def _energy(density: Density, rows: tuple[Tensor, Indices]) -> Energy:
 
 
 def _rows(density: Density, seed: int) -> tuple[Tensor, Indices]:
-    """Weights (K,) and index sets (K, B): all the data, or minibatches of 10⁴ rows."""
+    """Choose weights (K,) and index sets (K, B): all the data, or minibatches of 10⁴ rows."""
     weights, subsets = weighted_chunks(density)
     num_minibatches = max(1, MOST_ROWS // subsets[0].shape[1])
     if len(weights) > num_minibatches:

@@ -1,4 +1,4 @@
-"""Step size and friction from the curvature and gradient noise that the chains meet in warm-up."""
+"""Choose step size and friction by the curvature and gradient noise that chains meet."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned
 from ppl_fe.inference.schedules import Cyclical
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.warmup.curvature import (
+    SlowestDirection,
     Stiffest,
     largest_step_within,
-    metric_scale,
     noise_variance,
     stiffest,
 )
@@ -24,10 +23,6 @@ NUM_ROUNDS = 20
 # While the chains still descend, gradient noise biases nothing and a bold step is only fast.
 DESCENT_SHARE, DESCENT_TOLERANCE = 0.3, 0.5
 UPPER_QUANTILE = 0.99
-# Before the chains have shown their slowest direction, assume a condition number of this.
-ASSUMED_CONDITION = 100.0
-LARGEST_CONDITION = 1e8
-MOST_WATCHED = 1000  # coordinates whose variance is followed to find the slowest direction
 
 
 class Tuning(NamedTuple):
@@ -61,9 +56,15 @@ class Adaptation:
         chains: whose settings are tuned.
         warmup_steps: the length of the warm-up.
         least_curvature: a known lower bound on the curvature of the slowest direction (a localised
-            posterior's γ); otherwise it is estimated by 1/variance of the widest coordinate.
+            posterior's γ); by default it is estimated by 1/variance of the widest coordinate.
         num_groups: chains are tuned together within equal consecutive groups (one group a
-            checkpoint when several are ranked side by side).
+            checkpoint when several are ranked side by side). Default 1.
+
+    Attributes:
+        found: what the settings follow from, at the temperature asked for.
+        direction: the stiffest, of the last round; None before the first.
+        num_steps: steps so far.
+        exploring: a cyclical schedule is at its hot end, where the temperature is zero.
     """
 
     def __init__(
@@ -76,48 +77,46 @@ class Adaptation:
         num_groups: int = 1,
     ) -> None:
         self.tuning, self.chains, self.warmup_steps = tuning, chains, warmup_steps
-        self.known_least, self.num_groups = least_curvature, num_groups
+        self.num_groups = num_groups
         self.exact_gradient = tuning.exact_gradient or not chains.has_gradient_noise
         self.num_steps, self.exploring = 0, False
         self._scheduled: float | None = None
-        self._temperature = float(chains.settings["temperature"][0])
         self._every = max(1, warmup_steps // NUM_ROUNDS)
         self._history: list[tuple[Tensor, Tensor]] = []
         self.direction: Stiffest | None = None
-        self._snapshots: list[Tensor] = []
-        start = chains.state.position
-        self.stiffest = start.new_ones(len(start), 1)
-        self.noise = torch.zeros_like(self.stiffest)
-        self.slowest = torch.ones_like(self.stiffest)
-        generator = torch.Generator().manual_seed(start.shape[1])
-        self._watched = torch.randperm(start.shape[1], generator=generator)[:MOST_WATCHED]
+        self._slowest = SlowestDirection(
+            chains, least_curvature, max(1, self._every // 10), num_groups
+        )
+        asked = chains.settings["temperature"].clone()
+        one = torch.ones_like(asked)
+        self.found = Measured(one, one, torch.zeros_like(one), asked)
 
     def before_step(self) -> None:
         """Set what the next step needs; call once before every step, of warm-up and sampling."""
-        schedule = self.tuning.schedule
+        schedule, settings = self.tuning.schedule, self.chains.settings
         if schedule is not None:
             step_size = schedule(self.num_steps)
             if step_size != self._scheduled:  # the call costs as much as a tenth of a small step
                 self._scheduled = step_size
-                self.chains.settings["step_size"].fill_(step_size)
+                settings["step_size"].fill_(step_size)
         if isinstance(schedule, Cyclical):
             self.exploring = schedule.explores(self.num_steps)
-            self.chains.settings["temperature"].fill_(0.0 if self.exploring else self._temperature)
+            asked = self.found.temperature
+            settings["temperature"].copy_(torch.zeros_like(asked) if self.exploring else asked)
         dynamics = self.tuning.dynamics
         if self.num_steps == self.warmup_steps and isinstance(dynamics, Preconditioned):
             for name, value in dynamics.after_warmup.items():
-                self.chains.settings[name].fill_(value)
+                settings[name].fill_(value)
         if self.tuning.automatic and self.num_steps < max(1, self.warmup_steps):
             # Powers of two as well: a start far out is stiff, and its step should not last.
             step = self.num_steps
             if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
                 self.measure()
-            if self.known_least is None and step % max(1, self._every // 10) == 0:
-                self._snapshots.append(self.chains.state.position[:, self._watched])
+            self._slowest.watch(step)
         self.num_steps += 1
 
     def measure(self) -> None:
-        """One round: curvature and noise at the present positions, then new settings."""
+        """Take one round: curvature and noise at the present positions, then new settings."""
         self.direction = found = stiffest(self.chains, self.direction)
         if self.exact_gradient:
             noise = torch.zeros_like(found.curvature)
@@ -125,88 +124,76 @@ class Adaptation:
             noise = noise_variance(self.chains, found)
         self._history.append((found.curvature, noise))
         recent = self._history[len(self._history) // 2 :]
-        self.stiffest = self._upper(torch.stack([c for c, _ in recent]))
-        self.noise = self._upper(torch.stack([n for _, n in recent]))
-        self.slowest = self._slowest()
-        descends = not self.chains.near_mode
-        descending = descends and self.num_steps < DESCENT_SHARE * self.warmup_steps
-        noise = torch.zeros_like(self.noise) if descending else self.noise
-        tolerance = DESCENT_TOLERANCE if descending else self.tuning.tolerance
-        settings, automatic = self._at_temperature(), self.tuning.automatic
-        tuned = self.tuning.dynamics.tune(
-            Measured(self.stiffest, self.slowest, noise, settings["temperature"]),
-            tolerance,
-            None if "step_size" in automatic else settings["step_size"],
+        largest = self._upper(torch.stack([c for c, _ in recent]))
+        self.found = Measured(
+            largest,
+            self._slowest.curvature(largest),
+            self._upper(torch.stack([n for _, n in recent])),
+            self.found.temperature,
         )
-        if "step_size" in automatic and not tuned.keys() <= set(automatic):
+        self._choose()
+
+    def forget(self) -> None:
+        """Start measuring again: the chains' coordinates have changed."""
+        self.direction = None
+        self._history.clear()
+        self._slowest.forget()
+
+    def report(self) -> dict[str, Tensor]:
+        """Return settings, curvatures, predicted excess temperature and relaxation, (C,) each."""
+        dynamics, settings = self.tuning.dynamics, self._at_temperature()
+        values = {name: value for name, value in settings.items() if name != "temperature"}
+        if self.tuning.automatic:
+            found = self.found
+            values |= {
+                "stiffest_curvature": found.stiffest,
+                "slowest_curvature": found.slowest,
+                "gradient_noise": found.noise,
+                "excess_temperature": dynamics.excess_temperature(
+                    found.stiffest, found.noise, settings
+                ),
+                "relaxation_steps": dynamics.relaxation_steps(found.slowest, settings),
+            }
+        return {name: value[:, 0].clone() for name, value in values.items()}
+
+    def _choose(self) -> None:
+        """Set what is automatic by what was found.
+
+        Raises:
+            FloatingPointError: the gradient is not finite at any chain.
+        """
+        dynamics, automatic = self.tuning.dynamics, self.tuning.automatic
+        found, tolerance = self.found, self.tuning.tolerance
+        descends = not self.chains.near_mode
+        if descends and self.num_steps < DESCENT_SHARE * self.warmup_steps:
+            found = found._replace(noise=torch.zeros_like(found.noise))
+            tolerance = DESCENT_TOLERANCE
+        settings = self._at_temperature()
+        by_hand = None if "step_size" in automatic else settings["step_size"]
+        tuned = dynamics.tune(found, tolerance, by_hand)
+        if by_hand is None and not tuned.keys() <= set(automatic):
             # The step was chosen along with a friction, say, that is not the one given by hand.
             settings |= {name: tuned[name] for name in automatic}
             tuned["step_size"] = largest_step_within(
-                self.tuning.dynamics, self.stiffest, noise, settings, tolerance
+                dynamics, found.stiffest, found.noise, settings, tolerance
             )
-        for name in self.tuning.automatic:
+        for name in automatic:
             if not torch.isfinite(tuned[name]).any():
-                if "step_size" not in self.tuning.automatic:
-                    return  # the step given has failed, and the run will say so
-                raise DivergedError(
+                if by_hand is not None:
+                    return  # the step given has failed, and the run will refuse it
+                raise FloatingPointError(
                     f"no {name} could be chosen: the gradient is not finite at step "
                     f"{self.num_steps} of the warm-up; check the data and the starts, or give "
                     f"{name} as a number"
                 )
             self.chains.settings[name].copy_(tuned[name])
 
-    def forget(self) -> None:
-        """Start measuring anew: the chains' coordinates have changed."""
-        self.direction = None
-        self._history.clear()
-        self._snapshots.clear()
-
-    def report(self) -> dict[str, Tensor]:
-        """(C,) each: settings, curvatures, predicted excess temperature and relaxation steps."""
-        dynamics, settings = self.tuning.dynamics, self._at_temperature()
-        found = {name: value for name, value in settings.items() if name != "temperature"}
-        if self.tuning.automatic:
-            found |= {
-                "stiffest_curvature": self.stiffest,
-                "slowest_curvature": self.slowest,
-                "gradient_noise": self.noise,
-                "excess_temperature": dynamics.excess_temperature(
-                    self.stiffest, self.noise, settings
-                ),
-                "relaxation_steps": dynamics.relaxation_steps(self.slowest, settings),
-            }
-        return {name: value[:, 0].clone() for name, value in found.items()}
-
     def _at_temperature(self) -> dict[str, Tensor]:
-        """The settings at the temperature asked for, which exploration sets to zero for a while."""
-        settings = self.chains.settings
-        asked = torch.full_like(settings["temperature"], self._temperature)
-        return {**settings, "temperature": asked}
-
-    def _slowest(self) -> Tensor:
-        scale = metric_scale(self.chains)
-        if self.known_least is not None:
-            return self.known_least * scale.amin(-1, keepdim=True).square()
-        recent = self._snapshots[2 * len(self._snapshots) // 3 :]
-        if len(recent) < 10:
-            assumed: Tensor = self.stiffest / ASSUMED_CONDITION
-            return assumed
-        draws = torch.stack(recent)  # (K, C, D); the chains of a group share one estimate
-        # A chain that blew up is left out of the result, and must not mistune the others.
-        draws = draws.where(draws.isfinite().all(-1).all(0)[:, None], torch.nan)
-        grouped = draws.reshape(len(recent), self.num_groups, -1, draws.shape[-1])
-        centred = grouped - grouped.nanmean(dim=(0, 2), keepdim=True)
-        if scale.shape[-1] > 1:
-            scale = scale[:, self._watched]
-        centred = centred / scale.reshape(self.num_groups, -1, scale.shape[-1])
-        widest = centred.square().nanmean(dim=(0, 2)).amax(-1)
-        slowest = (1 / widest).repeat_interleave(grouped.shape[2])[:, None]
-        slowest = torch.minimum(slowest, self.stiffest)
-        floored: Tensor = torch.maximum(slowest, self.stiffest / LARGEST_CONDITION)
-        return floored
+        """Copy the settings at the temperature asked for, which exploration sets to zero."""
+        return {**self.chains.settings, "temperature": self.found.temperature}
 
     def _upper(self, values: Tensor) -> Tensor:
-        """(rounds, C, 1) -> (C, 1), the upper quantile over rounds and a group's finite chains."""
+        """Take the upper quantile (C, 1) of values (rounds, C, 1), over a group's finite chains."""
         rounds, num_chains, _ = values.shape
         values = values.where(values.isfinite(), torch.nan)
         grouped = values.reshape(rounds, self.num_groups, -1).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""How stiff a log-likelihood is at a network's weights, from gradients of minibatches alone."""
+"""Measure how stiff a log-likelihood is at a network's weights, by minibatch gradients alone."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from torch import Tensor
 
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Batch
+from ppl_fe.inference.warmup.curvature import (
+    LATER_ITERATIONS,
+    NUM_NOISE_DRAWS,
+    SHORT,
+    power_iteration,
+)
 
-FIRST_ITERATIONS, LATER_ITERATIONS = 12, 4
-NUM_NOISE_DRAWS, NUM_PROBES = 8, 4
+FIRST_ITERATIONS, NUM_PROBES = 12, 4
 UNHEEDED = 1e-3  # share of the weights whose noisy estimate may exceed `largest`
-SAMPLED = 10**5  # weights looked at for that share; a sort of all would want three more vectors
-SHORT = 0.1  # of a posterior standard deviation: a derivative still, not a kink
+SAMPLED = 10**5  # weights looked at for that share; a sort of all would take three more vectors
 
 
 class Stiffness(NamedTuple):
-    """Of N̂ times the mean log-likelihood, in 1/weight².
+    """Curvature and gradient noise of N̂ times the mean log-likelihood, in 1/weight².
 
     largest: the largest curvature plus the gradient's variance s² along its direction, or `along`
-    of all but a thousandth of the weights, whichever is larger. along (D + padding,): a + s² of
-    each weight. direction (D + padding,), bfloat16: the stiffest, to start from another time.
+    of all but a thousandth of the weights, whichever is larger.
+    along: (D + padding,), a + s² of each weight.
+    direction: (D + padding,), bfloat16, the stiffest, to start the next measurement from.
     """
 
     largest: float
@@ -41,23 +46,23 @@ def measure(
     exact: bool,
     before: Tensor | None = None,
 ) -> Stiffness:
-    """Measure at the weights that `write` writes; they are there again afterwards.
+    """Estimate curvature and gradient noise at the present weights, which are restored on return.
 
     The largest curvature comes from power iteration, Hessian-vector products from differences of
-    gradients on one minibatch. s²_i is the variance over eight minibatches: noisy, but what the
-    sampler makes up for is linear in it, and right on average. The curvatures a_i of single weights
-    cannot be had from few products, their sum over a tensor can (Hutchinson 1990): it is shared out
-    in proportion to s²_i, as curvature and gradient noise are both proportional to the Fisher
+    gradients on one minibatch. s²_i is the variance over eight minibatches: noisy, but right on
+    average, and the sampler's correction is linear in it. Few products do not give the curvatures
+    a_i of single weights, but their sum over a tensor (Hutchinson 1990): it is shared out in
+    proportion to s²_i, since curvature and gradient noise are both proportional to the Fisher
     information near a good fit, and evenly where gradients have no noise.
 
     Args:
-        working: gives the gradients.
+        working: computes the gradients.
         write: writes the present weights into the working copy.
         batches: fresh minibatches.
-        data_size: N̂, what the mean log-likelihood counts for.
+        data_size: N̂, the number of data that the mean log-likelihood is multiplied by.
         generator: of the directions.
-        exact: the minibatch is all the data: there is no noise.
-        before: an earlier measurement's direction, for a shorter iteration.
+        exact: the minibatch is all the data, so there is no noise.
+        before: direction of an earlier measurement, for a shorter iteration. Default none.
 
     Raises:
         DivergedError: a loss or gradient is not finite nearby.
@@ -69,7 +74,8 @@ def measure(
     else:
         direction = before.to(dtype)
 
-    def product(vector: Tensor, length: float) -> Tensor:
+    def product(vector: Tensor, curvature: Tensor) -> Tensor:
+        length = SHORT * curvature.item() ** -0.5
         batch, moved = next(batches), torch.zeros_like(working.weights)
         for ahead in (length, -length):
             write()
@@ -77,35 +83,31 @@ def measure(
             working.differentiate(batch)[1].add_to(moved, 1 if ahead > 0 else -1)
         return moved.mul_(data_size / (2 * length))
 
-    curvature = float(data_size)
-    for _ in range(FIRST_ITERATIONS if before is None else LATER_ITERATIONS):
-        direction /= torch.linalg.vector_norm(direction)
-        moved = product(direction, SHORT * curvature**-0.5)
-        found = abs(float(direction @ moved))
-        if found <= torch.finfo(dtype).tiny:  # flat, all along this direction
-            break
-        curvature, direction = found, moved
-    # From here on it is but looked along, and memory is about to be highest.
+    iterations = FIRST_ITERATIONS if before is None else LATER_ITERATIONS
+    guess = direction.new_tensor([data_size], dtype=torch.float64)
+    curvature, direction = power_iteration(product, direction, guess, iterations)
+    # Only projections on it follow, so bfloat16 is enough; the memory peak comes next.
     direction = direction.div_(torch.linalg.vector_norm(direction)).to(torch.bfloat16)
     traces = dict.fromkeys(working.network.names, 0.0)
     probe = torch.zeros_like(direction, dtype=torch.int8)  # signs
     for _ in range(NUM_PROBES):
         probe[:size].bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
-        moved = product(probe, SHORT * curvature**-0.5).mul_(probe)
+        moved = product(probe, curvature).mul_(probe)
         for name, where in working.network.slices.items():
             traces[name] += moved[where].sum().item() / NUM_PROBES
         del moved
     write()
     del probe
+    largest = curvature.item()
     noise, noise_along = _noise(working, batches, data_size, direction, exact)
     for name, where in working.network.slices.items():
         part = noise[where]
         trace, total = max(traces[name], 0.0), part.sum().item()
         curvatures = part * (trace / total) if total > 0 else trace / len(part)
-        part += torch.as_tensor(curvatures).clamp_max(curvature)
+        part += torch.as_tensor(curvatures).clamp_max(largest)
     sample = noise[: size : max(1, size // SAMPLED)]
     most = sample.kthvalue(max(1, round((1 - UNHEEDED) * len(sample)))).values.item()
-    return Stiffness(max(curvature + noise_along, most), noise, direction)
+    return Stiffness(max(largest + noise_along, most), noise, direction)
 
 
 def _noise(
@@ -115,7 +117,7 @@ def _noise(
     direction: Tensor,
     exact: bool,
 ) -> tuple[Tensor, float]:
-    """s² of each weight (D + padding,), and along the direction."""
+    """Estimate s² of each weight (D + padding,), and along the direction."""
     squares = torch.zeros_like(working.weights)
     if exact:
         return squares, 0.0
