@@ -113,7 +113,7 @@ def test_arrays_of_group_numbers_index_what_is_whole() -> None:
         assert found.equals(draws(plain, GROUP, Y).posterior["level"])
 
 
-INT64 = r"the model wants torch\.int64; give tensor\.long\(\)"
+INT64 = r"the model needs torch\.int64; give tensor\.long\(\)"
 
 
 @pytest.mark.parametrize(

@@ -410,7 +410,7 @@ def test_a_plate_without_a_size_takes_that_of_its_data() -> None:
     assert (found.num_data, found.subsamples) == (7, ())
     position = torch.tensor([0.3])
     torch.testing.assert_close(found(position), sized(position))
-    with pytest.raises(ValueError, match=r"shape \(7, 7\), its plates ask for \(1, 7\)"):
+    with pytest.raises(ValueError, match=r"shape \(7, 7\), its plates have \(1, 7\)"):
         Density(lambda y: unsized_against_a_column(SEVEN, y), (SEVEN[:, None],))
 
 
@@ -558,7 +558,7 @@ DOUBLES = (
     "argument 0 is a tensor of torch.float64, the model's sites are of torch.float32; give "
     "tensor.to(torch.float32), or write the model in torch.float64"
 )
-LABELS = "argument 1 is a tensor of torch.int64, the model wants floats; give tensor.to(torch.float"
+LABELS = "argument 1 is a tensor of torch.int64, the model needs floats; give tensor.to(torch.float"
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")  # of NumPy's own product
@@ -578,7 +578,7 @@ LABELS = "argument 1 is a tensor of torch.int64, the model wants floats; give te
         (
             logistic,
             (X, TARGET.bool()),
-            "argument 1 is a tensor of torch.bool, the model wants floats",
+            "argument 1 is a tensor of torch.bool, the model needs floats",
         ),
         (logistic, (X.double(), TARGET.long()), f"{DOUBLES}; {LABELS}32) ("),
         (logistic, (X, TARGET.long().numpy()), f"{ARRAY_1} ("),

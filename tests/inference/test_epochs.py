@@ -106,7 +106,7 @@ def test_a_restored_stream_goes_on_exactly(taken: int, evaluations: int) -> None
 
 
 def test_more_data_a_step_than_an_epoch_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="micro_batches=5 asks for more data a step than an epoch"):
+    with pytest.raises(ValueError, match="micro_batches=5 takes more data a step than an epoch"):
         stream(micro_batches=5)  # 20 of 12
 
 

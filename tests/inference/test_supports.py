@@ -95,7 +95,7 @@ def test_draws_of_a_mixture() -> None:
             lambda: dist.MixtureSameFamily(
                 HALVES, dist.Uniform(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 3.0]))
             ),
-            r"'z' is a mixture whose components have bounds of their own, Interval\(.*: where one",
+            r"'z' is a mixture whose components have different bounds, Interval\(.*: where one",
         ),
         (lambda: dist.MixtureSameFamily(HALVES, dist.Poisson(torch.ones(2))), "'z' is discrete"),
         (lambda: dist.Wishart(torch.tensor(4.0), torch.eye(2)), r"'z' \(Wishart\) .*LKJCholesky"),

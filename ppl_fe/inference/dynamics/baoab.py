@@ -48,12 +48,12 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Momenta start in their stationary law N(0, T)."""
+    """Draw momenta from their stationary law N(0, T)."""
     return State(position, settings["temperature"].sqrt() * noise)
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """One step of the splitting."""
+    """Take one step of the splitting."""
     h = settings["step_size"].sqrt()
     decay = torch.exp(-settings["friction"] * h)
     kicked = state.momentum + h * gradient
@@ -62,12 +62,12 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
 
 
 def kinetic_temperature(state: State, settings: Settings) -> Tensor:
-    """|p|²/D of each chain, right after the momenta were refreshed."""
+    """Measure |p|²/D of each chain, right after the momenta were refreshed."""
     return state.momentum.square().mean(-1)
 
 
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
-    """ε = STIFFNESS/a, less if the noise asks for it; friction critical, or as the noise asks.
+    """Choose ε = STIFFNESS/a and critical friction; less and more where noise requires it.
 
     The noise bound on ε leaves coth(f√ε/2) ≥ 2 within the tolerance, so that some friction meets
     it. A step given by hand may be too long for that: then the friction is as good as infinite.
@@ -82,7 +82,7 @@ def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> 
 
 
 def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    """(εs²/4T) coth(f√ε/2) / (1 − εa/4), exact; infinite where the step is unstable."""
+    """Predict (εs²/4T) coth(f√ε/2) / (1 − εa/4), exact; infinite where the step is unstable."""
     step_size, temperature = settings["step_size"], settings["temperature"]
     mixing = torch.tanh(settings["friction"] * step_size.sqrt() / 2)
     left = 1 - step_size * curvature / 4
@@ -91,7 +91,7 @@ def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> 
 
 
 def relaxation_steps(slowest: Tensor, settings: Settings) -> Tensor:
-    """The longer of 2/(f√ε) (momenta) and 2 tanh(f√ε/2)/(εa) (overdamped; SGLD's as f → ∞)."""
+    """Predict the longer of 2/(f√ε) (momenta) and 2 tanh(f√ε/2)/(εa) (SGLD's as f → ∞)."""
     step_size, friction = settings["step_size"], settings["friction"]
     damping = friction * step_size.sqrt()
     return torch.maximum(2 / damping, 2 * torch.tanh(damping / 2) / (step_size * slowest))

@@ -46,12 +46,12 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """No gradient seen yet: G = 1."""
+    """Make a state that has seen no gradient yet: G = 1."""
     return State(position, torch.zeros_like(position))
 
 
 def metric(state: State, settings: Settings) -> Tensor:
-    """(C, D): the diagonal of G that the next step uses."""
+    """Return the diagonal (C, D) of G that the next step uses."""
     mean = state.square.mean(-1, keepdim=True)
     seen = mean != 0  # a NaN counts as seen, and stays one
     relative = state.square / torch.where(seen, mean, torch.ones_like(mean))
@@ -60,7 +60,7 @@ def metric(state: State, settings: Settings) -> Tensor:
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """An SGLD step in the metric, then the moment that the next step's metric is made of."""
+    """Take an SGLD step in the metric, then update the moment for the next step's metric."""
     step_size, decay = settings["step_size"], settings["decay"]
     inverse = metric(state, settings)
     drift = 0.5 * step_size * inverse * gradient

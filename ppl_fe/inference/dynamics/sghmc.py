@@ -39,13 +39,13 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Momenta start in their stationary law at small steps, N(0, T/(2 − α))."""
+    """Draw momenta from their stationary law at small steps, N(0, T/(2 − α))."""
     kinetic = settings["temperature"] / (2 - settings["friction"])
     return State(position, kinetic.sqrt() * noise)
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Momentum first, then position with the new momentum."""
+    """Move the momentum, then the position by the new momentum."""
     h, friction = settings["step_size"].sqrt(), settings["friction"]
     thermal = (friction * settings["temperature"]).sqrt() * noise
     momentum = (1 - friction) * state.momentum + 0.5 * h * gradient + thermal
@@ -53,12 +53,12 @@ def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> S
 
 
 def kinetic_temperature(state: State, settings: Settings) -> Tensor:
-    """(2 − α)|p|²/D of each chain: the momenta's law is N(0, T/(2 − α)) at small steps."""
+    """Measure (2 − α)|p|²/D of each chain: p ~ N(0, T/(2 − α)) at small steps."""
     return (2 - settings["friction"][:, 0]) * state.momentum.square().mean(-1)
 
 
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
-    """Friction critical for an exact gradient, then the largest ε with T_eff ≤ (1 + tolerance) T.
+    """Choose the friction critical for an exact gradient, then the largest ε within tolerance.
 
     Critical is α = √(2εa_min), where the slowest direction relaxes in about 1/α steps. Gradient
     noise makes ε smaller still, and α more than critical for it: going after it would gain a factor
@@ -78,7 +78,7 @@ def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> 
 
 
 def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    """(1 + εs²/(4αT)) / (1 − εa/(4(2 − α))) − 1; infinite where the step is unstable."""
+    """Predict (1 + εs²/(4αT)) / (1 − εa/(4(2 − α))) − 1; infinite where unstable."""
     step_size, friction = settings["step_size"], settings["friction"]
     left = 1 - step_size * curvature / (4 * (2 - friction))
     excess = (1 + step_size * noise / (4 * friction * settings["temperature"])) / left - 1
@@ -86,7 +86,7 @@ def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> 
 
 
 def relaxation_steps(slowest: Tensor, settings: Settings) -> Tensor:
-    """1/(1 − |z|) for the larger root of z² − (2 − α − εa/2) z + 1 − α; SGLD's 2/(εa) at α = 1."""
+    """Predict 1/(1 − |z|), z the larger root of z² − (2 − α − εa/2) z + 1 − α; SGLD's at α = 1."""
     friction, pull = settings["friction"], settings["step_size"] * slowest / 2
     below_critical = friction / (1 + (1 - friction).sqrt())
     discriminant = (friction + pull).square() - 4 * pull

@@ -31,19 +31,19 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """The state is the position alone."""
+    """Make a state of the position alone."""
     return State(position)
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """One Euler–Maruyama step."""
+    """Take one Euler–Maruyama step."""
     step_size, temperature = settings["step_size"], settings["temperature"]
     drift = 0.5 * step_size * gradient
     return State(state.position + drift + (step_size * temperature).sqrt() * noise)
 
 
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
-    """The largest ε with T_eff ≤ (1 + tolerance) T along the stiffest direction."""
+    """Choose the largest ε with T_eff ≤ (1 + tolerance) T along the stiffest direction."""
     if step_size is None:
         relative = found.noise / found.temperature + (1 + tolerance) * found.stiffest
         step_size = 4 * tolerance / relative
@@ -51,7 +51,7 @@ def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> 
 
 
 def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> Tensor:
-    """(1 + εs²/(4T)) / (1 − εa/4) − 1; infinite where the step is unstable."""
+    """Predict (1 + εs²/(4T)) / (1 − εa/4) − 1; infinite where the step is unstable."""
     step_size, temperature = settings["step_size"], settings["temperature"]
     left = 1 - step_size * curvature / 4
     excess = (1 + step_size * noise / (4 * temperature)) / left - 1
@@ -59,5 +59,5 @@ def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> 
 
 
 def relaxation_steps(slowest: Tensor, settings: Settings) -> Tensor:
-    """2/(ε a): each step shrinks a displacement by 1 − εa/2."""
+    """Predict 2/(εa): each step shrinks a displacement by 1 − εa/2."""
     return 2 / (settings["step_size"] * slowest)

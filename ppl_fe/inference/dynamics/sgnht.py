@@ -52,13 +52,13 @@ class State(NamedTuple):
 
 
 def init(position: Tensor, noise: Tensor, settings: Settings) -> State:
-    """Momenta start in their stationary law N(0, T), the thermostat at its mean z = f."""
+    """Draw momenta from their stationary law N(0, T); the thermostat is at its mean z = f."""
     momentum = settings["temperature"].sqrt() * noise
     return State(position, momentum, torch.ones_like(settings["friction"]))
 
 
 def step(state: State, gradient: Tensor, noise: Tensor, settings: Settings) -> State:
-    """One step of the splitting."""
+    """Take one step of the splitting."""
     h, temperature = settings["step_size"].sqrt(), settings["temperature"]
     friction = settings["friction"]
     kicked = state.momentum + h * gradient
@@ -80,7 +80,7 @@ def _mean_square(momentum: Tensor) -> Tensor:
 
 
 def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
-    """Step and friction of BAOAB; κ such that the thermostat swings as fast as friction acts.
+    """Choose BAOAB's step and friction, and κ so that the thermostat is as fast as friction.
 
     Its frequency is √(2κT). κ = f²/(2T) makes the law of z/f independent of every unit; the
     frequency stays below that of the stiffest direction at BAOAB's own step.

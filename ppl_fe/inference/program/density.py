@@ -69,7 +69,8 @@ class ProgramCall:
 
     Args:
         model: a Pyro program.
-        args, kwargs: what it is called with.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
 
     Attributes:
         leaves: all arguments, those within lists and mappings one by one.
@@ -102,8 +103,9 @@ class Density:
 
     Args:
         model: a Pyro program.
-        args, kwargs: what the program is called with; tensors among them become inputs of the
-            traced graph rather than constants. Default none.
+        args: its positional arguments; tensors among them become inputs of the traced graph rather
+            than constants. Default none.
+        kwargs: its keyword arguments, likewise. Default none.
         chain_kwargs: keyword arguments that differ from chain to chain, each a tensor with a
             leading chain dimension C (an anchor a chain, an inverse temperature a chain).
             Default none.

@@ -60,20 +60,21 @@ def raise_explained(
     Args:
         failed: the error of `trial_run`.
         program: the one that failed.
-        args, kwargs: what it was called with.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
 
     Raises:
         ValueError: always, except that a program's own error is raised where no change of the
             arguments would help and data do not cause errors of its kind.
     """
     error = failed.error
-    said = "the model failed on a trial run with the data given"
+    what = "the model failed on a trial run with the data given"
     advice = _advice(failed, program, args, kwargs)
     if advice:  # the shapes that Pyro met until then do not matter any more
         own = " ".join(str(error).partition("Trace Shapes:")[0].split())
-        raise ValueError(f"{said}: {'; '.join(advice)} ({type(error).__name__}: {own})") from error
+        raise ValueError(f"{what}: {'; '.join(advice)} ({type(error).__name__}: {own})") from error
     if isinstance(error, OF_DATA):
-        raise ValueError(f"{said}: {error}") from error
+        raise ValueError(f"{what}: {error}") from error
     raise error from error.__cause__
 
 
@@ -200,7 +201,7 @@ def _clause(name: str, given: Any, wanted: Any, dtype: torch.dtype) -> str:
         ]
         more = ", ..." if len(columns) > SHOWN_COLUMNS else ""
         return (
-            f"{name} is a data frame that the model asks for columns; give a mapping of tensors: "
+            f"{name} is a data frame whose columns the model reads; give a mapping of tensors: "
             f"{{{', '.join(columns[:SHOWN_COLUMNS])}{more}}}"
         )
     if not isinstance(given, Tensor):
@@ -215,11 +216,11 @@ def _clause(name: str, given: Any, wanted: Any, dtype: torch.dtype) -> str:
         )
     if wanted.dtype == torch.int64:
         return (
-            f"{name} is a tensor of {given.dtype}, the model wants torch.int64; give tensor.long()"
+            f"{name} is a tensor of {given.dtype}, the model needs torch.int64; give tensor.long()"
         )
     if given.is_floating_point():
         return (
             f"{name} is a tensor of {given.dtype}, the model's sites are of {dtype}; give "
             f"tensor.to({dtype}), or write the model in {given.dtype}"
         )
-    return f"{name} is a tensor of {given.dtype}, the model wants floats; give tensor.to({dtype})"
+    return f"{name} is a tensor of {given.dtype}, the model needs floats; give tensor.to({dtype})"

@@ -88,7 +88,7 @@ def _of_components(name: str, support: Any) -> Any:
     base = support.base_constraint
     if _has_bounds_of_its_own(base):
         raise RefusedSiteError(
-            f"latent site {name!r} is a mixture whose components have bounds of their own, "
+            f"latent site {name!r} is a mixture whose components have different bounds, "
             f"{base!r}: where one ends, its density has a jump, and no gradient; give components "
             "of one support, as Normal, Gamma or Beta have"
         )
@@ -168,7 +168,7 @@ def refuse_broadcast(name: str, site: Any) -> None:
     )
     if padded != wanted:
         raise ValueError(
-            f"observed site {name!r} has log-densities of shape {shape}, its plates ask for "
+            f"observed site {name!r} has log-densities of shape {shape}, its plates have "
             f"{wanted}: value {tuple(site['value'].shape)} and distribution "
             f"{tuple(site['fn'].shape())} broadcast against each other. Give a column (N, 1) as "
             "(N,), by .squeeze(-1), or declare the other dimensions by .to_event(...) or a plate"

@@ -134,7 +134,7 @@ def trial_run(
     Args:
         call: runs the program.
         data: the tensors that it is called with.
-        gradient: let latent values want a gradient, so that a program fails that has none.
+        gradient: of latent values is required, so that a program fails that has none.
             Default False.
 
     Raises:
@@ -232,7 +232,7 @@ class _Substitute(Messenger):
         unconstrained: latent site -> value; None puts all of them at the origin.
         indices: subsampled plate -> index set; None takes rows at both ends of the data.
         otherwise: dtype of sites at the origin whose distribution holds no tensor.
-        gradient: whether values at the origin want a gradient.
+        gradient: whether values at the origin require a gradient.
     """
 
     def __init__(

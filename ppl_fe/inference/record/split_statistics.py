@@ -161,7 +161,8 @@ def statistics(
     """Compute mean, sd, R-hat and ESS (4, ...) of C chains whose draws were summed up in parts.
 
     Args:
-        means, counts: one (C, ...) and one number of draws for each part of the chains.
+        means: one (C, ...) for each part of the chains.
+        counts: the number of draws in each part.
         middle: (C, ...), a draw that belongs to no part; counts for mean and sd only.
         within: squares about the parts' means, all chains and parts together (...).
         between_batches: squares of the batch means about the parts' means, likewise (...).

@@ -5,7 +5,7 @@ dense_metric.py   whitened coordinates, for a dense metric
 temperature.py    the configurational temperature
 step_function.py  all of these as one function of tensors
 compile.py        that function as a graph, compiled or not
-graph_passes.py   rewrites of the graph that make it faster
+graph_passes.py   rewrites of the graph, for speed
 random_stream.py  noise, index sets, minibatches
 chains.py         the state of all chains and the step that moves them
 batchable.py      programs that cannot be batched over chains

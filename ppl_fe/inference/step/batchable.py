@@ -1,4 +1,4 @@
-"""Programs that cannot be batched over chains: told why, and run one chain after another."""
+"""Find programs that cannot be batched over chains, to run them one chain after another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ DATA_DEPENDENT = ("data-dependent control flow", ".item()")
 
 
 def batchable(density: Density, position: Tensor) -> Density:
-    """The density, or its twin that runs chain after chain where `vmap` refuses the program.
+    """Return the density, or a copy that runs chain after chain if `vmap` refuses the program.
 
-    A program whose control flow depends on latent values (an `if` or `.item()` on a tensor) takes a
-    path of its own in every chain, so it can be neither batched nor traced to one graph.
+    A program whose control flow depends on latent values (an `if` or `.item()` on a tensor) takes
+    another path in every chain, so it can be neither batched nor traced to one graph. Unless the
+    density already runs chain after chain, a warning has the reason.
 
     Args:
+        density: of the program.
         position: (C, D), where to try it.
+
+    Raises:
+        ValueError: the program goes through NumPy or Python numbers.
     """
     indices = tuple(
         torch.zeros(len(position), plate.subsample_size, dtype=torch.long, device=density.device)

@@ -1,10 +1,10 @@
-"""One function of tensors, three ways to run it: eager, as a traced graph, compiled.
+"""Run a function of tensors in one of three ways: eager, as a traced graph, or compiled.
 
 `torch.compile` straight on Pyro code breaks the graph at every handler. Tracing the batched step
 to ATen operations first (`make_fx`) leaves one graph of plain tensor arithmetic, which also runs
 faster uncompiled; Inductor then compiles that graph directly, without the guards of `torch.compile`
-and the layers that autograd would want, both of which cost every call. Inductor keeps what it
-compiled on disk, so that another run of the same shapes starts warm.
+and the layers for autograd, both of which cost every call. Inductor keeps what it compiled on disk,
+so that another run of the same shapes starts warm.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppl_fe.inference.step.graph_passes import (
     inline_literals,
-    name_chosen_places,
-    spread_single_writes,
-    turn_narrow_products,
+    replace_masks,
+    replace_scatters,
+    transpose_narrow_products,
 )
 
 TensorFunction = Callable[..., Sequence[Tensor]]
@@ -39,22 +39,21 @@ WORTH_COMPILING_SECONDS = 20.0
 
 # The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
 OPTIONS: dict[str, Any] = {"size_asserts": False}
-# a·b + c as one instruction, which Inductor forbids the C++ compiler unless told. It pays where
-# arithmetic is what takes the time; samplers of a model mostly wait for products of matrices.
+# a·b + c as one instruction, which Inductor forbids the C++ compiler by default. It pays where
+# arithmetic takes the time; samplers of a model mostly wait for products of matrices.
 FUSED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
 
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
-
-# What the tracer says of a program that takes numbers out of tensors.
+# From the tracer's messages about a program that takes numbers out of tensors.
 LEAVES_TORCH = ("get value out of a tracing tensor", "Tensor that doesn't have storage")
 
 
 class ReadConstants(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """`.item()`, `int(...)` and `if` on a tensor that is no chain's own give its value for good.
+    """Let `.item()`, `int()` and `if` read tensors shared by all chains.
 
-    Under `vmap` whatever differs between chains refuses to be read, so that what is left is the
-    same at every step: the data, as in `num_groups = int(group.max()) + 1`.
+    The value is baked into the graph. That is right for the data, the same at every step, as in
+    `num_groups = int(group.max()) + 1`; under `vmap` what differs between chains cannot be read.
     """
 
     def __torch_dispatch__(
@@ -69,11 +68,13 @@ class ReadConstants(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def trace(
     function: TensorFunction, example: Sequence[Tensor], *, read_constants: bool = False
 ) -> GraphModule:
-    """The function's graph of ATen operations for inputs of these shapes.
+    """Trace a function to its graph of ATen operations, for inputs of these shapes.
 
     Args:
         function: of tensors.
-        example: inputs; with `read_constants` those which `vmap` does not batch never change.
+        example: inputs.
+        read_constants: values of inputs that `vmap` does not batch may be read, since they never
+            change. Default False.
 
     Raises:
         ValueError: the function takes numbers out of tensors that do change.
@@ -90,18 +91,18 @@ def trace(
         refuse_leaving_torch(error)
         raise
     inline_literals(graph)
-    name_chosen_places(graph)
-    turn_narrow_products(graph)
-    spread_single_writes(graph)
+    replace_masks(graph)
+    transpose_narrow_products(graph)
+    replace_scatters(graph)
     graph.eval()
     return graph
 
 
 def refuse_leaving_torch(error: RuntimeError) -> None:
-    """Word anew what torch says of programs that go through NumPy or Python numbers.
+    """Explain torch's error where a program goes through NumPy or Python numbers.
 
     Raises:
-        ValueError: the error is of such a program.
+        ValueError: it does; otherwise nothing is raised.
     """
     if any(sign in str(error) for sign in LEAVES_TORCH):
         raise ValueError(
@@ -114,16 +115,21 @@ def refuse_leaving_torch(error: RuntimeError) -> None:
 def compile_graph(
     graph: GraphModule, example: Sequence[Tensor], *, fused: bool = False
 ) -> TensorFunction:
-    """Compile a traced graph; without a C++ compiler, or if Inductor fails, the graph itself.
+    """Compile a traced graph; return the graph itself without a C++ compiler or if Inductor fails.
 
-    The failure is told once as a warning: the draws are the same, only slower. fused: as `build`.
+    A failure is a warning: the draws are the same, only slower.
+
+    Args:
+        graph: from `trace`.
+        example: inputs.
+        fused: as in `build`. Default False.
     """
     if example[0].device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         _notice("no C++ compiler was found (g++, clang++ or c++)")
         return graph
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # Torch's own deprecations would pass for a failure where warnings are errors.
+            # Torch's deprecations would count as a failure where warnings are errors.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             compiled = _by_inductor(graph, example, OPTIONS | FUSED if fused else OPTIONS)
@@ -137,7 +143,7 @@ def compile_graph(
 def _by_inductor(
     graph: GraphModule, example: Sequence[Tensor], options: dict[str, Any]
 ) -> TensorFunction:
-    """Inductor's kernels, called without the layers that serve autograd: 4 µs a call."""
+    """Compile by Inductor, without the layers for autograd, which cost 4 µs a call."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
@@ -168,7 +174,7 @@ def _notice(reason: str) -> None:
 
 
 def predicted_seconds(graph: GraphModule, example: Sequence[Tensor], num_calls: int) -> float:
-    """Seconds the traced graph would need: 4 µs an operation and 20 GFLOP/s.
+    """Predict the seconds of calls of the traced graph, at 4 µs an operation and 20 GFLOP/s.
 
     Counted, not timed, so that the same program always runs the same way: a compiled step rounds
     differently from a traced one, and a choice by the clock would make draws irreproducible.
@@ -188,10 +194,18 @@ def build(
     read_constants: bool = False,
     fused: bool = False,
 ) -> tuple[TensorFunction, CompileMode]:
-    """The function run in the mode asked for, and the mode that "auto" came to.
+    """Prepare a function to be run in a mode; return it, and the mode that "auto" came to.
 
-    `read_constants` and errors are those of `trace`. fused: compiled, a·b + c is rounded once and
-    not twice.
+    Args:
+        function: of tensors.
+        example: inputs.
+        mode: "eager", "traced", "compiled", or "auto": compiled where that pays.
+        num_calls: expected, for "auto".
+        read_constants: as in `trace`. Default False.
+        fused: round a·b + c once and not twice, where compiled. Default False.
+
+    Raises:
+        ValueError: another mode, or a function that makes no graph.
     """
     if mode not in COMPILE_MODES:
         raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")

@@ -1,7 +1,7 @@
-"""A dense metric: chains that live in whitened coordinates u, w = c + L u.
+"""A dense metric: chains move in whitened coordinates u, where w = c + L u.
 
-Every sampler may run in u without knowing it: its gradient is Lᵀ∇log p(c + Lu), and its target the
-same posterior. With L Lᵀ near the posterior covariance all curvatures are near one, whatever the
+Any sampler can run in u as it is: the gradient is Lᵀ∇log p(c + Lu), and the target the same
+posterior. With L Lᵀ near the posterior covariance all curvatures are near one, whatever the
 condition number in w, and SGLD in u is SGLD in w with the dense preconditioner G = LLᵀ.
 """
 
@@ -28,27 +28,31 @@ class LinearMap(NamedTuple):
     factor: Tensor
 
     def to_position(self, u: Tensor) -> Tensor:
-        """(C, D) -> (C, D)."""
+        """Map u (C, D) to w (C, D)."""
         return self.origin + self.to_displacement(u)
 
     def to_displacement(self, u: Tensor) -> Tensor:
-        """L u: a difference of two u becomes that of their positions."""
+        """Map a difference of two u to that of their positions, L u."""
         return (self.factor @ u[..., None])[..., 0]
 
     def to_gradient(self, gradient: Tensor) -> Tensor:
-        """The gradient with respect to u of a function whose gradient in w is given."""
+        """Map a gradient with respect to w to that with respect to u, Lᵀg."""
         return (self.factor.mT @ gradient[..., None])[..., 0]
 
     def from_position(self, w: Tensor) -> Tensor:
-        """The inverse of `to_position`."""
+        """Undo `to_position`."""
         solved: Tensor = torch.linalg.solve(self.factor, (w - self.origin)[..., None])
         return solved[..., 0]
 
     def refine(self, u: Tensor, num_effective: float) -> LinearMap:
-        """The map in whose coordinates draws u (S, D) of all chains have unit covariance.
+        """Return the map in whose coordinates draws u of all chains have unit covariance.
 
-        The sample covariance is shrunk towards the identity, so that few draws leave the map as
-        it was, or many that hardly moved: `num_effective` says what they count for.
+        The sample covariance is shrunk towards the identity, so that few draws, or many that
+        hardly moved, leave the map as it was.
+
+        Args:
+            u: (S, D) draws.
+            num_effective: how many independent ones they count for.
         """
         count = min(num_effective, len(u))
         prior = SHRINKAGE + u.shape[-1]
@@ -63,13 +67,14 @@ class LinearMap(NamedTuple):
 
 
 def at_the_mode(density: Density, start: Tensor) -> LinearMap:
-    """c at a mode of the posterior on unconstrained space, LLᵀ its inverse negative Hessian.
+    """Find the map with c at a mode on unconstrained space, LLᵀ the inverse negative Hessian.
 
     Damped Newton steps (Levenberg-Marquardt) on all the data from the first chain's start, and one
     map for all chains. Directions in which −log p is flat or bends down get the size of their
     curvature, as in saddle-free Newton.
 
     Args:
+        density: the target.
         start: (C, D) positions.
 
     Raises:
@@ -108,7 +113,7 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap:
 
 
 def _curvatures(energy: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
-    """Sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
+    """Decompose the Hessian: sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
 
     Scaled to a unit diagonal first: an eigenvalue is only as good as the rounding of the largest,
     and coordinates in different units differ by more than that.

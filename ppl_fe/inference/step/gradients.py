@@ -17,7 +17,7 @@ from ppl_fe.inference.program.full_data import full_data_terms, weighted_chunks
 
 
 class Batch(NamedTuple):
-    """The data that a gradient is taken on: index sets into the tensors, and each chain's own."""
+    """The data of one gradient: index sets into the tensors, and values that differ by chain."""
 
     indices: Indices
     chain_values: Tensors
@@ -45,12 +45,12 @@ Estimator = Callable[[Tensor, Batch, Anchor | None], Evaluation]
 
 
 def minibatch(density: Density) -> Estimator:
-    """ĝ(w) = ∇[log prior + (N/B) Σ_{i∈batch} log p(y_i | w)], unbiased for uniform index draws."""
+    """Estimate ĝ(w) = ∇[log prior + (N/B) Σ_{i∈batch} log p(y_i | w)], on uniform index sets."""
     return _gradient_of(density, density)
 
 
 def full_data(density: Density) -> Estimator:
-    """The exact gradient over minibatches that cover the data; the index sets are ignored."""
+    """Estimate the gradient exactly, over chunks that cover the data; index sets are ignored."""
     return _gradient_of(
         density, lambda point, _, own, data: full_data_terms(density, point, own, data)
     )
@@ -65,7 +65,7 @@ def _gradient_of(density: Density, terms: Callable[..., Terms]) -> Estimator:
 
 
 def control_variate(density: Density) -> Estimator:
-    """ĝ(w) = ∇log p(ŵ) + [∇log p̂(w) − ∇log p̂(ŵ)], both estimates on the same minibatch.
+    """Estimate ĝ(w) = ∇log p(ŵ) + [∇log p̂(w) − ∇log p̂(ŵ)], both terms on the same minibatch.
 
     Unbiased for every anchor ŵ; the variance falls with |w − ŵ|² (Baker et al. 2019, Control
     variates for stochastic gradient MCMC; Nagapetyan et al. 2017). The log-density and the
@@ -85,9 +85,9 @@ def control_variate(density: Density) -> Estimator:
 
 
 def accumulated(estimator: Estimator, num_micro_batches: int) -> Estimator:
-    """The mean of the estimates on K micro-batches, one after another: index sets (C, K·B).
+    """Average the estimates on K micro-batches, one after another: index sets (C, K·B).
 
-    The same law as one minibatch of K·B, in the memory of one of B.
+    The mean has the same law as one minibatch of K·B, in the memory of one of B.
     """
 
     def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
@@ -99,9 +99,9 @@ def accumulated(estimator: Estimator, num_micro_batches: int) -> Estimator:
 
 
 def exact_evaluation(density: Density, position: Tensor) -> Evaluation:
-    """The evaluation at (C, D) on all the data, chunk after chunk: once, in a minibatch's memory.
+    """Evaluate positions (C, D) on all the data, chunk after chunk, in a minibatch's memory.
 
-    The sums are float64: what they lose, every later step would inherit.
+    The sums are float64, as every later step inherits their error.
     """
     plain = minibatch(density)
     weights, chunks = weighted_chunks(density)

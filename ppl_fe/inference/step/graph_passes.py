@@ -1,4 +1,4 @@
-"""Rewritings of a traced graph that leave its function as it is and make it quicker to run."""
+"""Rewrite a traced graph so that it runs faster; the function that it computes stays the same."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 
-# Matrix products of fewer columns than this run at a quarter of the speed on a processor: its
+# Matrix products of fewer columns than this run at a quarter of the speed on a processor, whose
 # vectors of 16 numbers lie along the columns.
 NARROW = 16
-# Classes up to which a pass over all of them is quicker than a write to one.
+# Up to so many classes a pass over all of them is faster than a write to one.
 FEW = 64
 
 
 def inline_literals(graph: GraphModule) -> None:
-    """Make numbers of the tensors that the program itself wrote (a prior's scale, say).
+    """Replace tensors that the program itself wrote (a prior's scale, say) by numbers.
 
-    As attributes they are inputs of the compiled kernel, which then takes their logarithms and
-    quotients anew at every vector of coordinates; as numbers they are folded beforehand.
+    As attributes they are inputs of the compiled kernel, which would compute their logarithms and
+    quotients for every vector of coordinates; numbers are folded beforehand.
     """
     for node in graph.graph.find_nodes(op="get_attr"):
         value = getattr(graph, node.target)
@@ -38,11 +38,11 @@ def inline_literals(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def name_chosen_places(graph: GraphModule) -> None:
-    """Put the places that a mask chooses for the mask, where no input changes it.
+def replace_masks(graph: GraphModule) -> None:
+    """Replace constant boolean masks by the integer indices they select.
 
-    Triangles of matrices (a Cholesky factor's map from a vector) are chosen so. How many a mask
-    chooses is no shape that the compiler could know beforehand.
+    Triangles of matrices (a Cholesky factor's map from a vector) are selected by masks. The number
+    of entries that a mask selects is no shape that the compiler knows; that of indices is.
     """
     known: dict[Node, Tensor | None] = {}
     targets = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
@@ -66,30 +66,30 @@ def name_chosen_places(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def turn_narrow_products(graph: GraphModule) -> None:
-    """Take a batched product with few columns as (BᵀAᵀ)ᵀ, rows and columns in each other's place.
+def transpose_narrow_products(graph: GraphModule) -> None:
+    """Rewrite a `bmm` with fewer than 16 columns as (BᵀAᵀ)ᵀ, which vectorises along its rows.
 
-    The last layer of a classifier is one. What follows it (the softmax) then runs along the data
-    rather than along the few classes: the step of benchmarks/step.py gets 10 to 20 % quicker.
+    The last layer of a classifier is such a product. The softmax after it then runs along the data
+    rather than along the few classes: the step of benchmarks/step.py is 10 to 20 % faster.
     """
-    turned = False
+    found = False
     for node in graph.graph.find_nodes(op="call_function", target=aten.bmm.default):
         rows, columns = node.meta["val"].shape[1:]
         if not 1 < columns < NARROW <= rows:
             continue
-        _turn(graph, node)
-        turned = True
-    if turned:
+        _transpose(graph, node)
+        found = True
+    if found:
         _allow_any_strides(graph)
     graph.recompile()
 
 
-def spread_single_writes(graph: GraphModule) -> None:
-    """Write one entry of each row of zeros as a comparison with the numbers of all its entries.
+def replace_scatters(graph: GraphModule) -> None:
+    """Replace a one-entry-per-row scatter by `where(arange == index, source, 0)`.
 
-    The gradient of picking a label's log-probability is one. A comparison joins the arithmetic
-    about it in one loop, where a scatter needs memory of its own. Labels out of range still fail:
-    in the picking itself.
+    The gradient of picking a label's log-probability is such a scatter. A comparison fuses with its
+    neighbours into one loop, where a scatter needs separate memory. Labels out of range still fail
+    where the log-probability is picked.
     """
     nodes = graph.graph
     for node in nodes.find_nodes(op="call_function", target=aten.scatter_add.default):
@@ -118,7 +118,7 @@ def spread_single_writes(graph: GraphModule) -> None:
     graph.recompile()
 
 
-def _turn(graph: GraphModule, product: Node) -> None:
+def _transpose(graph: GraphModule, product: Node) -> None:
     with graph.graph.inserting_before(product):
         left, right = (
             graph.graph.call_function(aten.transpose.int, (factor, 1, 2)) for factor in product.args
@@ -130,14 +130,14 @@ def _turn(graph: GraphModule, product: Node) -> None:
 
 
 def _allow_any_strides(graph: GraphModule) -> None:
-    """Views of what now lies in memory otherwise may need a copy, which a reshape makes."""
+    """Replace views by reshapes, which copy where memory now lies in another order."""
     for target in (aten.view.default, aten._unsafe_view.default):
         for node in graph.graph.find_nodes(op="call_function", target=target):
             node.target = aten.reshape.default
 
 
 def _constant(graph: GraphModule, node: Node, known: dict[Node, Tensor | None]) -> Tensor | None:
-    """The value of a node that depends on no input; None of all others."""
+    """Return the value of a node that depends on no input; None for all others."""
     if node not in known:
         known[node] = _computed(graph, node, known)
     return known[node]
@@ -160,7 +160,7 @@ def _computed(graph: GraphModule, node: Node, known: dict[Node, Tensor | None]) 
 
 
 def _attribute(graph: GraphModule, before: Node, value: Tensor) -> Node:
-    """A node that gives a tensor kept with the graph."""
+    """Insert a node whose value is a tensor kept with the graph."""
     name = f"_places_{sum(1 for _ in graph.buffers())}"
     graph.register_buffer(name, value)
     with graph.graph.inserting_before(before):

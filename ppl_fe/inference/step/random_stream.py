@@ -1,4 +1,4 @@
-"""What a step consumes besides its state: Gaussian noise, index sets, and data."""
+"""Draw what a step consumes besides its state: Gaussian noise, index sets, and data."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RandomStream:
     share their errors, and R-hat cannot see them.
 
     Args:
-        density: gives the shapes.
+        density: has the shapes.
         num_chains: C.
-        seed: equal seeds give equal streams.
-        order: "replacement", uniform and independent; or "epoch", every datum once an epoch in an
-            order drawn anew for each epoch and chain (a remainder smaller than a batch waits for
-            another epoch).
-        micro_batches: K; index sets are (C, K·B).
+        seed: equal seeds make equal streams.
+        order: "replacement" (default), uniform and independent; or "epoch", every datum once an
+            epoch, in another random order for each epoch and chain (a remainder smaller than a
+            batch waits for another epoch).
+        micro_batches: K, index sets are (C, K·B). Default 1.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RandomStream:
         ]
         if order == "epoch" and any(batch > size for size, batch in self._sizes):
             raise ValueError(
-                f"micro_batches={micro_batches} asks for more data a step than an epoch holds; "
+                f"micro_batches={micro_batches} takes more data a step than an epoch holds; "
                 "use fewer, or smaller minibatches"
             )
         self._shape = (num_chains, density.num_parameters)
@@ -66,14 +66,14 @@ class RandomStream:
         self._noise = torch.empty(
             (self.block_steps, *self._shape), dtype=density.dtype, device=density.device
         )
-        # A view a step, made once: taking one anew costs 2 µs each time.
+        # A view a step, made once: taking one costs 2 µs each time.
         self._noise_views = self._noise.unbind(0)
         self._index_views: list[Indices] = []
         self._used = self.block_steps
         self._block_start = self._generator_states()
 
     def next(self) -> tuple[Tensor, Indices]:
-        """One step's noise (C, D) and index sets (C, B); views that the next block overwrites."""
+        """Return one step's noise (C, D) and index sets (C, B): views, until the next block."""
         if self._used == self.block_steps:
             self._block_start = self._generator_states()
             self._fill()
@@ -83,7 +83,7 @@ class RandomStream:
         return self._noise_views[at], self._index_views[at]
 
     def indices(self) -> Indices:
-        """Index sets (C, B) for one evaluation outside a chain's own steps."""
+        """Draw index sets (C, B) for one evaluation outside of the chains' steps."""
         if self._order == "epoch":
             return tuple(
                 self._shuffled(size, self._index_generator)[:, :batch]
@@ -92,14 +92,14 @@ class RandomStream:
         return tuple(ix[0] for ix in self._draw_indices(1))
 
     def state(self) -> dict[str, Tensor]:
-        """Where the stream stands, enough to go on from here exactly."""
+        """Return the stream's state, enough to go on from here exactly."""
         names = ("noise_start", "index_start", "noise_now", "index_now")
         states = (*self._block_start, *self._generator_states())
         place = torch.tensor([self._used, self._steps_filled])
         return {**dict(zip(names, states, strict=True)), "place": place}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to a `state()`."""
+        """Go on from a `state()`."""
         self._used, filled = (int(count) for count in state["place"])
         self._block_start = (state["noise_start"], state["index_start"])
         self._set_generators(self._block_start)
@@ -132,7 +132,7 @@ class RandomStream:
         )
 
     def _epochs(self, steps: range, plate: int, size: int, batch: int) -> Tensor:
-        """(steps, C, batch): each plate's and epoch's order has a seed of its own: none is kept."""
+        """Draw (steps, C, batch); no order is kept, as each plate and epoch has another seed."""
         per_epoch = size // batch
         parts = []
         for epoch in range(steps.start // per_epoch, (steps.stop - 1) // per_epoch + 1):
@@ -145,7 +145,7 @@ class RandomStream:
         return torch.cat(parts)
 
     def _shuffled(self, size: int, generator: torch.Generator) -> Tensor:
-        """(C, N): a random order of the data for each chain."""
+        """Draw a random order (C, N) of the data for each chain."""
         keys = torch.rand(
             (self._shape[0], size),
             dtype=torch.float64,
@@ -163,7 +163,7 @@ class RandomStream:
 
 
 def stacked_batches(source: LoaderData, num_chains: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """Batches of all chains side by side: every tensor (C, B, ...)."""
+    """Yield batches of all chains side by side: every tensor (C, B, ...)."""
     for batches in zip(*source.replicas(num_chains, seed), strict=False):
         leaves = [pytree.tree_leaves(batch) for batch in batches]
         yield tuple(torch.stack(tensors) for tensors in zip(*leaves, strict=True))

@@ -1,4 +1,4 @@
-"""The configurational temperature, measured in every step at hardly any cost.
+"""Measure the configurational temperature, in every step and at hardly any cost.
 
 For a target p^{1/T} and *any* fixed centre c, integration by parts gives
 
@@ -7,7 +7,7 @@ For a target p^{1/T} and *any* fixed centre c, integration by parts gives
 over all coordinates, over any subset of them, and along any fixed direction v with ‖v‖ = 1:
 E[(v·(w − c)) (v·∇U)] = T. A minibatch gradient may stand for ∇U, since its error is independent of
 w. The mean over all coordinates hardly sees the few stiff directions in which a discretised
-chain runs hot, hence the measurement along the stiffest one.
+chain runs hot, so it is measured along the stiffest one, too.
 """
 
 from __future__ import annotations

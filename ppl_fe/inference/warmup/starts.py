@@ -24,7 +24,7 @@ from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, LinearMap
 from ppl_fe.inference.step.gradients import Batch, minibatch
 from ppl_fe.inference.warmup.curvature import SHORT
 
-OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation asks
+OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation assumes
 NUM_PROBES = 16
 MAX_TRIES = 100
 MOST_ROWS = 10_000  # a mode of so many is within √(N/n) posterior sd of that of all N
@@ -181,7 +181,8 @@ def spread_out(
     a tenth: at a degenerate minimum the curvature is zero, and a step away it is not.
 
     Args:
-        center, displacement: (C, D).
+        center: (C, D).
+        displacement: (C, D).
         predicted: (C,), the fall of the log-density that the model predicts.
         log_density: (C, D) -> (C,).
     """
