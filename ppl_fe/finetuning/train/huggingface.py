@@ -126,7 +126,7 @@ class MaskedTraining(TrainerCallback):
         vector = network.flatten({name: named[name].detach() for name in network.names})
         parts = network.unflatten(vector)
         return FinetuneResult(
-            vector=vector,
+            weights=vector,
             history=self._history,
             mask=self.selection.mask.to(network.device),
             step=self._step,
