@@ -55,7 +55,7 @@ class BayesTunePosterior:
     head_precision: float
 
     def __call__(self, inputs: Inputs, targets: Tensor) -> Tensor:
-        """The prior's sites, `head` if there is one, and the likelihood's inside plate `data`.
+        """Sample the prior's sites and `head`, and observe the likelihood's inside plate `data`.
 
         Returns the whole vector (D,): `w` and, at their places, the weights of the head.
         """
@@ -72,7 +72,7 @@ class BayesTunePosterior:
         return vector
 
     def draw_weights(self) -> Tensor:
-        """The prior alone: w about the anchor, and the head about zero.
+        """Sample from the prior alone: w about the anchor, and the head about zero.
 
         Raises:
             TypeError: the prior does not return weights, one for each of the anchor's.
@@ -105,7 +105,7 @@ def bayestune_posterior(
     head: Sequence[slice] = (),
     head_precision: float = 1.0,
 ) -> BayesTunePosterior:
-    """The posterior of a fine-tuned network's weights and their scales, as a Pyro program.
+    """Make the posterior of a fine-tuned network's weights and their scales, a Pyro program.
 
     Args:
         network: a `FlatNetwork`, or any function of (vector (D,), inputs) with an `anchor` (D,).

@@ -24,7 +24,7 @@ UNIT = "w_decentered"  # the name Pyro gives the site v
 
 
 def centred_in_part(prior: Prior, share: Tensor | float) -> Prior:
-    """The same prior in other coordinates: `w` is deterministic, and `w_decentered` latent.
+    """Change a prior's coordinates: `w` becomes deterministic, and `w_decentered` is latent.
 
     Args:
         prior: samples `w` from a law of location and scale.
@@ -45,7 +45,7 @@ def centred_in_part(prior: Prior, share: Tensor | float) -> Prior:
 
 
 def hangs_on_others(draw_weights: Callable[[], Tensor]) -> bool:
-    """Whether `w` has a location and a scale, and other latent sites may be in them."""
+    """Decide whether `w` has a location and a scale that other latent sites may be in."""
     trace = poutine.trace(draw_weights).get_trace()
     law: Any = trace.nodes["w"]["fn"] if "w" in trace.nodes else None
     while hasattr(law, "base_dist"):
@@ -55,13 +55,13 @@ def hangs_on_others(draw_weights: Callable[[], Tensor]) -> bool:
 
 
 def held(prior: Prior, values: Mapping[str, Tensor]) -> Prior:
-    """The prior with some of its sites at given values."""
+    """Hold some sites of a prior at given values."""
     conditioned: Prior = poutine.condition(prior, dict(values))
     return conditioned
 
 
 def site_values(draw_weights: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """One value of every site, `w` among them: drawn, where none is held."""
+    """Draw a value of every site that is not held; give those of all sites."""
     with torch.no_grad():
         trace = poutine.trace(draw_weights).get_trace()
     return {n: node["value"] for n, node in trace.nodes.items() if node["type"] == "sample"}

@@ -19,7 +19,7 @@ IGNORED_TOKEN = -100  # the label that Hugging Face gives to padding
 
 
 def categorical(output: Tensor, targets: Tensor) -> Tensor:
-    """y_i ~ Categorical(softmax(output_i)): output (B, K) logits, targets (B,) integers.
+    """Observe y_i ~ Categorical(softmax(output_i)): output (B, K) logits, targets (B,) integers.
 
     Example:
         >>> with pyro.plate("data", 2):
@@ -30,7 +30,7 @@ def categorical(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def normal(output: Tensor, targets: Tensor) -> Tensor:
-    """y_i ~ Normal(output_i, 1): output and targets (B,) or (B, K), or (B, 1) against (B,).
+    """Observe y_i ~ Normal(output_i, 1): both (B,) or (B, K), or output (B, 1) and targets (B,).
 
     The unit scale makes −log p = ½(y − output)² + ½ log 2π a datum and dimension; rescale the
     targets for another.
@@ -43,7 +43,7 @@ def normal(output: Tensor, targets: Tensor) -> Tensor:
 
 
 def next_token(output: Tensor, targets: Tensor) -> Tensor:
-    """Token t+1 given tokens up to t: output (B, T, V) logits, targets (B, T) token ids.
+    """Observe token t+1 given those up to t: output (B, T, V) logits, targets (B, T) token ids.
 
     −log p of a datum is the sum over its tokens; tokens with the target −100 do not count.
     """
@@ -62,7 +62,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
 
 
 def find_likelihood(likelihood: str | Likelihood) -> Likelihood:
-    """A likelihood by name, or the function itself.
+    """Give a likelihood by its name, or the function itself.
 
     Raises:
         ValueError: an unknown name.

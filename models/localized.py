@@ -29,8 +29,8 @@ Inputs = Tensor | Mapping[str, Tensor]
 class LocalPosterior:
     """The Pyro program of (inputs, targets); made by `local_posterior`.
 
-    The one place where n, β and γ live. `anchor` and `inverse_temperature` may be given anew in a
-    call, so that the chains of several checkpoints, or of a ladder of temperatures, run side by
+    The one place where n, β and γ live. `anchor` and `inverse_temperature` may be given in a call
+    too, so that the chains of several checkpoints, or of a ladder of temperatures, run side by
     side.
     """
 
@@ -49,7 +49,7 @@ class LocalPosterior:
         anchor: Tensor | None = None,
         inverse_temperature: Tensor | None = None,
     ) -> Tensor:
-        """Sites `w` (D,) and, inside the plate `data`, the likelihood's observed site."""
+        """Sample `w` (D,) and, inside the plate `data`, observe the likelihood's site; give w."""
         n = self.num_data or len(targets)
         beta = self.resolved_inverse_temperature(n)
         w = gaussian(self.anchor if anchor is None else anchor, self.localization)
@@ -65,7 +65,11 @@ class LocalPosterior:
         return w
 
     def resolved_inverse_temperature(self, num_data: int) -> float:
-        """β as given, or 1/log n."""
+        """Give β, by default 1/log n.
+
+        Raises:
+            ValueError: no β was given and n is below 3.
+        """
         if self.inverse_temperature is not None:
             return self.inverse_temperature
         if num_data < 3:
@@ -83,7 +87,7 @@ def local_posterior(
     batch_size: int | None = 256,
     num_data: int | None = None,
 ) -> LocalPosterior:
-    """The localised tempered posterior about a network's anchor, as a Pyro program.
+    """Make the localised tempered posterior about a network's anchor, a Pyro program.
 
     It is plain Pyro: it runs under `fe.sample` and under Pyro's NUTS and SVI alike.
 
@@ -123,7 +127,7 @@ def local_posterior(
 
 
 def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -> Tensor:
-    """The network's anchor (D,), once it and the sizes of the data make sense.
+    """Give the network's anchor (D,), once it and the sizes of the data are checked.
 
     Raises:
         ValueError: B or n not a positive integer; NaN or infinity in the anchor.

@@ -43,7 +43,7 @@ def require_positive(name: str, value: float) -> None:
 
 
 def gaussian(anchor: Tensor, precision: float | Tensor = 1.0) -> Tensor:
-    """w ~ Normal(anchor, 1/√precision), normalised; the localiser of the free energy.
+    """Sample w ~ Normal(anchor, 1/√precision), normalised: the localiser of the free energy.
 
     log p(w) = ½ D log(precision/2π) − ½ precision ‖w − anchor‖².
 
@@ -139,7 +139,7 @@ def laplace_gamma(
 
 
 def horseshoe(anchor: Tensor, global_scale: float = 1e-3) -> Tensor:
-    """w_i ~ Normal(anchor_i, τ λ_i), λ_i ~ HalfCauchy(1), τ ~ HalfCauchy(global_scale).
+    """Sample w_i ~ Normal(anchor_i, τ λ_i), λ_i ~ HalfCauchy(1), τ ~ HalfCauchy(global_scale).
 
     Carvalho, Polson & Scott (2010). Sites `tau` (), `scale` (D,) for the λ_i, and `w`.
 
@@ -154,7 +154,7 @@ def horseshoe(anchor: Tensor, global_scale: float = 1e-3) -> Tensor:
 
 
 def student_t(anchor: Tensor, degrees_of_freedom: float = 4.0, scale: float = 1e-3) -> Tensor:
-    """w ~ anchor + scale · t_ν: Gaussian about the anchor with heavier tails, no further site.
+    """Sample w ~ anchor + scale · t_ν: Gaussian with heavier tails, no further site.
 
     Example:
         >>> student_t(torch.zeros(3)).shape
@@ -168,7 +168,7 @@ def student_t(anchor: Tensor, degrees_of_freedom: float = 4.0, scale: float = 1e
 def gaussian_scale_mixture(
     anchor: Tensor, scales: Sequence[float] = (1e-4, 1e-2), shares: Sequence[float] = (0.9, 0.1)
 ) -> Tensor:
-    """w_i ~ Σ_k share_k Normal(anchor_i, scale_k): spike and slab, the choice summed out.
+    """Sample w_i ~ Σ_k share_k Normal(anchor_i, scale_k): spike and slab, the choice summed out.
 
     Blundell et al. (2015). Shares are normalised; no further site.
 
@@ -205,7 +205,7 @@ class LogGamma(TorchDistribution):
         super().__init__(self.alpha.shape, validate_args=validate_args)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws, differentiable in α and β."""
+        """Draw, differentiably in α and β."""
         shape = self.shape(torch.Size(sample_shape))
         boosted = torch.distributions.Gamma(self.alpha + 1, self.beta).rsample(
             torch.Size(sample_shape)
@@ -215,7 +215,7 @@ class LogGamma(TorchDistribution):
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density at s."""
+        """Give the log density at s."""
         normaliser = self.alpha * self.beta.log() - torch.lgamma(self.alpha)
         density: Tensor = normaliser + self.alpha * value - self.beta * value.exp()
         return density
@@ -236,7 +236,7 @@ class LaplaceOfLogScale(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws, differentiable in location and log scale."""
+        """Draw, differentiably in location and log scale."""
         unit = torch.distributions.Laplace(torch.zeros_like(self.loc), 1.0).rsample(
             torch.Size(sample_shape)
         )
@@ -244,10 +244,10 @@ class LaplaceOfLogScale(TorchDistribution):
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density at w."""
+        """Give the log density at w."""
         distance = (value - self.loc).abs()
         moved = distance > 0
-        # At distance 0 the gradient must not meet log 0 or an overflow, hence two selections.
+        # At distance 0 the gradient must not meet log 0 or an overflow: two selections.
         log_distance = torch.where(moved, distance, 1.0).log()
         exponent = torch.where(moved, log_distance - self.log_scale, -torch.inf)
         density: Tensor = -log(2) - self.log_scale - exponent.exp()

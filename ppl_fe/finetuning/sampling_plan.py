@@ -38,7 +38,7 @@ class SamplingPlan(RunLength):
 
     @property
     def remedy(self) -> str:
-        """What makes chains that disagree agree, in words."""
+        """Advise, in words, how chains that disagree may be made to agree."""
         return (
             f"raise warmup_steps and num_samples above {self.warmup_steps} + {self.num_samples} x "
             f"{self.thinning} steps, or num_chains above {self.num_chains}"

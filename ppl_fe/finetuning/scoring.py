@@ -59,7 +59,7 @@ class Task:
 
     @property
     def head_slices(self) -> list[slice]:
-        """The head's places in the vector."""
+        """Give the head's places in the vector."""
         return [self.network.slices[name] for name in self.head_names]
 
 
@@ -71,7 +71,7 @@ class Scores(NamedTuple):
     settings: what to keep with the selection.
     notes: what to know before believing the scores.
     what: the quantities whose posterior means the scores are, in words; `r_hat` is theirs.
-    remedy: what makes chains that disagree agree, in words.
+    remedy: how chains that disagree may be made to agree, in words.
     """
 
     score: Tensor
@@ -127,7 +127,7 @@ class Rule(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a `Selection` calls the rule."""
+        """Name the rule, for a `Selection`."""
 
     @abstractmethod
     def score(self, task: Task) -> Scores:

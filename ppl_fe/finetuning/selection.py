@@ -73,33 +73,33 @@ class Selection:
 
     @property
     def method(self) -> str:
-        """The former name of `rule`, for one release."""
+        """Give `rule` by its former name, for one release."""
         warn_of_old_name("Selection.method", "Selection.rule")
         return self.rule
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The tensors' names, in the vector's order."""
+        """List the tensors' names, in the vector's order."""
         return tuple(self.slices)
 
     @property
     def num_selected(self) -> int:
-        """How many entries the mask selects."""
+        """Count the entries that the mask selects."""
         return int(self.mask.sum())
 
     @property
     def sparsity(self) -> float:
-        """The selected share of the parameters outside the head."""
+        """Give the selected share of the parameters outside the head."""
         return self.num_selected / len(self.ranked)
 
     @property
     def ranked(self) -> Tensor:
-        """(D outside the head,) scores, largest first."""
+        """Sort the scores outside the head, largest first."""
         return self.score[outside(self.slices, self.head)].sort(descending=True).values
 
     @property
     def knees(self) -> list[int]:
-        """Numbers of parameters before a bend of the sorted scores, the sharpest bend first."""
+        """Count the parameters before each bend of the sorted scores, the sharpest bend first."""
         return find_knees(self.ranked.double().cpu().numpy())
 
     def by_layer(self) -> pd.DataFrame:

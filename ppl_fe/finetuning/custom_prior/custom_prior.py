@@ -74,7 +74,7 @@ def check_prior(prior: object) -> Prior:
 
 
 def _of_old_spelling(prior: Prior) -> Prior:
-    """`laplace_gamma`, or a partial of it, as the value it stands for; any other prior as it is."""
+    """Turn `laplace_gamma`, or a partial of it, into `LaplaceGamma`; leave any other prior."""
     function, given = (prior.func, prior.keywords) if isinstance(prior, partial) else (prior, {})
     if function is not laplace_gamma:
         return prior
@@ -139,7 +139,7 @@ def sample_scales(task: Task, prior: Prior, plan: SamplingPlan) -> Scores:
 def _settled(
     task: Task, prior: Prior, plan: SamplingPlan, args: Sequence[Any]
 ) -> tuple[Settled, bool]:
-    """The posterior and its starts, and whether its site `scale` holds one a weight."""
+    """Make the posterior and its starts; say whether its site `scale` holds one a weight."""
 
     def make(own: Prior) -> BayesTunePosterior:
         return bayestune_posterior(
@@ -171,7 +171,7 @@ def _settled(
 
 
 def _scores(task: Task, plan: SamplingPlan, values: Tensor, settings: dict[str, Any]) -> Scores:
-    """Moments of values (C, S, D outside the head), at their places in the whole vector."""
+    """Put the moments of values (C, S, D outside the head) at their places in the vector."""
     chains, draws, size = values.shape
     moments = RunningMoments(chains, size, draws, dtype=values.dtype, device="cpu")
     for k in range(draws):
@@ -203,7 +203,7 @@ def _scores(task: Task, plan: SamplingPlan, values: Tensor, settings: dict[str, 
 
 
 def _weights(program: BayesTunePosterior, posterior: Any, anchor: Tensor) -> Tensor:
-    """(C, S, D); run through the prior again where its coordinates are others."""
+    """Give the weights (C, S, D), by the prior again where its coordinates are others."""
     sites = {name: torch.as_tensor(found.to_numpy()) for name, found in posterior.items()}
     if "w" in sites:
         return sites["w"].to(anchor)

@@ -1,10 +1,10 @@
-"""Coordinates and starts for a prior of one's own, so that one step size serves all its sites.
+"""Coordinates and starts for any prior, so that one step size serves all its sites.
 
 A chain that begins at the anchor meets the data's pull far from where it is going: curvature grows
 exponentially with the logarithm of a scale, and a chain that falls in by itself overshoots. The
 highest density is no better a start: where weights outnumber the data it has huge scales and no
 offsets. So each chain begins at a draw from a normal law fitted to the posterior by variational
-inference, whose steps are bounded. The fit also says which weights the data hold, hence are to be
+inference, whose steps are bounded. The fit also says which weights the data hold, which are
 centred, and which the prior holds (`models/centring.py`). Nothing of it is in the draws but their
 coordinates and their start.
 """
@@ -94,7 +94,7 @@ def _moved(
     share: Tensor,
     args: Sequence[Any],
 ) -> Settled:
-    """The same posterior and starts, the weights centred by `share`."""
+    """Give the same posterior and starts, the weights centred by `share`."""
     program = make(centred_in_part(prior, share))
     target, values = Density(program, args), []
     inverse = {name: transform.inv for name, transform in density.transforms.items()}
@@ -108,15 +108,15 @@ def _moved(
 
 
 def _position(density: Density, values: Mapping[str, Tensor]) -> Tensor:
-    """(1, D) of values on their supports."""
+    """Join values on their supports to one unconstrained position (1, D)."""
     transforms = density.transforms
     return density.join({s.name: transforms[s.name](values[s.name])[None] for s in density.sites})
 
 
 def _gradient(density: Density, args: Sequence[Any], position: Tensor) -> Gradient:
-    """∇ log p on all of `args`, (C, D) -> (C, D), for positions of that shape."""
+    """Build ∇ log p on all of `args`, (C, D) -> (C, D), for positions of that shape."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `sample` will tell of a program that is no single graph
+        warnings.simplefilter("ignore")  # `sample` warns of a program that is no single graph
         density = batchable(density, position)
     whole = density.num_data == len(args[1]) and bool(density.subsamples)
     estimate = full_data(density) if whole else minibatch(density)
@@ -137,7 +137,7 @@ def _gradient(density: Density, args: Sequence[Any], position: Tensor) -> Gradie
 def _fit(
     gradient: Gradient, begin: Tensor, spread: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Means and sds (C, D) of independent normals, in units of the prior's spread, a fit a chain.
+    """Fit independent normals, in units of the prior's spread, a fit a chain: means, sds (C, D).
 
     By the reparametrised gradient (Kucukelbir et al. 2017) and Adam, whose steps are no longer than
     LENGTH, whatever the slope.

@@ -133,17 +133,17 @@ class BayesTune(Rule):
 
     @property
     def name(self) -> str:
-        """ "bayestune", or "collapsed" with expected scales."""
+        """Name the rule: "bayestune", or "collapsed" with expected scales."""
         return "bayestune" if self.scales == "drawn" else "collapsed"
 
     @property
     def default_batch_size(self) -> int | None:  # type: ignore[override]
-        """32, or all the data under a prior of your own."""
+        """Give 32, or None under a prior of your own: all the data."""
         return DEFAULT_BATCH if isinstance(self.prior, LaplaceGamma) else None
 
     @property
     def length(self) -> RunLength:
-        """How long a chain runs, defaults filled in."""
+        """Give the length of a chain, defaults filled in."""
         usual = USUAL if isinstance(self.prior, LaplaceGamma) else OTHER_PRIOR
         warmup_steps = usual.warmup_steps if self.warmup_steps is None else self.warmup_steps
         thinning = usual.thinning if self.thinning is None else self.thinning
@@ -223,7 +223,7 @@ def _settings(plan: SamplingPlan, prior: LaplaceGamma, step_size: float) -> dict
 
 
 def _shares(chains: ScaleChains) -> Tensor | None:
-    """(D,) in which share of the draws each scale was among the largest, if that was counted."""
+    """Give the share of draws in which each scale was among the largest (D,), if counted."""
     if chains.counts is None or chains.moments is None:
         return None
     return chains.per_weight(chains.counts) / chains.moments.num_draws
