@@ -38,7 +38,7 @@ def test_arguments_of_a_ranking() -> None:
 
 def test_plots_that_were_among_the_diagnostics() -> None:
     with pytest.warns(DeprecationWarning, match=r"ppl_fe\.plots\.plot_ranks"):
-        assert diagnostics.plot_ranks is plots.plot_ranks
+        assert diagnostics.plot_ranks is plots.plot_ranks  # type: ignore[attr-defined]
     for folder in (diagnostics, plots):
         with pytest.warns(DeprecationWarning, match="plot_selected_by_layer"):
             assert folder.plot_layers is plots.plot_selected_by_layer
@@ -46,7 +46,7 @@ def test_plots_that_were_among_the_diagnostics() -> None:
 
 def test_a_discrepancy_that_is_part_of_a_test_now() -> None:
     with pytest.warns(DeprecationWarning, match="kernel_stein_discrepancy"):
-        assert callable(diagnostics.kernel_stein_discrepancy)
+        assert callable(diagnostics.kernel_stein_discrepancy)  # type: ignore[attr-defined]
 
 
 def test_a_warning_points_at_the_line_that_wrote_the_old_name() -> None:

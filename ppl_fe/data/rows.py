@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppl_fe.arguments import named_arguments
+
 Inputs = Tensor | dict[str, Tensor]
 TARGET_KEYS = ("labels", "targets")
 
@@ -135,6 +137,7 @@ def check_rows(inputs: Inputs, targets: Tensor, what: str) -> int:
     return lengths["targets"]
 
 
+@named_arguments
 def check_labels(targets: Tensor, num_classes: int) -> None:
     """Check that targets are class labels 0, ..., num_classes - 1.
 

@@ -15,11 +15,11 @@ from ppl_fe.demo import run_demo
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import GRID, digits_network, pretrain
 from ppl_fe.demo.report import Report
-from ppl_fe.demo.transfer import transfer
+from ppl_fe.demo.transfer import FewShot, transfer
 from ppl_fe.networks.flat import FlatNetwork
 
 FAST_PRETRAIN = partial(pretrain, configurations=GRID[7:9], target_loss=0.3)
-FAST_TRANSFER = partial(transfer, num_episodes=3, num_steps=5)
+FAST_TRANSFER = partial(transfer, how=FewShot(num_steps=5), num_episodes=3)
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
