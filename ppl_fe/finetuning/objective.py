@@ -14,6 +14,7 @@ from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.program.trace import run_program
 from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
 from ppl_fe.networks.check_forward import try_inputs
+from ppl_fe.networks.functional_copy import logits_of
 
 Batch = tuple[Any, Tensor]
 NOT_TRAINED_BATCHES = 4  # without gradients, this many times the rows fit into the same memory
@@ -62,7 +63,7 @@ class Objective:
     def _output(self, module: nn.Module, inputs: Any) -> Tensor:
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-        found: Tensor = getattr(output, "logits", output)
+        found: Tensor = logits_of(output)
         return found.float() if found.dtype == self.autocast else found
 
     def check(self, module: nn.Module, source: TensorData | LoaderData, what: str = "data") -> None:

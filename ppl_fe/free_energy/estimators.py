@@ -19,7 +19,7 @@ from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_lo
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.flat import FlatNetwork, require_network
 
 
 @named_arguments
@@ -104,6 +104,7 @@ def estimate_free_energy(
         >>> abs(estimate.llc - 1.5) < 5 * estimate.llc_mcse + 0.05       # d/2, three weights
         True
     """
+    require_network(network)
     options = ChainOptions(
         likelihood=likelihood,
         localization=localization,

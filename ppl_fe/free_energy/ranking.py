@@ -25,7 +25,7 @@ from ppl_fe.inference.run.one_run import check_chains
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.checkpoints import read_checkpoint
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.renamed import renamed_arguments
 
 COLUMNS = ["wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "p_best"]
@@ -149,6 +149,7 @@ def rank_checkpoints(
     )
     check_chains(num_chains, chain_method)
     template = FlatNetwork(module)
+    require_network(template)
     rows: dict[str, dict[str, Any]] = {name: {"note": "", "error": ""} for name in checkpoints}
     networks: dict[str, FlatNetwork] = {}
     for name, source in checkpoints.items():

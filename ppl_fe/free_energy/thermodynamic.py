@@ -23,7 +23,7 @@ from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.flat import FlatNetwork, require_network
 
 NUM_PRIOR_DRAWS = 1000
 LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
@@ -148,6 +148,7 @@ def integrate_free_energy(
     require_positive("inverse_temperature", inverse_temperature)
     if num_rungs < 4 or num_rungs % 2:
         raise ValueError(f"num_rungs must be even and at least 4, got {num_rungs}")
+    require_network(network)
     options = ChainOptions(
         likelihood=likelihood,
         localization=localization,

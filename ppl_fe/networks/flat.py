@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
 from ppl_fe.networks.matching import listed, match_state, tied_names
 
 
@@ -69,7 +69,7 @@ class FlatNetwork:
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise TypeError(f"module is wrapped in {type(module).__name__}; pass module.module")
-        self.module = copy.deepcopy(module).eval()
+        self.module = functional_copy(module)
         every = dict(self.module.named_parameters())
         if not every:
             raise ValueError(f"module {type(module).__name__} has no parameters")
@@ -90,6 +90,7 @@ class FlatNetwork:
             raise ValueError(f"the chosen parameters hold no values: {listed(self.names)}")
         self.num_parameters = start
         self._sizes = [shape.numel() for shape in self.shapes]
+        self._has_fused_layers = has_fused_layers(self.module)
         self.anchor = self.flatten(tensors)
 
     def __call__(self, vector: Tensor, *inputs: Any) -> Any:
@@ -112,9 +113,18 @@ class FlatNetwork:
         """
         views = self.unflatten(vector)
         named = dict(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], Mapping) else None
+
+        def call(views: dict[str, Tensor]) -> Any:
+            return logits_of(
+                functional_call(self.module, views, inputs if named is None else (), named)
+            )
+
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            output = functional_call(self.module, views, inputs if named is None else (), named)
-        output = getattr(output, "logits", output)
+            if not self._has_fused_layers:
+                output = call(views)
+            else:  # in the parts that they are differentiated as, without oneDNN's own kernels
+                with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
+                    output = torch.func.vjp(call, views)[0]
         return output if self.autocast is None else output.to(self.dtype)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
@@ -206,11 +216,23 @@ class FlatNetwork:
 
 
 def require_network(network: object) -> None:
-    """Refuse anything but a `FlatNetwork`, and say how a module becomes one."""
+    """Refuse anything but a `FlatNetwork` of single or double precision, and say what to give.
+
+    Raises:
+        TypeError: no `FlatNetwork`.
+        ValueError: one whose vector is in half precision. The steps of samplers and of fine-tuning
+            are smaller than the distance between two numbers there, so that nothing would move.
+    """
     if not isinstance(network, FlatNetwork):
         raise TypeError(
             f"network must be a fe.FlatNetwork, got {type(network).__name__}; "
             "wrap the module: fe.FlatNetwork(module)"
+        )
+    if network.dtype.itemsize < torch.float32.itemsize:
+        raise ValueError(
+            f"network is in {network.dtype}, which rounds small updates away: give it in float32, "
+            "fe.FlatNetwork(module.float()); autocast=torch.bfloat16 there runs its products in "
+            "half precision all the same"
         )
 
 
