@@ -74,9 +74,9 @@ def test_its_prose_states_no_measured_number(notebook: nbformat.NotebookNode) ->
             assert not MEASURED.search(prose), MEASURED.search(prose)
 
 
-def run(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RUN), str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def run(*paths: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RUN), *map(str, paths)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def write(path: Path, *sources: str) -> bytes:
@@ -85,23 +85,38 @@ def write(path: Path, *sources: str) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("last", "message"),
-    [
-        pytest.param("1 / 0", "ZeroDivisionError", id="an error"),
-        pytest.param("import warnings; warnings.warn('careful')", "careful", id="a warning"),
-        pytest.param("print('x' * 600_000)", "kB are allowed", id="too large"),
-    ],
-)
-def test_a_failed_run_leaves_the_file_as_it_was(tmp_path: Path, last: str, message: str) -> None:
-    path = tmp_path / "bad.ipynb"
-    before = write(path, "print('fine')", last)
-    done = run(path)
+BAD = {
+    "error": ("1 / 0", "ZeroDivisionError"),
+    "warning": ("import warnings; warnings.warn('careful')", "careful"),
+    "large": ("print('x' * 600_000)", "kB are allowed"),
+}
+
+
+def test_failed_runs_leave_the_files_as_they_were_and_a_second_run_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    good = tmp_path / "good.ipynb"
+    before = {good: write(good, "print('fine')", "2 + 2")}
+    for name, (last, _) in BAD.items():
+        path = tmp_path / f"{name}.ipynb"
+        before[path] = write(path, "print('fine')", last)
+    done = run(*before)
     assert done.returncode == 1
-    assert "bad.ipynb" in done.stderr
-    assert message in done.stderr
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    complaints = re.split(r"^(?=\w+\.ipynb: )", done.stderr, flags=re.MULTILINE)[1:]
+    for complaint, (name, (_, message)) in zip(complaints, BAD.items(), strict=True):
+        assert complaint.startswith(f"{name}.ipynb: ")
+        assert message in complaint
+        path = tmp_path / f"{name}.ipynb"
+        assert path.read_bytes() == before[path]
+    assert sorted(tmp_path.iterdir()) == sorted(before)
+
+    assert re.fullmatch(r"good\.ipynb: \d+ s of processor time, \d+ kB\n", done.stdout)
+    first = good.read_bytes()
+    assert first != before[good]
+    assert nbformat.read(good, as_version=4).cells[1].outputs[0].data["text/plain"] == "4"
+    again = run(good)
+    assert again.returncode == 0, again.stderr
+    assert good.read_bytes() == first
 
 
 def test_the_limit_counts_processor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,19 +130,6 @@ def test_the_limit_counts_processor_time(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(runner.NotebookError, match="s of processor time, 4 s are allowed"):
         runner.execute(path)
     assert path.read_bytes() == before
-
-
-def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "good.ipynb"
-    before = write(path, "print('fine')", "2 + 2")
-    done = run(path)
-    assert done.returncode == 0, done.stderr
-    assert "s of processor time" in done.stdout
-    first = path.read_bytes()
-    assert first != before
-    assert nbformat.read(path, as_version=4).cells[1].outputs[0].data["text/plain"] == "4"
-    assert run(path).returncode == 0
-    assert path.read_bytes() == first
 
 
 def test_a_notebook_that_is_not_there(tmp_path: Path) -> None:

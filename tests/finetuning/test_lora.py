@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import nn
 from ppl_fe.networks.deltas import apply_delta, save_delta
 from ppl_fe.networks.flat import FlatNetwork
 
-peft = pytest.importorskip("peft", reason="peft is not installed")
+# Imported by the tests themselves: others that are collected need not wait the seconds it takes.
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 def test_merged_adapters_change_the_wrapped_weights_by_a_matrix_of_their_rank(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from ppl_fe.finetuning.train.peft_export import save_adapter
 from ppl_fe.networks.flat import FlatNetwork
 
-peft = pytest.importorskip("peft", reason="peft is not installed")
+# Imported by the tests themselves: others that are collected need not wait the seconds it takes.
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 
 
 class Net(nn.Module):
@@ -50,6 +52,8 @@ def mask_of(*counts: tuple[str, int]) -> Tensor:
 def test_peft_reads_the_fine_tuned_network(
     first: int, second: int, rank: int, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
     mask = mask_of(("body.0.weight", first), ("body.2.weight", second))
     tuned = tune(FlatNetwork(net()), mask=mask, head="head")
     save_adapter(tuned, tmp_path / "adapter")
@@ -57,7 +61,7 @@ def test_peft_reads_the_fine_tuned_network(
     assert config["r"] == rank
     other = net()
     nn.init.zeros_(other.head.weight)
-    loaded: Any = peft.PeftModel.from_pretrained(other, tmp_path / "adapter")
+    loaded: Any = PeftModel.from_pretrained(other, tmp_path / "adapter")
     network = FlatNetwork(net())
     with torch.no_grad():
         found, expected = loaded(X), network(tuned.weights, X)
@@ -67,6 +71,8 @@ def test_peft_reads_the_fine_tuned_network(
 
 @pytest.mark.parametrize("head", [None, "head"])
 def test_peft_reads_adapters_of_low_rank(head: str | None, tmp_path: Path) -> None:
+    from peft import PeftModel
+
     tuned = tune(FlatNetwork(net()), method="lora", head=head, lora_rank=3)
     assert sorted(tuned.adapters) == ["body.0", "body.2"] + ([] if head else ["head"])
     save_adapter(tuned, tmp_path)
@@ -75,7 +81,7 @@ def test_peft_reads_adapters_of_low_rank(head: str | None, tmp_path: Path) -> No
     other = net()
     if head:
         nn.init.zeros_(other.head.weight)
-    loaded: Any = peft.PeftModel.from_pretrained(other, tmp_path)
+    loaded: Any = PeftModel.from_pretrained(other, tmp_path)
     with torch.no_grad():
         found, expected = loaded(X), tuned.predict(X)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.finetuning.train.trained_entries import head_names
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate, which Trainer needs, is not installed")
+# Imported by the tests themselves: others that are collected need not wait the seconds it takes.
+pytestmark = pytest.mark.skipif(
+    find_spec("transformers") is None or find_spec("accelerate") is None,
+    reason="transformers, or accelerate, which Trainer needs, is not installed",
+)
 
 HEAD = "classifier"
 NUM_ROWS = 32
@@ -27,6 +31,8 @@ INPUTS = {name: tensor for name, tensor in DATA.items() if name != "labels"}
 
 
 def bert(seed: int = 102, dropout: float = 0.1) -> nn.Module:
+    import transformers
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = transformers.BertConfig(
@@ -44,6 +50,8 @@ def selected(network: fe.FlatNetwork, **options: Any) -> fe.Selection:
 
 
 def trainer(model: nn.Module | None, callback: Any, folder: Path, **options: Any) -> Any:
+    import transformers
+
     extra = {name: options.pop(name) for name in ("model_init",) if name in options}
     given: dict[str, Any] = {
         "max_steps": 20,
@@ -236,6 +244,8 @@ def test_weights_that_changed_behind_its_back(tmp_path: Path) -> None:
 
 
 def test_tokenised_sets_go_straight_into_the_selection() -> None:
+    import transformers
+
     network = fe.FlatNetwork(bert())
     encoded = transformers.BatchEncoding(DATA)
     lists = [{name: tensor.tolist() for name, tensor in row.items()} for row in ROWS]

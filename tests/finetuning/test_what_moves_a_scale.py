@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import pytest
 import torch
+from torch import Tensor
 
 from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 
-def ratio(pull: float, curvature: float) -> float:
-    """E[λ]/(α/β) at α = 0.01, β = 100 under a log-likelihood pull·β·Δ − ½ curvature·Δ²."""
+@cache
+def grid() -> tuple[Tensor, Tensor, Tensor]:
+    """log |Δ| from 1e-30 to 1, the prior's density in it, and E[λ | Δ]."""
     scales = ScalePosterior(dtype=torch.float64)
-    # Below 1e-30 lies 1e-30^α = half the prior's mass, where the likelihood is 1 and λ is nothing.
     log_size = torch.linspace(math.log(1e-30), math.log(1.0), 400_001, dtype=torch.float64)
     size = log_size.exp()
-    prior = (scales.log_marginal(size) + log_size).exp()
+    return log_size, (scales.log_marginal(size) + log_size).exp(), scales.expected_scale(size)
+
+
+def ratio(pull: float, curvature: float) -> float:
+    """E[λ]/(α/β) at α = 0.01, β = 100 under a log-likelihood pull·β·Δ − ½ curvature·Δ²."""
+    log_size, prior, expected_scale = grid()
+    size = log_size.exp()
+    # Below 1e-30 lies 1e-30^α = half the prior's mass, where the likelihood is 1 and λ is nothing.
     below = 0.5 - torch.trapezoid(prior, log_size)
     sides = [
         prior * (side * 100 * pull * size - 0.5 * curvature * size**2).exp() for side in (1, -1)
     ]
     mass = 2 * below + sum(torch.trapezoid(side, log_size) for side in sides)
-    mean = sum(torch.trapezoid(side * scales.expected_scale(size), log_size) for side in sides)
+    mean = sum(torch.trapezoid(side * expected_scale, log_size) for side in sides)
     return float(mean / mass) / 1e-4
 
 

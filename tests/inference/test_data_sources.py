@@ -51,13 +51,13 @@ def means_and_errors(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean((0, 1)), np.array(errors)
 
 
-@pytest.mark.parametrize("kernel", [fe.SGLD, fe.BAOAB])
+@pytest.mark.parametrize("kernel", [pytest.param(fe.SGLD, marks=pytest.mark.thorough), fe.BAOAB])
 def test_a_loader_gives_the_posterior_that_tensors_give(kernel: type[fe.Kernel]) -> None:
     arguments: dict[str, Any] = {
-        "num_samples": 1000,
+        "num_samples": 250,
         "warmup_steps": 200,
         "thinning": 4,
-        "num_chains": 4,
+        "num_chains": 16,
         "compile": "traced",
         "progress_bar": False,
     }
@@ -131,7 +131,7 @@ def test_the_local_posterior_takes_a_loader() -> None:
         assert abs(z_score(mean[k], EXACT.mean[k], error[k])) < 4
 
 
-@pytest.mark.parametrize("step_size", [0.02, "auto"])
+@pytest.mark.parametrize("step_size", [pytest.param(0.02, marks=pytest.mark.thorough), "auto"])
 def test_inside_pyro_s_mcmc(step_size: float | str) -> None:
     pyro.set_rng_seed(2)
     kernel = fe.BAOAB(on_tensors, step_size=step_size)
