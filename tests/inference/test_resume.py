@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,21 @@ CASES: dict[str, Case] = {
 }
 
 
+# What they keep, others of `make test` keep, too: a sampler with the same kind of state, the
+# same kind of schedule or of minibatches.
+LIKE_OTHERS = {"PSGLD auto", "BAOAB auto", "SGHMC", "epochs", "polynomial", "full data"}
+
+
+def named(*names: str, thorough: Collection[str] = LIKE_OTHERS) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=pytest.mark.thorough) if name in thorough else name
+            for name in names
+        ],
+    )
+
+
 @pytest.fixture(autouse=True)
 def _blocks_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draws_module, "BLOCK_VALUES", 4 * 2 * 3)
@@ -138,7 +153,7 @@ def assert_complete(path: Path, returned: xr.DataTree, whole: xr.DataTree) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", CASES)
+@named(*CASES)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     run, path = CASES[name], tmp_path / "run.zarr"
     whole = run()
@@ -155,7 +170,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
     assert_complete(path, run(save_to=path, resume=True), whole)
 
 
-@pytest.mark.parametrize("name", ["SGLD auto", "PSGLD auto", "loader", "cycles"])
+@named("SGLD auto", "PSGLD auto", "loader", "cycles", thorough=("SGLD auto", "PSGLD auto"))
 def test_interrupted_within_the_first_block_and_twice(name: str, tmp_path: Path) -> None:
     run, path = CASES[name], tmp_path / "run.zarr"
     cut(run, WARMUP + 5, save_to=path)  # cycles: after two draws and a half
@@ -173,7 +188,7 @@ def test_interrupted_in_warm_up_nothing_is_kept_and_the_message_says_so(tmp_path
     assert_complete(path, run(save_to=path), run())
 
 
-@pytest.mark.parametrize("name", ["BAOAB", "SGLD auto", "polynomial", "sequential"])
+@named("BAOAB", "SGLD auto", "polynomial", "sequential", thorough=("SGLD auto", "polynomial"))
 def test_a_complete_run_is_read_and_nothing_drawn(name: str, tmp_path: Path) -> None:
     run, path = CASES[name], tmp_path / "run.zarr"
     whole = run(save_to=path)

@@ -34,7 +34,17 @@ def linear_network() -> fe.FlatNetwork:
     return fe.FlatNetwork(module)
 
 
-@pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
+gammas = pytest.mark.parametrize(
+    "gamma",
+    [
+        pytest.param(0.1, marks=pytest.mark.thorough),
+        1.0,
+        pytest.param(10.0, marks=pytest.mark.thorough),
+    ],
+)
+
+
+@gammas
 def test_sgld_at_a_given_step(gamma: float) -> None:
     step_size = 1.0 / (N_BETA * CURVATURES.max() + gamma)  # a bias of a third where stiffest
     found = estimate(
@@ -44,7 +54,8 @@ def test_sgld_at_a_given_step(gamma: float) -> None:
         batch_size=None,
         kernel=fe.SGLD,
         step_size=step_size,
-        num_chains=8,
+        num_chains=32,
+        num_samples=125,
     )
     exact = llc(CURVATURES, N_BETA, gamma, step_size)
     assert found.llc_mcse < 0.02 * exact
@@ -53,15 +64,15 @@ def test_sgld_at_a_given_step(gamma: float) -> None:
     assert z_score(found.llc, llc(CURVATURES, N_BETA, gamma), found.llc_mcse) > 4
 
 
-@pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
+@gammas
 def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
     found = estimate(
         linear_network(),
         (X, torch.zeros(N)),
         localization=gamma,
         batch_size=None,
-        num_chains=8,
-        num_samples=600,
+        num_chains=32,
+        num_samples=150,
     )
     # BAOAB with exact gradients has the variance of a vanishing step at every stable one.
     exact = llc(CURVATURES, N_BETA, gamma)
@@ -102,9 +113,12 @@ def gradient_noise(size: int) -> NDArray[np.float64]:
 def location_estimate(size: int, **options: Any) -> fe.FreeEnergyEstimate:
     data = torch.zeros(NUM, 4), Y
     network = fe.FlatNetwork(Location(SCALE))
-    return estimate(network, data, batch_size=size, **{"num_chains": 16, **options})
+    return estimate(
+        network, data, batch_size=size, **{"num_chains": 64, "num_samples": 125, **options}
+    )
 
 
+@pytest.mark.thorough
 def test_sgld_with_minibatch_noise() -> None:
     size, step_size = 6, 0.04
     found = location_estimate(size, kernel=fe.SGLD, step_size=step_size)
@@ -114,6 +128,7 @@ def test_sgld_with_minibatch_noise() -> None:
     assert z_score(found.llc, llc(H, NUM_BETA, 1.0, step_size), found.llc_mcse) > 4
 
 
+@pytest.mark.thorough
 def test_baoab_with_minibatch_noise_at_a_given_step() -> None:
     size, step_size = 6, 0.04
     found = location_estimate(size, step_size=step_size)
@@ -127,8 +142,9 @@ def test_baoab_with_minibatch_noise_at_a_given_step() -> None:
     assert z_score(found.llc, llc(H, NUM_BETA, 1.0), found.llc_mcse) > 4
 
 
+@pytest.mark.thorough
 def test_minibatch_noise_at_the_default_step_stays_within_the_tolerance() -> None:
-    found = location_estimate(60, num_chains=48, num_samples=800, warmup_steps=3000)
+    found = location_estimate(60, num_chains=192, num_samples=200, warmup_steps=3000)
     assert max(found.draws.attrs["tuned_gradient_noise"]) > 0
     exact = llc(H, NUM_BETA, 1.0)
     error = 3 * found.llc_mcse
