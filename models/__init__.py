@@ -8,14 +8,8 @@ from __future__ import annotations
 from .bayestune import BayesTunePosterior, bayestune_posterior
 from .likelihoods import categorical, next_token, normal
 from .localized import LocalPosterior, local_posterior
-from .priors import (
-    LaplaceGamma,
-    gaussian,
-    gaussian_scale_mixture,
-    horseshoe,
-    laplace_gamma,
-    student_t,
-)
+from .priors import LaplaceGamma, gaussian, gaussian_scale_mixture, horseshoe, student_t
+from .priors import laplace_gamma as laplace_gamma  # by its old name, for one release
 
 __all__ = [
     "BayesTunePosterior",
@@ -26,7 +20,6 @@ __all__ = [
     "gaussian",
     "gaussian_scale_mixture",
     "horseshoe",
-    "laplace_gamma",
     "local_posterior",
     "next_token",
     "normal",

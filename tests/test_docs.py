@@ -6,15 +6,19 @@ Whether it builds without a warning is `make docs`'s own business (`--strict`).
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 PAGES = DOCS / "pages"
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
-NOT_CODE = {"__version__", "models"}
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+READ_IN_THE_REPOSITORY = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+NOT_CODE = {"__version__", "models", "plots"}  # modules have a page
 
 
 def documented() -> list[str]:
@@ -43,6 +47,21 @@ def test_nothing_is_named_that_is_not_there() -> None:
 
 def test_no_name_has_two_places() -> None:
     assert len(documented()) == len(set(documented()))
+
+
+@pytest.mark.parametrize(
+    "page", READ_IN_THE_REPOSITORY, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_finding_can_be_run_and_is_listed() -> None:
+    scripts = list((ROOT / "findings").glob("*.sh"))
+    listed = (ROOT / "findings/README.md").read_text(encoding="utf-8")
+    assert scripts
+    assert all(os.access(script, os.X_OK) and f"({script.name})" in listed for script in scripts)
 
 
 def test_every_page_is_in_the_menu() -> None:
