@@ -2,19 +2,19 @@
 
 In, each file using those above it:
 
-    hub_names.py       what files of the Hugging Face hub hold beside or instead
-    matching.py        a state dict under a module's own names
+    hub_names.py        what files of the Hugging Face hub hold beside or instead
+    matching.py         a state dict under a module's own names
     functional_copy.py  a copy of a module that torch.func can call
-    flat.py            a module as a function f(w, x) of one vector w
-    checkpoints.py     checkpoint files -> state dicts and vectors
-    check_forward.py   the first rows of the data through a network
+    flat.py             a module as a function f(w, x) of one vector w
+    checkpoints.py      checkpoint files -> state dicts and vectors
+    check_forward.py    the first rows of the data through a network
 
 and out again:
 
-    hashes.py          which weights a file belongs to
-    safetensors_io.py  one checked file, written whole or not at all
-    delta_format.py    the file of what fine-tuning changed
-    deltas.py          that put onto a module, and taken off
+    hashes.py           which weights a file belongs to
+    safetensors_io.py   one checked file, written whole or not at all
+    delta_format.py     the file of what fine-tuning changed
+    deltas.py           that put onto a module, and taken off
 """
 
 from __future__ import annotations
