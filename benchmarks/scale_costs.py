@@ -29,6 +29,7 @@ from ppl_fe import models
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.record.recorder import Recorder
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.samplers import BAOAB, SGLD
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.compile import CompileMode
@@ -84,14 +85,9 @@ def chains_of(sampler: str, size: Size, mode: CompileMode) -> Chains:
     """Chains as `sample` makes them, at their anchor."""
     num_parameters, num_chains = size
     anchor = torch.linspace(-1, 1, num_parameters)
-    chains = KERNELS[sampler].chains(
-        Density(quadratic, (anchor,)),
-        num_chains,
-        seed=0,
-        num_steps=NUM_SAMPLES,
-        compile=mode,
-        start=anchor.expand(num_chains, -1),
-    )
+    target = Target(Density(quadratic, (anchor,)), start=anchor.expand(num_chains, -1))
+    plan = RunPlan(RunLength(NUM_SAMPLES, 0), num_chains=num_chains, compile=mode)
+    chains, _ = KERNELS[sampler].prepare(target, plan)
     if chains.compile_mode != mode:
         raise RuntimeError(f"asked for compile={mode!r}, ran {chains.compile_mode!r}")
     return chains

@@ -31,6 +31,7 @@ ENGINE_FLOORS = [
     {"schedules"},
     {"dynamics", "program"},
     {"step"},
+    {"run_plan"},
     {"record", "warmup"},
     {"kernels"},
     {"samplers", "run"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run_plan import RunLength
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, merge_blocks
 from ppl_fe.inference.program.full_data import full_data_sums
-from ppl_fe.inference.run.one_run import check_chains, run
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run.one_run import run
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target, check_chains
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood, categorical
@@ -62,6 +62,18 @@ class ChainOptions:
     save_to: str | Path | None = None
     progress_bar: bool = True
     compile: CompileMode = "auto"
+
+    def plan(self, num_chains: int) -> RunPlan:
+        """How `num_chains` chains, of all anchors and rungs together, are run."""
+        return RunPlan(
+            RunLength(self.num_samples, self.warmup_steps, self.thinning),
+            num_chains=num_chains,
+            seed=self.seed,
+            chain_method=self.chain_method,
+            compile=self.compile,
+            save_to=self.save_to,
+            progress=self.progress_bar,
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,6 @@ def sample_local_posteriors(
         batch_size,
         n,
     )
-    length = RunLength(options.num_samples, options.warmup_steps, options.thinning)
     args = first_rows(source)
     check_data(program, network, *args)
     if ladder is None:
@@ -134,21 +145,18 @@ def sample_local_posteriors(
         vectorized=vectorized,
     )
     anchor_loss = data_loss(program, anchors, source, vectorized=vectorized)
-    draws = run(
-        options.kernel(program, step_size=options.step_size, tolerance=options.tolerance),
+    target = Target(
         density,
-        length,
-        num_chains=len(own_anchor),
-        seed=options.seed,
-        save_to=options.save_to,
-        progress_bar=options.progress_bar,
-        compile=options.compile,
-        source=loader,
+        loader,
         center=own_anchor,
         least_curvature=options.localization,
         num_groups=num_groups,
-        chain_method=options.chain_method,
         blocks=network.slices,
+    )
+    draws = run(
+        options.kernel(program, step_size=options.step_size, tolerance=options.tolerance),
+        target,
+        options.plan(len(own_anchor)),
         attributes={
             "localization": options.localization,
             "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,

@@ -21,7 +21,7 @@ from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run.one_run import check_chains
+from ppl_fe.inference.run_plan import check_chains
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.checkpoints import read_checkpoint

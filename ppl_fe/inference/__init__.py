@@ -3,6 +3,7 @@
 sampling.py   sample(): from a kernel and a program's arguments to draws
 samplers.py   the family of samplers
 kernels.py    a sampler with its settings, for `sample` and for Pyro's own MCMC
+run_plan.py   what a kernel is asked to run: a target, and a plan of how
 schedules.py  step sizes that change
 program/      what the posterior is
 dynamics/     one sampler's equation a file: pure tensor steps

@@ -5,50 +5,43 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
-from ppl_fe.data import LoaderData
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Blocks, Density
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
-from ppl_fe.inference.step.chains import Chains
-from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
+from ppl_fe.inference.step.chains import Chains, Sampler, Start
+from ppl_fe.inference.step.dense_metric import at_the_mode
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
-from ppl_fe.inference.step.random_stream import ORDERS, Order, RandomStream, stacked_batches
+from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning
 
 
+class Prepared(NamedTuple):
+    """What a kernel makes of a target: chains at their start, and what tunes them in warm-up."""
+
+    chains: Chains
+    adaptation: Adaptation
+
+
 class PyroKernel(MCMCKernel, ABC):
-    """What Pyro's runner asks of a kernel, for any kernel that can build `Chains`."""
+    """What Pyro's runner asks of a kernel, for any kernel that can prepare chains."""
 
     model: Callable[..., Any]
 
     @abstractmethod
-    def tuning(self) -> Tuning:
-        """What is left to the warm-up."""
-
-    @abstractmethod
-    def chains(
-        self,
-        density: Density,
-        num_chains: int,
-        *,
-        seed: int,
-        num_steps: int,
-        compile: CompileMode,
-        start: Tensor | None = None,
-    ) -> Chains:
-        """Chains of this sampler on the density."""
+    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
+        """Make chains of this sampler on the target."""
 
     def clear(self) -> None:
         """Forget the chain of `pyro.infer.MCMC`; `fe.sample` keeps none here."""
@@ -57,17 +50,21 @@ class PyroKernel(MCMCKernel, ABC):
         self.transforms: dict[str, Any] = {}
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Called by `pyro.infer.MCMC` with the program's arguments."""
+        """Make the one chain of `pyro.infer.MCMC`, which calls this with the program's arguments.
+
+        Args:
+            warmup_steps: steps in which "auto" settings are tuned.
+            *args, **kwargs: of the program.
+        """
         density = Density(self.model, args, kwargs)
         self.transforms = density.transforms
         seed = int(torch.randint(2**31, ()))  # follows pyro.set_rng_seed
         start = None
         if self._initial is not None:
             start = density.join({k: v[None] for k, v in self._initial.items()})
-        self._chains = self.chains(
-            density, 1, seed=seed, num_steps=2 * warmup_steps, compile="traced", start=start
-        )
-        self._adaptation = Adaptation(self.tuning(), self._chains, warmup_steps)
+        length = RunLength(1, warmup_steps)  # Pyro counts the draws
+        plan = RunPlan(length, num_chains=1, seed=seed, compile="traced")
+        self._chains, self._adaptation = self.prepare(Target(density, start=start), plan)
         self._phases = Phases(self._chains, self._adaptation, warmup_steps)
         self._steps_left = warmup_steps
 
@@ -198,7 +195,7 @@ class Kernel(PyroKernel):
         for name, value in named.items():
             if not callable(value) and value != "auto":
                 require_positive(name, value)
-        automatic = self.tuning().automatic
+        automatic = self._tuning().automatic
         if self.temperature == 0 and automatic:
             raise ValueError(
                 f"temperature=0 leaves nothing to weigh an automatic {' or '.join(automatic)} "
@@ -227,26 +224,106 @@ class Kernel(PyroKernel):
             values["step_size"] = repr(self.step_size)
         return {"sampler": type(self).__name__, **values}
 
-    def tuning(self) -> Tuning:
+    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
+        """Make chains of this sampler on a target, and what tunes them while they warm up.
+
+        The chains start where the target says, or else uniform on (−2, 2) of unconstrained space,
+        and with a dense metric or minibatches about the mode found from there.
+
+        Args:
+            target: what is sampled.
+            plan: how; where it is saved to, and how it is shown, play no part here.
+
+        Returns:
+            The chains, and their adaptation, which is to be called before every step.
+
+        Raises:
+            ValueError: a program or data that these settings do not fit.
+
+        Example:
+            >>> import pyro, pyro.distributions as dist
+            >>> import ppl_fe as fe
+            >>> def model():
+            ...     pyro.sample("w", dist.Normal(0.0, 1.0))
+            >>> plan = RunPlan(RunLength(10), num_chains=2, compile="eager")
+            >>> chains, _ = fe.SGLD(model, step_size=0.1).prepare(Target(Density(model)), plan)
+            >>> chains.position.shape
+            torch.Size([2, 1])
+        """
+        loads = target.source is not None
+        if loads and (self.gradient == "control_variate" or self.micro_batches > 1):
+            raise ValueError(
+                "gradient='control_variate' and micro_batches draw from plates that subsample; "
+                "a DataLoader draws its own minibatches, so give tensors instead"
+            )
+        num_chains, seed = plan.num_chains, plan.seed
+        given = target.start if target.center is None else target.center
+        position = given
+        if position is None:
+            position = uniform_positions(target.density, num_chains, seed)
+        density = batchable(target.density, position)
+        stream = RandomStream(
+            density,
+            num_chains,
+            seed,
+            order=self.minibatches,
+            micro_batches=self.micro_batches,
+            batches=None if target.source is None else Batches(target.source, num_chains, seed),
+        )
+        chains = Chains(
+            density,
+            Sampler(self.dynamics, self._estimator(density), self._settings(density, num_chains)),
+            self._start(density, position, given is not None, seed),
+            stream,
+            num_steps=plan.length.num_steps,
+            compile=plan.compile if density.traceable else "eager",
+            blocks=target.blocks,
+        )
+        adaptation = Adaptation(
+            self._tuning(),
+            chains,
+            plan.length.warmup_steps,
+            least_curvature=target.least_curvature,
+            num_groups=target.num_groups,
+        )
+        return Prepared(chains, adaptation)
+
+    def _start(self, density: Density, position: Tensor, given: bool, seed: int) -> Start:
+        """Start at the positions (C, D), or where none were given about the modes found there."""
+        with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
+        if self.metric == "dense":
+            metric = at_the_mode(density, position)
+            anchor = metric.origin if with_anchor else None
+            if given:
+                return Start(position, anchor, metric=metric)
+            return Start(about_the_mode(density, metric, seed), anchor, True, metric)
+        if given or not density.subsamples or self.gradient == "full_data":
+            return Start(position, position if with_anchor else None)
+        starts, modes = about_modes(density, position, seed)
+        # One that found no mode still has to descend, and to learn its anchor on the way.
+        near_mode = bool((starts != modes).any(-1).all())
+        return Start(starts, modes if with_anchor else None, near_mode)
+
+    def _tuning(self) -> Tuning:
         """What is left to the warm-up."""
         named = {"step_size": self.step_size, **self.hyperparameters}
         automatic = tuple(name for name, value in named.items() if value == "auto")
         exact = self.gradient == "full_data"
-        return Tuning(self.dynamics, self.schedule(), automatic, self.tolerance, exact)
+        return Tuning(self.dynamics, self._schedule(), automatic, self.tolerance, exact)
 
-    def schedule(self) -> Callable[[int], float] | None:
+    def _schedule(self) -> Callable[[int], float] | None:
         """k -> ε_k, or None where the step size is automatic."""
         if self.step_size == "auto":
             return None
         return self.step_size if callable(self.step_size) else Constant(float(self.step_size))
 
-    def initial_settings(self, density: Density, num_chains: int) -> dict[str, Tensor]:
+    def _settings(self, density: Density, num_chains: int) -> dict[str, Tensor]:
         """step_size, temperature and the sampler's own, (C, 1) each; "auto" starts small."""
 
         def column(value: float) -> Tensor:
             return torch.full((num_chains, 1), value, dtype=density.dtype, device=density.device)
 
-        schedule = self.schedule()
+        schedule = self._schedule()
         own = {
             name: column(self.dynamics.hyperparameters[name] if value == "auto" else float(value))
             for name, value in self.hyperparameters.items()
@@ -254,68 +331,6 @@ class Kernel(PyroKernel):
         first = 1e-8 if schedule is None else schedule(0)
         return {"step_size": column(first), "temperature": column(self.temperature), **own}
 
-    def estimator(self, density: Density) -> Estimator:
-        """The gradient estimator asked for."""
+    def _estimator(self, density: Density) -> Estimator:
         plain = ESTIMATORS[self.gradient](density)
         return plain if self.micro_batches == 1 else accumulated(plain, self.micro_batches)
-
-    def chains(
-        self,
-        density: Density,
-        num_chains: int,
-        *,
-        seed: int,
-        num_steps: int,
-        compile: CompileMode,
-        start: Tensor | None = None,
-        source: LoaderData | None = None,
-        blocks: Blocks | None = None,
-    ) -> Chains:
-        """Chains of this sampler on a density.
-
-        Args:
-            start: (C, D); by default uniform on (−2, 2) of unconstrained space, and with a dense
-                metric or minibatches about the mode found from there.
-            seed, num_steps, compile, blocks: as in `Chains`.
-            source: a loader to draw minibatches from.
-        """
-        if source is not None and (self.gradient == "control_variate" or self.micro_batches > 1):
-            raise ValueError(
-                "gradient='control_variate' and micro_batches draw from plates that subsample; "
-                "a DataLoader draws its own minibatches, so give tensors instead"
-            )
-        position = uniform_positions(density, num_chains, seed) if start is None else start
-        density = batchable(density, position)
-        metric: LinearMap | None = None
-        anchor, near_mode = position, False
-        if self.metric == "dense":
-            metric = at_the_mode(density, position)
-            anchor = metric.origin
-            if start is None:
-                position, near_mode = about_the_mode(density, metric, seed), True
-        elif start is None and density.subsamples and self.gradient != "full_data":
-            position, anchor = about_modes(density, position, seed)
-            # One that found no mode still has to descend, and to learn its anchor on the way.
-            near_mode = bool((position != anchor).any(-1).all())
-        with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
-        return Chains(
-            density,
-            self.dynamics,
-            self.estimator(density),
-            position,
-            self.initial_settings(density, num_chains),
-            RandomStream(
-                density,
-                num_chains,
-                seed,
-                order=self.minibatches,
-                micro_batches=self.micro_batches,
-            ),
-            num_steps=num_steps,
-            compile=compile if density.traceable else "eager",
-            batches=None if source is None else stacked_batches(source, num_chains, seed),
-            blocks=blocks,
-            anchor=anchor if with_anchor else None,
-            near_mode=near_mode,
-            metric=metric,
-        )

@@ -18,8 +18,8 @@ from ppl_fe.arguments import refuse_unknown
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density
-from ppl_fe.inference.run.one_run import check_chains, run
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run.one_run import run
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
 
@@ -108,8 +108,16 @@ def sample(
             "one, as in fe.sample(fe.BAOAB(model), ...)"
         )
     _refuse_misspelt(kernel.model, kwargs)
-    length = RunLength(num_samples, warmup_steps, thinning)
-    check_chains(num_chains, chain_method)
+    plan = RunPlan(
+        RunLength(num_samples, warmup_steps, thinning),
+        num_chains=num_chains,
+        seed=seed,
+        chain_method=chain_method,
+        compile=compile,
+        save_to=save_to,
+        resume=resume,
+        progress=progress_bar,
+    )
     source: LoaderData | None = None
     if len(args) == 1 and isinstance(args[0], DataLoader | LoaderData):
         source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
@@ -128,20 +136,7 @@ def sample(
             raise ValueError(
                 f"initial_params holds {len(start)} chains, num_chains is {num_chains}"
             )
-    draws = run(
-        kernel,
-        density,
-        length,
-        num_chains=num_chains,
-        seed=seed,
-        start=start,
-        save_to=save_to,
-        resume=resume,
-        progress_bar=progress_bar,
-        compile=compile,
-        source=source,
-        chain_method=chain_method,
-    )
+    draws = run(kernel, Target(density, source, start), plan)
     _tell_short_warm_up(draws.attrs)
     return draws
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.gradients import Anchor, Batch, control_variate, exact_evaluation
 
@@ -75,10 +76,8 @@ def trained() -> fe.FlatNetwork:
 
 def chains_near(gradient: Gradient, model: Any, position: Tensor, anchor: Tensor) -> Chains:
     kernel = fe.SGLD(model, step_size=1e-6, gradient=gradient)
-    density = Density(model, (X, LABELS))
-    chains = kernel.chains(
-        density, len(position), seed=4, num_steps=10, compile="eager", start=position
-    )
+    plan = RunPlan(RunLength(10), num_chains=len(position), seed=4, compile="eager")
+    chains, _ = kernel.prepare(Target(Density(model, (X, LABELS)), start=position), plan)
     if gradient == "control_variate":
         chains.set_anchor(anchor)
     return chains
@@ -134,7 +133,8 @@ def test_a_gaussian_mean_has_no_noise_left_at_all() -> None:
             pyro.sample("y", dist.Normal(w, 1.0), obs=pyro.subsample(y, event_dim=0))
 
     kernel = fe.SGLD(model, gradient="control_variate", step_size=0.01)
-    chains = kernel.chains(Density(model, (y,)), 3, seed=0, num_steps=9, compile="eager")
+    plan = RunPlan(RunLength(9), num_chains=3, compile="eager")
+    chains, _ = kernel.prepare(Target(Density(model, (y,))), plan)
     assert chains.has_gradient_noise
     exact = exact_evaluation(chains.density, chains.position).gradient
     for _ in range(3):

@@ -15,8 +15,8 @@ from scipy.stats import t as student_t
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.schedules import Cyclical
-from ppl_fe.inference.warmup.step_size import Adaptation
 
 
 def standard() -> None:
@@ -54,8 +54,8 @@ def test_no_draw_of_exploration_is_kept(thinning: int) -> None:
 def test_exploration_descends_without_noise_and_sampling_has_it() -> None:
     schedule = Cyclical(0.1, num_steps=80, num_cycles=2, exploration=0.25)
     kernel = fe.SGLD(standard, step_size=schedule, temperature=2.0)
-    chains = kernel.chains(Density(standard), 3, seed=1, num_steps=80, compile="eager")
-    adaptation = Adaptation(kernel.tuning(), chains, 0)
+    plan = RunPlan(RunLength(80, warmup_steps=0), num_chains=3, seed=1, compile="eager")
+    chains, adaptation = kernel.prepare(Target(Density(standard)), plan)
     cold = []
     for step in range(80):
         adaptation.before_step()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.warmup.starts import MOST_DESCENTS, MOST_ROWS, about_modes
 
 D, B = 3, 30
@@ -165,5 +166,6 @@ def test_a_chain_without_a_mode_descends_in_warm_up(centre: float, near: bool) -
 
     kernel = fe.SGLD(one_sided, gradient="control_variate")
     density = Density(one_sided, (torch.ones(20, dtype=torch.float64),))
-    chains = kernel.chains(density, 16, seed=0, num_steps=10, compile="traced")
+    plan = RunPlan(RunLength(10), num_chains=16, compile="traced")
+    chains, _ = kernel.prepare(Target(density), plan)
     assert chains.near_mode == near

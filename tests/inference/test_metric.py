@@ -15,9 +15,9 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
-from ppl_fe.inference.warmup.step_size import Adaptation
 
 D = 6
 
@@ -188,9 +188,9 @@ def test_at_the_mode_is_the_mode_and_the_inverse_hessian() -> None:
 
 def test_a_new_metric_leaves_the_chains_where_they_are() -> None:
     kernel = fe.BAOAB(narrow_valley, metric="dense", step_size=0.2, friction=1.0)
-    chains = kernel.chains(Density(narrow_valley), 4, seed=3, num_steps=10, compile="eager")
     warmup_steps = 40
-    adaptation = Adaptation(kernel.tuning(), chains, warmup_steps)
+    plan = RunPlan(RunLength(10, warmup_steps), num_chains=4, seed=3, compile="eager")
+    chains, adaptation = kernel.prepare(Target(Density(narrow_valley)), plan)
     phases = Phases(chains, adaptation, warmup_steps)
     moved = 0
     for _ in range(warmup_steps):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ppl_fe.data.sources import LoaderData
 from ppl_fe.inference.program.density import Density
-from ppl_fe.inference.step.random_stream import RandomStream, stacked_batches
+from ppl_fe.inference.step.random_stream import Batches, RandomStream
 
 
 def model(y: Tensor, first: int | None, second: int | None) -> None:
@@ -106,8 +106,8 @@ def test_noise_is_standard_normal_and_independent_between_chains() -> None:
 def test_batches_of_a_loader_stand_side_by_side() -> None:
     x, y = torch.arange(20.0).view(10, 2), torch.arange(10)
     data = LoaderData(DataLoader(TensorDataset(x, y), batch_size=3, shuffle=True))
-    taken = list(islice(stacked_batches(data, 4, seed=5), 12))
-    again = list(islice(stacked_batches(data, 4, seed=5), 12))
+    taken = list(islice(Batches(data, 4, seed=5), 12))
+    again = list(islice(Batches(data, 4, seed=5), 12))
     for (inputs, targets), (other, _) in zip(taken, again, strict=True):
         assert (inputs.shape, targets.shape) == ((4, 3, 2), (4, 3))
         assert torch.equal(inputs, x[targets])  # rows and labels stay together

@@ -22,7 +22,7 @@ from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
 from ppl_fe.finetuning.scoring import DEFAULT_BATCH, Rule, Scores, Task
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.models.bayestune import Prior
 from ppl_fe.models.priors import DEFAULT_PRIOR, LaplaceGamma
 

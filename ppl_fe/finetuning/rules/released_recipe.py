@@ -31,7 +31,7 @@ from ppl_fe.finetuning.custom_prior.custom_prior import check_prior
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Batch, shuffled
 from ppl_fe.finetuning.scoring import Rule, Scores, Task
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.models.priors import DEFAULT_PRIOR, LaplaceGamma
 
 SCALE_LEARNING_RATE = 1e-2

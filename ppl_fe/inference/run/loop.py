@@ -7,24 +7,24 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ppl_fe.inference.dynamics import WithMomentum
+from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
-from ppl_fe.inference.run.run_length import RunLength
+from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import overdispersed_positions
-from ppl_fe.inference.warmup.step_size import Adaptation
 
 
 class Interrupts:
@@ -73,155 +73,232 @@ class Interrupts:
 CHECK_EVERY = 50  # steps or draws between looks for failed chains: each look costs a wait
 
 
-@dataclass
-class Sampling:
-    """The parts of a run, and the order in which they act."""
+class Collected(NamedTuple):
+    """A run's draws, still in their recorder.
 
-    chains: Chains
-    adaptation: Adaptation
+    failed: chain -> why. facts: the attributes that the run found out. interrupted: by Ctrl-C.
+    """
+
     recorder: Recorder
-    length: RunLength
-    watch: Watch
+    failed: dict[int, str]
+    facts: dict[str, Any]
+    interrupted: bool
 
-    def __post_init__(self) -> None:
-        dynamics = self.chains.dynamics
-        self.momenta = dynamics if isinstance(dynamics, WithMomentum) else None
 
-    def warm_up(self, center: Tensor | None, least_curvature: float | None, seed: int) -> None:
-        """Start overdispersed about a centre if there is one, then tune while the chains move."""
-        chains, adaptation = self.chains, self.adaptation
-        if center is not None:
-            adaptation.measure()
-            stiffest = adaptation.found.stiffest
-            chains.start_at(
-                overdispersed_positions(chains, center, least_curvature or 1.0, stiffest, seed)
-            )
-        phases = Phases(chains, adaptation, self.length.warmup_steps, center)
-        with torch.no_grad():
-            for step in range(self.length.warmup_steps):
-                phases.before_step()
-                self._step("warm-up")
-                if step % CHECK_EVERY == 0:
-                    self._check()
-        phases.begin_sampling()
-        chains.take_means(1)
+class Sampling:
+    """Run the chains of one process: `begin`, then `draw`.
 
-    def go_on(self, store: Store, facts: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Put everything where the stored run stands; what its warm-up found.
+    Args:
+        kernel: the sampler.
+        target: what is sampled.
+        plan: how.
+        facts: what is known before the run begins; a resumed run must have begun with the same.
+        store: where draws go on disk, nowhere by default.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        target: Target,
+        plan: RunPlan,
+        facts: Mapping[str, Any],
+        store: Store | None = None,
+    ) -> None:
+        self.target, self.plan, self.store = target, plan, store
+        self.chains, self.adaptation = chains, _ = kernel.prepare(target, plan)
+        self.momenta = chains.dynamics if isinstance(chains.dynamics, WithMomentum) else None
+        self.recorder = Recorder(
+            chains.density,
+            chains.blocks,
+            plan.num_chains,
+            plan.length.num_samples,
+            store,
+            target.num_groups,
+            self.momenta is not None,
+        )
+        self.found = {
+            "chain_method": "vectorized" if chains.density.vectorized else "sequential",
+            "compile": chains.compile_mode,
+        }
+        self.facts = {**facts, **self.found}
+        self.report: dict[str, Tensor] = {}
+        self.watch = Watch(plan, target.num_groups, chains, self.recorder)
+
+    def begin(self) -> None:
+        """Warm the chains up, or with `resume` go on where the stored run stands.
 
         Raises:
+            DivergedError: no chain is left, or the step is one that no chain can keep.
             ValueError: the stored run had other settings, which are named.
         """
-        state, stored = store.recall()
-        num_draws = stored.pop("num_draws")
-        store.refuse_other_call(facts, stored)
-        parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
-        for key, value in state.items():
-            part, name = key.split(":", 1)
-            parts[part][name] = value
-        self.chains.load_state_dict(parts["run"])
-        self.recorder.restore(store.draws(num_draws), parts["moments"])
-        # Not to be reckoned from the draws: a cycle's exploration takes steps without any.
-        self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
-        self.watch.skip(self.adaptation.num_steps)
-        return parts["report"]
+        if self.plan.resume:
+            self._restore()
+        else:
+            self._warm_up()
+            self.report = self.adaptation.report()
 
-    def draw(
-        self, store: Store | None, facts: Mapping[str, Any], report: Mapping[str, Tensor]
-    ) -> bool:
-        """Collect the draws that are missing; whether Ctrl-C cut them short."""
-        recorder, length = self.recorder, self.length
-        if store is not None:
-            self._remember(store, facts, report)
+    def draw(self) -> Collected:
+        """Collect the draws that are missing.
+
+        Returns:
+            All draws, those before Ctrl-C if it was pressed and there are any.
+
+        Raises:
+            DivergedError: no chain is left.
+            KeyboardInterrupt: Ctrl-C was pressed before the first draw.
+        """
+        chains, adaptation, recorder, watch = (
+            self.chains,
+            self.adaptation,
+            self.recorder,
+            self.watch,
+        )
+        length, interrupted = self.plan.length, False
+        started = time.perf_counter()  # set-up, compilation and warm-up are left out
+        self._remember()
         try:
             with Interrupts() as interrupts, torch.no_grad():
                 while recorder.num_draws < length.num_samples:
-                    if self._one_draw(interrupts) and store is not None:
-                        self._remember(store, facts, report)
+                    num_steps = 0
+                    while num_steps < length.thinning:
+                        interrupts.check()
+                        adaptation.before_step()
+                        position = chains.position
+                        statistics = chains.advance()
+                        watch.after_step("sampling")
+                        num_steps += 1
+                        if adaptation.exploring:  # nothing of a cycle's exploration is kept
+                            chains.take_means(1)
+                            num_steps = 0
+                    if self._keep(position, statistics):
+                        self._remember()
                     # What failed stays marked, so a look now and then misses no chain.
                     if recorder.num_draws % CHECK_EVERY == 1:
-                        self._check()
-            self._check()
+                        self._stop_if_all_failed()
+            self._stop_if_all_failed()
         except KeyboardInterrupt:
             if recorder.num_draws == 0:
                 raise
             # Only what may be averaged stays in the store, so a chain lost is lost for good.
-            ended = store is None or bool(failures(self.chains, length.warmup_steps))
+            ended = self.store is None or bool(failures(chains, length.warmup_steps))
             go_on = "" if ended else "; resume=True goes on with them"
             warnings.warn(
                 f"interrupted: {recorder.num_draws} of {length.num_samples} draws were kept{go_on}",
                 RuntimeWarning,
                 stacklevel=4,
             )
-            return True
+            interrupted = True
         except FloatingPointError:
-            if store is not None:
-                store.abandon()
+            if self.store is not None:
+                self.store.abandon()
             raise
-        return False
+        seconds = time.perf_counter() - started
+        known = {f"tuned_{name}": value for name, value in self.report.items()}
+        facts = {**self.found, **known, "sampling_time": seconds}
+        return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
 
-    def _one_draw(self, interrupts: Interrupts) -> bool:
-        chains, num_steps = self.chains, 0
-        while num_steps < self.length.thinning:
-            interrupts.check()
-            position, statistics = self._step("sampling")
-            num_steps += 1
-            if self.adaptation.exploring:  # nothing of a cycle's exploration is kept
-                chains.take_means(1)
-                num_steps = 0
-        loss, virials = chains.take_means(num_steps)
+    def _warm_up(self) -> None:
+        """Start overdispersed about a centre if there is one, then tune while the chains move."""
+        chains, adaptation, target = self.chains, self.adaptation, self.target
+        if target.center is not None:
+            adaptation.measure()
+            least, stiffest = target.least_curvature or 1.0, adaptation.found.stiffest
+            seed = self.plan.seed
+            chains.start_at(overdispersed_positions(chains, target.center, least, stiffest, seed))
+        warmup_steps = self.plan.length.warmup_steps
+        phases = Phases(chains, adaptation, warmup_steps, target.center)
+        with torch.no_grad():
+            for step in range(warmup_steps):
+                phases.before_step()
+                adaptation.before_step()
+                chains.advance()
+                self.watch.after_step("warm-up")
+                if step % CHECK_EVERY == 0:
+                    self._stop_if_all_failed()
+        phases.begin_sampling()
+        chains.take_means(1)
+
+    def _restore(self) -> None:
+        """Restore chains, recorder and progress from the store, and the warm-up's report."""
+        assert self.store is not None
+        state, stored = self.store.recall()
+        num_draws = stored.pop("num_draws")
+        self.store.refuse_other_call(self.facts, stored)
+        parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
+        for key, value in state.items():
+            part, name = key.split(":", 1)
+            parts[part][name] = value
+        self.chains.load_state_dict(parts["run"])
+        self.recorder.restore(self.store.draws(num_draws), parts["moments"])
+        # It does not follow from the draws: a cycle's exploration takes steps without any.
+        self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
+        self.watch.skip(self.adaptation.num_steps)
+        self.report = parts["report"]
+
+    def _keep(self, position: Tensor, statistics: Statistics) -> bool:
+        """Record a draw; return whether it, and all before it, are in the store."""
+        chains, momenta = self.chains, self.momenta
+        loss, virials = chains.take_means(self.plan.length.thinning)
         step_size = chains.settings["step_size"][:, 0]
-        momenta = self.momenta
         kinetic = None
         if momenta is not None:
             kinetic = momenta.kinetic_temperature(chains.state, chains.settings)
         return self.recorder.add(position, statistics, loss, virials, step_size, kinetic)
 
-    def _step(self, phase: str) -> tuple[Tensor, Statistics]:
-        self.adaptation.before_step()
-        position = self.chains.position
-        statistics = self.chains.advance()
-        self.watch.after_step(phase)
-        return position, statistics
-
-    def _check(self) -> None:
-        if bool((self.chains.totals.failed_at < 0).any()):
-            return
-        failed = failures(self.chains, self.length.warmup_steps)
+    def _stop_if_all_failed(self) -> dict[int, str]:
+        """Give the chains that failed, and why; raise where no other is left."""
+        failed = failures(self.chains, self.plan.length.warmup_steps)
         stop_if_all_failed(failed, self.chains)
+        return failed
 
-    def _remember(
-        self, store: Store, facts: Mapping[str, Any], report: Mapping[str, Tensor]
-    ) -> None:
+    def _remember(self) -> None:
+        """Write to the store, if there is one, what a resumed run needs."""
+        if self.store is None:
+            return
         parts = {
             "run": self.chains.state_dict(),
             "moments": self.recorder.moments.state(),
-            "report": report,
+            "report": self.report,
         }
         state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}
-        store.remember(state, {**facts, "num_draws": self.recorder.num_draws})
+        self.store.remember(state, {**self.facts, "num_draws": self.recorder.num_draws})
 
 
 class Watch:
-    """Feeds the progress bar; looks at the clock rather than at every step's numbers."""
+    """Feed a progress bar; it looks at the clock rather than at every step's numbers.
+
+    Args:
+        plan: the length of the bar, and whether there is one.
+        num_groups: of chains that share a target.
+        chains: whose step size is shown.
+        recorder: whose losses are shown.
+        seconds: between two looks, 0.5 by default.
+    """
 
     def __init__(
         self,
-        bar: Any,
+        plan: RunPlan,
+        num_groups: int,
         chains: Chains,
         recorder: Recorder,
-        num_groups: int,
         seconds: float = 0.5,
     ) -> None:
-        self.bar, self.chains, self.recorder, self.seconds = bar, chains, recorder, seconds
+        self.bar = tqdm(
+            total=plan.length.num_steps,
+            disable=not plan.progress,
+            unit="step",
+            leave=False,
+        )
+        self.chains, self.recorder, self.seconds = chains, recorder, seconds
         self.num_groups = num_groups
         self.pending, self.last = 0, time.perf_counter()
 
     def skip(self, num_steps: int) -> None:
-        """Steps that a resumed run took before."""
+        """Count the steps that a resumed run took before."""
         self.bar.update(num_steps)
 
     def after_step(self, phase: str) -> None:
+        """Count a step, and show where the chains stand if it is time to."""
         if self.bar.disable:
             return
         self.pending += 1

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ppl_fe.diverged import DivergedError
-from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.record.zarr_store import Arrays
 
 
@@ -74,18 +73,6 @@ def _in_child(chain: int) -> Part:
         failed = error.failed if isinstance(error, DivergedError) else {}
         reason = failed.get(0, str(error))
         return Part({}, {}, {}, reason, str(error))
-
-
-def of_chain(density: Density, chain: int) -> Density:
-    """The density with the keyword arguments of one chain, which needs no `vmap`."""
-    own = density.run_as(vectorized=False)
-    own.chain_kwargs = {name: v[chain : chain + 1] for name, v in density.chain_kwargs.items()}
-    return own
-
-
-def chain_seed(seed: int, chain: int) -> int:
-    """A seed of its own for each chain's process."""
-    return (seed * 1_000_003 + 7919 * (chain + 1)) % 2**31
 
 
 def joined(parts: Sequence[Part]) -> Joined:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data import LoaderData
-from ppl_fe.inference.program.density import Density, Indices
+from ppl_fe.inference.program.density import Density, Indices, Tensors
+
+
+class Batches:
+    """Take the minibatches of a loader, all chains side by side: every tensor (C, B, ...).
+
+    Args:
+        source: the loader; it is reshuffled for each chain.
+        num_chains: C.
+        seed: of the orders.
+
+    Attributes:
+        taken: how many were taken.
+    """
+
+    def __init__(self, source: LoaderData, num_chains: int, seed: int) -> None:
+        self._by_chain = zip(*source.replicas(num_chains, seed), strict=False)
+        self.taken = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Tensors:
+        self.taken += 1
+        leaves = [pytree.tree_leaves(batch) for batch in next(self._by_chain)]
+        return tuple(torch.stack(tensors) for tensors in zip(*leaves, strict=True))
+
+    def skip_to(self, taken: int) -> None:
+        """Leave batches unused until so many were taken."""
+        while self.taken < taken:
+            next(self)
+
 
 Order = Literal["replacement", "epoch"]
 ORDERS = ("replacement", "epoch")
@@ -37,6 +68,7 @@ class RandomStream:
             epoch, in another random order for each epoch and chain (a remainder smaller than a
             batch waits for another epoch).
         micro_batches: K, index sets are (C, K·B). Default 1.
+        batches: of data that do not fit in memory, in place of index sets. Default none.
     """
 
     def __init__(
@@ -47,8 +79,9 @@ class RandomStream:
         *,
         order: Order = "replacement",
         micro_batches: int = 1,
+        batches: Batches | None = None,
     ) -> None:
-        self._density = density
+        self._density, self.batches = density, batches
         self._order, self._seed, self._steps_filled = order, seed, 0
         self._sizes = [
             (plate.size, plate.subsample_size * micro_batches) for plate in density.subsamples
@@ -95,12 +128,15 @@ class RandomStream:
         """Return the stream's state, enough to go on from here exactly."""
         names = ("noise_start", "index_start", "noise_now", "index_now")
         states = (*self._block_start, *self._generator_states())
-        place = torch.tensor([self._used, self._steps_filled])
+        taken = 0 if self.batches is None else self.batches.taken
+        place = torch.tensor([self._used, self._steps_filled, taken])
         return {**dict(zip(names, states, strict=True)), "place": place}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a `state()`."""
-        self._used, filled = (int(count) for count in state["place"])
+        """Go on from a `state()`; a loader's batches up to it are taken and left unused."""
+        self._used, filled, taken = (int(count) for count in state["place"])
+        if self.batches is not None:
+            self.batches.skip_to(taken)
         self._block_start = (state["noise_start"], state["index_start"])
         self._set_generators(self._block_start)
         self._steps_filled = max(0, filled - self.block_steps)
@@ -160,10 +196,3 @@ class RandomStream:
 
     def _generator_states(self) -> tuple[Tensor, Tensor]:
         return self._noise_generator.get_state(), self._index_generator.get_state()
-
-
-def stacked_batches(source: LoaderData, num_chains: int, seed: int) -> Iterator[tuple[Tensor, ...]]:
-    """Yield batches of all chains side by side: every tensor (C, B, ...)."""
-    for batches in zip(*source.replicas(num_chains, seed), strict=False):
-        leaves = [pytree.tree_leaves(batch) for batch in batches]
-        yield tuple(torch.stack(tensors) for tensors in zip(*leaves, strict=True))

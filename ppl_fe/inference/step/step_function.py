@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class Totals(NamedTuple):
 
     @classmethod
     def zero(cls, position: Tensor, num_blocks: int) -> Totals:
-        """Before the first step."""
+        """Give the totals before the first step."""
         num_chains = len(position)
         count = torch.zeros(num_chains, dtype=torch.int64, device=position.device)
         failed = torch.zeros(num_chains, num_blocks, dtype=torch.bool, device=position.device)
@@ -40,7 +41,7 @@ class Totals(NamedTuple):
         return cls(sums, position.new_zeros(num_chains, num_blocks + 1), count, count - 1, failed)
 
     def add(self, log_likelihood: Tensor, virials: Tensor) -> Totals:
-        """One step more."""
+        """Give the totals after one step more."""
         finite = virials[:, :-1].isfinite()
         fails = ~finite.all(-1) & (self.failed_at < 0)
         return Totals(
@@ -84,11 +85,35 @@ class Fixed(NamedTuple):
     metric: LinearMap | tuple[()]
 
 
-class Inputs(NamedTuple):
-    """All that a step reads. What it writes comes first: the sampler's state and the totals.
+class Slots(NamedTuple):
+    """Where each field of an `Inputs` lies among its leaves, under the field's name."""
 
-    spare: where it puts the new state. Chains swap the two after every step: memory taken fresh
-    for every step costs more in page faults than the step itself from 10^7 parameters on.
+    state: slice
+    totals: slice
+    noise: slice
+    indices: slice
+    settings: slice
+    chain_values: slice
+    tensors: slice
+    fixed: slice
+    spare: slice
+
+
+class Inputs(NamedTuple):
+    """All that a step reads.
+
+    Args:
+        state: the sampler's, a NamedTuple whose first entry is the position (C, D).
+        totals: what the step adds to, in place.
+        noise: (C, D), standard normal.
+        indices: of the minibatch, a set (C, B) for each plate that subsamples.
+        settings: "step_size", "temperature" and the sampler's own, (C, 1) each.
+        chain_values: what differs from chain to chain in the program's arguments, (C, ...) each.
+        tensors: the program's data.
+        fixed: centre and direction of the temperature, anchor, metric.
+        spare: where the step puts the new state. Chains swap it with `state` after every step:
+            memory taken fresh for every step costs more in page faults than the step itself from
+            10^7 parameters on.
     """
 
     state: Any
@@ -101,11 +126,32 @@ class Inputs(NamedTuple):
     fixed: Fixed
     spare: Tensors
 
+    def slots(self) -> Slots:
+        """Find where each field's tensors lie in `pytree.tree_leaves(self)`.
+
+        Example:
+            >>> zero = torch.zeros(())
+            >>> Inputs((zero, zero), (), zero, (), {}, (), (), (), ()).slots().noise
+            slice(2, 3, None)
+        """
+        ends = list(itertools.accumulate(len(pytree.tree_leaves(value)) for value in self))
+        slices = map(slice, [0, *ends], ends)
+        return Slots(**dict(zip(self._fields, slices, strict=True)))
+
 
 def flat_step(
     dynamics: Dynamics, estimator: Estimator, blocks: Blocks, structure: pytree.TreeSpec
 ) -> Callable[..., list[Tensor]]:
-    """The leaves of an `Inputs` -> `Statistics`; the state goes to `spare`, totals in place."""
+    """Make the step: the leaves of an `Inputs` -> the one of a `Statistics`.
+
+    It writes the new state to `spare` and adds to the totals in place.
+
+    Args:
+        dynamics: the sampler.
+        estimator: of the gradient.
+        blocks: the runs of coordinates whose temperatures are followed.
+        structure: of the `Inputs`.
+    """
 
     def step(*leaves: Tensor) -> list[Tensor]:
         given: Inputs = pytree.tree_unflatten(list(leaves), structure)
@@ -136,9 +182,13 @@ def flat_step(
 def flat_evaluation(
     estimator: Estimator, structure: pytree.TreeSpec
 ) -> Callable[..., Sequence[Tensor]]:
-    """Leaves of (position, `Batch`, `Fixed`) -> those of an `Evaluation`.
+    """Make the gradient alone: leaves of (position, `Batch`, `Fixed`) -> those of an `Evaluation`.
 
     Position and gradient are in the chains' own coordinates.
+
+    Args:
+        estimator: of the gradient.
+        structure: of the three.
     """
 
     def function(*leaves: Tensor) -> list[Tensor]:

@@ -1,0 +1,140 @@
+"""What a kernel is asked to run: a target, and a plan of how to run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from ppl_fe.arguments import require_integer
+from ppl_fe.data import LoaderData
+from ppl_fe.inference.program.density import Blocks, Density
+from ppl_fe.inference.step.compile import CompileMode
+
+ChainMethod = Literal["vectorized", "sequential", "parallel"]
+
+
+def check_chains(num_chains: int, chain_method: str) -> None:
+    """Refuse a number of chains below one and an unknown way to run them.
+
+    Raises:
+        ValueError: as it says.
+    """
+    if isinstance(num_chains, bool) or not isinstance(num_chains, int) or num_chains < 1:
+        raise ValueError(f"num_chains must be a positive integer, got {num_chains!r}")
+    methods = get_args(ChainMethod)
+    if chain_method not in methods:
+        raise ValueError(f"chain_method must be one of {methods}, got {chain_method!r}")
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """Count a chain's steps: S kept draws of `thinning` steps each, after a warm-up.
+
+    Args:
+        num_samples: S, 1000 by default.
+        warmup_steps: steps before the first draw, 500 by default.
+        thinning: steps a draw, 1 by default.
+
+    Raises:
+        ValueError: no integers, no draw, or no step a draw.
+
+    Example:
+        >>> RunLength(100, warmup_steps=50, thinning=3).num_steps
+        350
+    """
+
+    num_samples: int = 1000
+    warmup_steps: int = 500
+    thinning: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_samples", 1), ("warmup_steps", 0), ("thinning", 1)):
+            require_integer(name, getattr(self, name), least)
+
+    @property
+    def num_steps(self) -> int:
+        """Total steps of a chain, warm-up included."""
+        return self.warmup_steps + self.num_samples * self.thinning
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Say how chains are run.
+
+    Args:
+        length: of every chain.
+        num_chains: C, 4 by default.
+        seed: of noise, minibatches and starts, 0 by default.
+        chain_method: "vectorized" (default), "sequential" or "parallel", as in `sample`.
+        compile: how the step is run, "auto" by default.
+        save_to: the zarr folder that draws are written to, none by default.
+        resume: go on with the unfinished run in that folder. Default False.
+        progress: show a progress bar. Default False.
+
+    Raises:
+        ValueError: a number of chains below one, an unknown method, a run that cannot be resumed.
+    """
+
+    length: RunLength
+    num_chains: int = 4
+    seed: int = 0
+    chain_method: ChainMethod = "vectorized"
+    compile: CompileMode = "auto"
+    save_to: str | Path | None = None
+    resume: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        check_chains(self.num_chains, self.chain_method)
+        if self.resume and self.save_to is None:
+            raise ValueError("resume=True goes on with the run at save_to; give save_to")
+        if self.resume and self.chain_method == "parallel":
+            raise ValueError("resume=True needs chain_method 'vectorized' or 'sequential'")
+
+    def of_chain(self, chain: int) -> RunPlan:
+        """The plan of one chain in a process by itself, silent and kept in memory."""
+        seed = (self.seed * 1_000_003 + 7919 * (chain + 1)) % 2**31
+        return replace(self, num_chains=1, seed=seed, save_to=None, progress=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Say what is sampled, and what is known of it beforehand.
+
+    Args:
+        density: the log-density of a program.
+        source: a loader whose minibatches take the place of the density's tensors, none by default.
+        start: (C, D) positions on unconstrained space; the kernel's choice by default.
+        center: (C, D), w* of a localised posterior, none by default: chains start overdispersed
+            about it, and control variates and temperatures refer to it.
+        least_curvature: a lower bound on every direction's curvature (a localiser's γ); by default
+            it is estimated.
+        num_groups: equal consecutive groups of chains that are tuned together and have moments and
+            an R-hat together, 1 by default.
+        blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
+            the sites.
+    """
+
+    density: Density
+    source: LoaderData | None = None
+    start: Tensor | None = None
+    center: Tensor | None = None
+    least_curvature: float | None = None
+    num_groups: int = 1
+    blocks: Blocks | None = None
+
+    def of_chain(self, chain: int) -> Target:
+        """The target of one chain, which needs no `vmap`."""
+        own = slice(chain, chain + 1)
+        density = self.density.run_as(vectorized=False)
+        density.chain_kwargs = {name: v[own] for name, v in self.density.chain_kwargs.items()}
+        return replace(
+            self,
+            density=density,
+            start=None if self.start is None else self.start[own],
+            center=None if self.center is None else self.center[own],
+            num_groups=1,
+        )
