@@ -91,9 +91,9 @@ def test_rounding_to_the_lattice_is_normal_noise() -> None:
         for power, moment in enumerate((1.0, 0.0, 1.0, 0.0, 3.0 - SPACING**4 / 120)):
             assert np.sum(shares * (cells - u) ** power) == pytest.approx(moment, abs=1e-12)
     settings = prepare(ScalePosterior(), 1e-3)
-    assert settings.forward_noise.item() == pytest.approx(sd)
+    assert settings.noise_sd.item() == pytest.approx(sd)
     curved = prepare(ScalePosterior(), 1e-3, curvature=torch.tensor([0.0, 600.0]))
-    assert curved.forward_noise.square().tolist() == pytest.approx([sd**2, sd**2 - 0.3])
+    assert curved.noise_sd.square().tolist() == pytest.approx([sd**2, sd**2 - 0.3])
 
 
 def test_laws_at_opposite_means_are_mirror_images() -> None:
@@ -106,9 +106,9 @@ def test_laws_at_opposite_means_are_mirror_images() -> None:
 
 def test_nothing_not_finite_is_swallowed() -> None:
     settings = prepare(ScalePosterior(0.01, 100.0), 1e-3)
-    state = proximal.init(torch.tensor([[0.0, math.nan, 1e30, 0.1]]), settings)
+    offset = torch.tensor([[0.0, math.nan, 1e30, 0.1]])
     gradient = torch.tensor([[math.inf, 0.0, 0.0, math.nan]])
-    moved = proximal.step(state, gradient, torch.zeros(2, 1, 4), settings).position[0]
+    moved = proximal.step(offset, gradient, torch.zeros(2, 1, 4), settings)[0]
     assert torch.isfinite(moved).tolist() == [False, False, True, False]
     assert moved[2].item() == pytest.approx(1e30)
 
@@ -116,28 +116,12 @@ def test_nothing_not_finite_is_swallowed() -> None:
 def test_traced_step_is_the_eager_step() -> None:
     settings = prepare(ScalePosterior(0.01, 100.0), 1e-3)
 
-    def joint(
-        offset: torch.Tensor, gradient: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        state = proximal.joint_init(offset, noise[2], settings)
-        return tuple(proximal.joint_step(state, gradient, noise, settings))
+    def step(offset: torch.Tensor, gradient: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return proximal.step(offset, gradient, noise, settings)
 
-    traced = make_fx(joint)(torch.zeros(2, 50), torch.zeros(2, 50), torch.zeros(3, 2, 50))
-    inputs = 0.1 * torch.randn(2, 50), 10 * torch.randn(2, 50), torch.randn(3, 2, 50)
-    for found, expected in zip(traced(*inputs), joint(*inputs), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
-
-
-def test_the_joint_step_moves_weights_as_the_collapsed_one() -> None:
-    settings = prepare(ScalePosterior(0.5, 100.0), 1e-3)
-    offset, gradient = 0.1 * torch.randn(2, 2, 7)
-    noise = torch.randn(3, 2, 7)
-    joint = proximal.joint_step(
-        proximal.joint_init(offset, noise[0], settings), gradient, noise, settings
-    )
-    alone = proximal.step(proximal.init(offset, settings), gradient, noise[:2], settings)
-    assert torch.equal(joint.position, alone.position)
-    assert torch.equal(joint.scale, settings.scales.draw_scale(alone.position, noise[2]))
+    traced = make_fx(step)(torch.zeros(2, 50), torch.zeros(2, 50), torch.zeros(2, 2, 50))
+    inputs = 0.1 * torch.randn(2, 50), 10 * torch.randn(2, 50), torch.randn(2, 2, 50)
+    torch.testing.assert_close(traced(*inputs), step(*inputs), rtol=0.0, atol=0.0)
 
 
 def test_bad_settings_are_refused() -> None:

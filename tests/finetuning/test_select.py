@@ -215,7 +215,7 @@ def test_the_head_follows_its_own_posterior() -> None:
     for k in range(1500):
         chains.step()
         if k > 200 and k % 20 == 0:
-            draws.append(chains.offset[net.slices["head"]].clone())
+            draws.append(chains.offsets.values[net.slices["head"]].clone())
     values = torch.stack(draws).double()  # prior N(0, 1), one observation 2 of sd 1: N(1, 1/2)
     error = values.mean(0).std().item() / math.sqrt(500)
     assert abs(values.mean().item() - 1) < 4.5 * error < 0.05
@@ -660,5 +660,5 @@ def test_chains_start_overdispersed_but_no_wider_than_the_prior(alpha: float, be
     chains = ScaleChains(net, Objective("normal", net.device), source, alpha, beta, plan, [])
     chains.start(0)
     prior = (2 * alpha * (alpha + 1)) ** 0.5 / beta
-    found = chains.offset[:4000].std().item()
+    found = chains.offsets.values[:4000].std().item()
     assert found == pytest.approx(2 * min(0.25**0.5, prior), rel=0.05)

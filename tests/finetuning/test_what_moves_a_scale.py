@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior, log_marginal_density
 
 
 @cache
@@ -18,7 +18,8 @@ def grid() -> tuple[Tensor, Tensor, Tensor]:
     scales = ScalePosterior(dtype=torch.float64)
     log_size = torch.linspace(math.log(1e-30), math.log(1.0), 400_001, dtype=torch.float64)
     size = log_size.exp()
-    return log_size, (scales.log_marginal(size) + log_size).exp(), scales.expected_scale(size)
+    log_prior = torch.as_tensor(log_marginal_density(size.numpy(), scales.alpha, scales.beta))
+    return log_size, (log_prior + log_size).exp(), scales.expected_scale(size)
 
 
 def ratio(pull: float, curvature: float) -> float:

@@ -25,7 +25,7 @@ from pyro.infer import MCMC, NUTS
 from scipy import stats
 from torch import Tensor
 
-from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
+from ppl_fe.finetuning.bayestune.scale_posterior import log_marginal_density
 
 ANCHOR = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 W = torch.tensor([0.45, -1.3, 0.2], dtype=torch.float64)
@@ -62,7 +62,6 @@ def test_the_former_spelling_is_the_same_program() -> None:
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 20.0), (2.0, 5.0)])
 def test_select_parameters_has_the_prior_of_this_program(alpha: float, beta: float) -> None:
     """Its engine never runs the program: the density it uses is this one's, scales summed out."""
-    scales = ScalePosterior(alpha, beta, dtype=torch.float64)
     offsets = torch.tensor([1e-3, 0.05, 0.4], dtype=torch.float64)
     grid = torch.linspace(-30, 5, 7001, dtype=torch.float64)
     parts = []
@@ -74,9 +73,8 @@ def test_select_parameters_has_the_prior_of_this_program(alpha: float, beta: flo
             "fn"
         ].base_dist.log_prob(grid)
         parts.append(each.exp().sum() * (grid[1] - grid[0]))
-    torch.testing.assert_close(
-        torch.stack(parts).log(), scales.log_marginal(offsets), rtol=0, atol=1e-3
-    )
+    exact = log_marginal_density(offsets.numpy(), alpha, beta)
+    np.testing.assert_allclose(torch.stack(parts).log().numpy(), exact, rtol=0, atol=1e-3)
 
 
 def test_a_scale_for_each_group() -> None:

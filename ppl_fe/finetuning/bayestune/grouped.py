@@ -1,10 +1,20 @@
-"""Stage 1 with one scale for a layer or a row: `ScaleChains` under the grouped prior.
+"""Equations (1) and (2) of `bayestune` with one scale for a group of weights: a layer or a row.
 
-    λ_g ~ Gamma(α, rate β),    w_i ~ Laplace(anchor_i, λ_{g(i)})
+    λ_g ~ Gamma(α, rate β),    Δ_i ~ Laplace(0, λ_{g(i)})
 
-The chain carries log λ. A step makes the noisy view y of the offsets as ever (`proximal`), moves
-every λ by a Metropolis step with the offsets integrated out, and then draws the offsets
-(`group_scales`).
+The argument for (2) holds for any prior: what it takes is a draw of (Δ', λ') given the view y. The
+prior of a whole group with its scale integrated out does not factorise, but the view does given the
+scale: in units of √η, with u = Δ/√η, v = y/√η and r = √η/λ,
+
+    p(v | r) = (r/2) e^{−v²/2} [h(r − v) + h(r + v)],    h(x) = e^{x²/2} Φ(−x).
+
+So a Metropolis step moves log λ, which the chain carries, with the offsets integrated out, and each
+offset is then drawn from
+
+    p(u | v, r) ∝ e^{−r|u|} N(u; v, 1),    two truncated normals.
+
+Given the offsets themselves λ is generalised inverse Gaussian again, of order α − n for n weights,
+but drawing the two in turn sticks: among n weights λ moves by a factor of about 1 ± 1/√n a step.
 
 At the paper's α = 0.01 the mean scales of groups of 1, 8 and 64 weights that did not move, moved
 half and moved agree with quadrature (tests/statistical/test_group_selection.py). Of a group that is
@@ -14,14 +24,17 @@ one run's mean is off by up to half of itself, and the MCSE stated is 2 to 2.5 t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import log, pi, sqrt
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
-from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
+from ppl_fe.finetuning.bayestune.at_scale.fused_update import ScaleDraw
+from ppl_fe.finetuning.bayestune.offsets import Offsets
+from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 from ppl_fe.finetuning.flat_gradient import GradientParts
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -29,10 +42,11 @@ Grouping = Literal["layer", "row"]
 FAR = 2.0  # beyond it a tail is drawn by Newton's method: single precision has no digits left
 NEWTON_STEPS = 2
 LARGEST_RATE = 1e30
+WIDEST = 30.0  # standard deviation of a proposal of log λ, whose prior has 1/α
 
 
 def group_index(network: FlatNetwork, grouping: Grouping) -> Tensor:
-    """The group of every weight, (D,) int32 from 0 to G − 1.
+    """Number the group of every weight, (D,) int32 from 0 to G − 1.
 
     "layer" is a tensor; "row" is a row of a matrix (all weights of one output, in convolutions
     too), and a tensor of one dimension is one group.
@@ -51,44 +65,44 @@ def group_index(network: FlatNetwork, grouping: Grouping) -> Tensor:
     return torch.cat(parts)
 
 
-def log_view(mean: Tensor, rate: Tensor) -> Tensor:
-    """log p(v | r), any shape; −½ log 2π less.
+def log_view(view: Tensor, rate: Tensor) -> Tensor:
+    """Give log p(v | r) + ½ log 2π, any shape.
 
     Example:
         >>> density = log_view(torch.linspace(-40, 40, 4001), torch.tensor(0.5)).exp()
         >>> round(density.sum().item() * 0.02 / sqrt(2 * pi), 4)
         1.0
     """
-    sides = torch.logaddexp(_log_h(rate - mean), _log_h(rate + mean))
-    return (0.5 * rate).log() + 0.5 * log(2 * pi) - 0.5 * mean.square() + sides
+    sides = torch.logaddexp(_log_h(rate - view), _log_h(rate + view))
+    return (0.5 * rate).log() + 0.5 * log(2 * pi) - 0.5 * view.square() + sides
 
 
-def draw_offset(mean: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
-    """u given v and r: the quantile at Φ(noise) of two truncated normals; any shape.
+def draw_unit(view: Tensor, rate: Tensor, noise: Tensor) -> Tensor:
+    """Draw u given v and r: the quantile at Φ(noise) of two truncated normals.
 
     Args:
-        mean: v.
+        view: v, any shape.
         rate: r > 0, of the same shape.
-        noise: standard normal.
+        noise: standard normal, of the same shape.
 
     Example:
-        >>> draw_offset(torch.tensor(50.0), torch.tensor(2.0), torch.tensor(0.0))   # N(v − r, 1)
+        >>> draw_unit(torch.tensor(50.0), torch.tensor(2.0), torch.tensor(0.0))   # N(v − r, 1)
         tensor(48.)
     """
-    minus, plus = _log_h(rate + mean), _log_h(rate - mean)
+    minus, plus = _log_h(rate + view), _log_h(rate - view)
     below = torch.sigmoid(minus - plus)  # P(u < 0)
     uniform = torch.special.ndtr(noise)
     negative = uniform < below
     # From 0 outwards: how much of the chosen side lies beyond |u|.
     beyond = torch.where(
         negative, uniform / below, torch.special.ndtr(-noise) / torch.sigmoid(plus - minus)
-    ).clamp(torch.finfo(mean.dtype).tiny, 1.0)
-    size = _positive_normal(torch.where(negative, -mean, mean) - rate, beyond)
+    ).clamp(torch.finfo(view.dtype).tiny, 1.0)
+    size = _positive_normal(torch.where(negative, -view, view) - rate, beyond)
     return torch.where(negative, -size, size)
 
 
 def _positive_normal(centre: Tensor, beyond: Tensor) -> Tensor:
-    """The size that N(centre, 1), kept above zero, exceeds with the probability `beyond`."""
+    """Find the size that N(centre, 1), kept above zero, exceeds with the probability `beyond`."""
     near = centre - torch.special.ndtri(beyond * torch.special.ndtr(centre.clamp_min(-FAR)))
     # In the tail, with t = −centre: F(u) = log h(t) − log h(t + u) + ut + u²/2 = −log beyond, where
     # F' = 1/(√(2π) h(t + u)). Newton's method, begun where F's first two derivatives at 0 lead.
@@ -105,7 +119,7 @@ def _positive_normal(centre: Tensor, beyond: Tensor) -> Tensor:
 
 
 def _log_h(x: Tensor) -> Tensor:
-    """log h(x) = x²/2 + log Φ(−x), without overflow on either side."""
+    """Give log h(x) = x²/2 + log Φ(−x), without overflow on either side."""
     size, square = x.abs(), 0.5 * x.square()
     scaled = torch.special.erfcx(size * sqrt(0.5))  # 2 h(|x|)
     left = square + torch.log1p(-0.5 * scaled * (-square).exp())
@@ -113,91 +127,117 @@ def _log_h(x: Tensor) -> Tensor:
 
 
 def _mills(x: Tensor) -> Tensor:
-    """√(2π) h(x), the tail's mass over its density, for x > 0."""
+    """Give √(2π) h(x), the tail's mass over its density, for x > 0."""
     ratio: Tensor = torch.special.erfcx(x * sqrt(0.5)) * sqrt(pi / 2)
     return ratio
 
 
-WIDEST = 30.0  # standard deviation of a proposal of log λ, whose prior has 1/α
+class GroupedUpdate:
+    """Take steps Δ -> Δ' and λ -> λ' in place, with a scale a group.
 
-
-class GroupScaleChains(ScaleChains):
-    """As `ScaleChains`, with a scale a group; `plan.groups` says of what.
+    Args:
+        scales: the prior.
+        data_size: N̂, what the mean log-likelihood counts for.
+        offsets: Δ and w, which are written.
+        index: (D,) the group of each weight, of `group_index`.
 
     Attributes:
-        index: (D + padding,) the group of each weight; padding has one of its own.
-        log_scale: (G + 1,) of the present chain, in double precision.
+        log_scale: (G + 1,) of the present chain, in double precision; padding is a group too.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        assert self.plan.groups is not None
-        own = group_index(self.network, self.plan.groups)
-        self.num_groups = int(own[-1]) + 1
-        padding = own.new_full((len(self.offset) - len(own),), self.num_groups)
-        self.index = torch.cat([own, padding])
+    def __init__(
+        self, scales: ScalePosterior, data_size: float, offsets: Offsets, index: Tensor
+    ) -> None:
+        self.scales, self.data_size, self._offsets = scales, data_size, offsets
+        num_groups = int(index[-1]) + 1
+        padding = index.new_full((len(offsets.values) - len(index),), num_groups)
+        self._index = torch.cat([index, padding])
         self.log_scale = torch.zeros(
-            self.num_groups + 1, dtype=torch.float64, device=self.offset.device
+            num_groups + 1, dtype=torch.float64, device=offsets.values.device
         )
-        self._memory = self.working.weights.new_zeros(self.width)
-        self._sizes = torch.bincount(self.index, minlength=len(self.log_scale)).clamp_min(1)
+        self._sizes = torch.bincount(self._index, minlength=num_groups + 1).clamp_min(1)
+        self._gradient = torch.zeros_like(offsets.weights[offsets.blocks[0]])
+        self._noise = torch.zeros_like(offsets.values[offsets.blocks[0]])
+        self._step_size = 0.0
+
+    @property
+    def num_scales(self) -> int:
+        """Count the scales, that of the padding included."""
+        return len(self.log_scale)
 
     def per_weight(self, values: Tensor) -> Tensor:
-        """(D,) of what `moments` hold."""
-        return values[self.index[: self.network.num_parameters]]
+        """Give each weight (D,) what belongs to its scale."""
+        return values[self._index[: len(self._offsets.anchor)]]
 
-    def start(self, chain: int) -> None:
-        super().start(chain)
-        # As far apart as the offsets start: within a factor of e² of the step's own length.
-        self.log_scale.normal_(generator=self._generator).add_(0.5 * log(self.step_size))
+    def prepare(self, step_size: float) -> float:
+        """Set ε.
 
-    def _prepare(self) -> float:
-        return 1.0  # no lattice takes its share
+        Returns:
+            Var(v | Δ) = 1, the variance of the view's noise before the curvature correction.
+        """
+        self._step_size = step_size
+        return 1.0
 
-    def _move(self, gradient: GradientParts) -> None:
-        unit = sqrt(self.step_size / 2)  # √η
-        for at in self.blocks:
-            self.noise.normal_(generator=self._generator)
-            part = gradient.block(at, self._memory).to(self.offset.dtype)
-            ahead = -self.plan.data_size * part
-            sd = self.forward_noise[at]
-            self.offset[at] = proximal.forward(self.offset[at], ahead, self.noise, unit, sd)
-        self._move_scales(log(unit))
-        rate = self._rate(self.log_scale, log(unit))
-        for at in self.blocks:
-            self.noise.normal_(generator=self._generator)
-            self.offset[at] = unit * draw_offset(self.offset[at], rate[self.index[at]], self.noise)
-        self._write()
+    @property
+    def _unit(self) -> float:
+        return sqrt(self._step_size / 2)  # √η
 
-    def _move_scales(self, log_unit: float) -> None:
-        """One Metropolis step of every log λ given the views, which stand in `offset`.
+    def start(self, generator: torch.Generator) -> None:
+        """Start the scales as far apart as offsets: within a factor of e² of the step's length."""
+        self.log_scale.normal_(generator=generator).add_(0.5 * log(self._step_size))
+
+    def __call__(
+        self, gradient: GradientParts, noise_sd: Tensor, generator: torch.Generator
+    ) -> None:
+        """Take one step.
+
+        Args:
+            gradient: ∂L/∂w of a minibatch's mean loss.
+            noise_sd: (D + padding,) sd of the view's noise.
+            generator: of the step's random numbers.
+        """
+        values, unit = self._offsets.values, self._unit
+        for at in self._offsets.blocks:
+            self._noise.normal_(generator=generator)
+            part = gradient.block(at, self._gradient).to(values.dtype)
+            ahead = -self.data_size * part
+            # The views stand in the place of the offsets while the scales move.
+            values[at] = proximal.noisy_view(values[at], ahead, self._noise, unit, noise_sd[at])
+        self._move_scales(generator)
+        rate = self._rate(self.log_scale)
+        for at in self._offsets.blocks:
+            self._noise.normal_(generator=generator)
+            values[at] = unit * draw_unit(values[at], rate[self._index[at]], self._noise)
+        self._offsets.write()
+
+    def read_scales(self, generator: torch.Generator) -> Iterator[ScaleDraw]:
+        """Give the present scales, all at once."""
+        scale = self.log_scale.exp().to(self._offsets.values.dtype)
+        yield slice(0, self.num_scales), [scale]
+
+    def _move_scales(self, generator: torch.Generator) -> None:
+        """Take one Metropolis step of every log λ given the views.
 
         The proposal's width is log-uniform from a group's own 1/√n to that of the prior, so that
         the scale of a group that moved and that of one that did not both find one that fits.
         """
         proposal, width, uniform = (torch.empty_like(self.log_scale) for _ in range(3))
-        proposal.normal_(generator=self._generator)
-        width.uniform_(generator=self._generator)
-        uniform.uniform_(generator=self._generator)
+        proposal.normal_(generator=generator)
+        width.uniform_(generator=generator)
+        uniform.uniform_(generator=generator)
         narrowest = self._sizes.double().rsqrt()
         proposal = self.log_scale + narrowest * (WIDEST / narrowest) ** width * proposal
         gain = torch.zeros_like(proposal)
-        rates = [self._rate(values, log_unit) for values in (self.log_scale, proposal)]
-        for at in self.blocks:
-            now, then = (log_view(self.offset[at], rate[self.index[at]]) for rate in rates)
+        rates = [self._rate(log_scale) for log_scale in (self.log_scale, proposal)]
+        for at in self._offsets.blocks:
+            view, index = self._offsets.values[at], self._index[at]
+            now, then = (log_view(view, rate[index]) for rate in rates)
             # Differences are summed, in double precision: the sums themselves lose them.
-            gain.index_add_(0, self.index[at], then.double() - now.double())
+            gain.index_add_(0, index, then.double() - now.double())
         gain += self.scales.alpha * (proposal - self.log_scale)
         gain -= self.scales.beta * (proposal.exp() - self.log_scale.exp())
         self.log_scale = torch.where(uniform.log() < gain, proposal, self.log_scale)
 
-    def _rate(self, log_scale: Tensor, log_unit: float) -> Tensor:
-        rate = (log_unit - log_scale).exp().clamp(1 / LARGEST_RATE, LARGEST_RATE)
-        return rate.to(self.offset.dtype)
-
-    def keep(self) -> None:
-        if self.moments is None:
-            self.moments = self._empty_moments(len(self.log_scale))
-        everything = slice(0, len(self.log_scale))
-        self.moments.add(everything, self.log_scale.exp().to(self.offset.dtype))
-        self.moments.next()
+    def _rate(self, log_scale: Tensor) -> Tensor:
+        rate = (log(self._unit) - log_scale).exp().clamp(1 / LARGEST_RATE, LARGEST_RATE)
+        return rate.to(self._offsets.values.dtype)

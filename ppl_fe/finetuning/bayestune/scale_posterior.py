@@ -1,18 +1,15 @@
-"""The Laplace/Gamma prior of one weight, with its scale integrated out or drawn given the weight.
+"""Equation (1) of `bayestune`, weight by weight: m(Δ), and the scale λ given the offset Δ.
 
-    w ~ Laplace(anchor, λ),    λ ~ Gamma(shape α, rate β)         (Kim & Hospedales, NeurIPS 2023)
+With z = 2√(β|Δ|) everything about a scale follows from its weight's offset:
 
-With Δ = |w − anchor| and z = 2√(βΔ) everything about a scale follows from its weight:
+    p(λ | Δ) ∝ λ^{α−2} exp(−βλ − |Δ|/λ)                            generalised inverse Gaussian
+    E[λᵏ | Δ] = (|Δ|/β)^{k/2} K_{α−1+k}(z) / K_{α−1}(z)            (Jørgensen 1982)
+    m(Δ) = β^α/Γ(α) · (|Δ|/β)^{(α−1)/2} K_{α−1}(z)                 density of Δ, λ integrated out
 
-    p(λ | Δ) ∝ λ^{α−2} exp(−βλ − Δ/λ)                              generalised inverse Gaussian
-    E[λᵏ | Δ] = (Δ/β)^{k/2} K_{α−1+k}(z) / K_{α−1}(z)              (Jørgensen 1982)
-    m(w) = β^α/Γ(α) · (Δ/β)^{(α−1)/2} K_{α−1}(z)                   density of w, λ integrated out
-    ∂ log m / ∂Δ = −E[1/λ | Δ]
-
-so a posterior of weights under m is the posterior of the hierarchy, and scales need no chain of
-their own. All of these depend on Δ alone and their logarithms are smooth in log Δ, with straight
-ends. PyTorch has no Bessel function of fractional order; a table from `scipy.special.kve`, read
-linearly in log Δ, is one gather and one exponential an element on any device, and traces.
+so that scales need no chain of their own. All of these depend on |Δ| alone and their logarithms are
+smooth in log |Δ|, with straight ends. PyTorch has no Bessel function of fractional order; a table
+from `scipy.special.kve`, read linearly in log |Δ|, is one gather and one exponential an element on
+any device, and traces.
 """
 
 from __future__ import annotations
@@ -39,15 +36,17 @@ SMALLEST_SHAPE, LARGEST_SHAPE = 1e-4, 100.0
 
 @dataclass(frozen=True)
 class ScalePosterior:
-    """Scales and collapsed prior given offsets from the anchor, for one (α, β).
+    """The scales given offsets from the anchor, for one (α, β).
 
-    Tables cover 2e-38 ≤ Δ ≤ max(1e4, 1e6/β). Smaller offsets, zero among them, count as 2e-38;
+    Tables cover 2e-38 ≤ |Δ| ≤ max(1e4, 1e6/β). Smaller offsets, zero among them, count as 2e-38;
     larger ones follow the curves' straight ends. Curves err by less than 1e-4, relatively.
 
     Args:
-        alpha: shape α of the Gamma prior in [1e-4, 100]; 0.01 in the paper: few weights move.
-        beta: rate β > 0 in units of 1/weight; 100 in the paper, a prior mean α/β of 1e-4.
-        dtype, device: of the tables; those of the offsets.
+        alpha: shape α of the Gamma prior in [1e-4, 100]; 0.01 by default, as in the paper, so that
+            few weights move.
+        beta: rate β > 0 in 1/weight; 100 by default, as in the paper: a prior mean α/β of 1e-4.
+        dtype: that of the tables and of the offsets, float32 by default.
+        device: that of the tables and of the offsets, "cpu" by default.
 
     Raises:
         ValueError: α or β out of range.
@@ -83,42 +82,30 @@ class ScalePosterior:
 
     @property
     def offset_sd(self) -> float:
-        """√(2α(α + 1))/β, the prior standard deviation of an offset."""
+        """Give the prior standard deviation of an offset, √(2α(α + 1))/β."""
         return sqrt(2 * self.alpha * (self.alpha + 1)) / self.beta
 
     def expected_scale(self, offset: Tensor) -> Tensor:
-        """E[λ | Δ = |offset|], any shape: the Rao–Blackwellised scale, monotone in Δ."""
+        """Give E[λ | Δ], any shape: the Rao–Blackwellised scale, monotone in |Δ|."""
         return self._curve(0, offset).exp()
 
     def expected_square(self, offset: Tensor) -> Tensor:
-        """E[λ² | Δ = |offset|], any shape; less `expected_scale`² it is the variance of λ."""
+        """Give E[λ² | Δ], any shape; less `expected_scale`² it is the variance of λ."""
         return self._curve(1, offset).exp()
 
-    def log_marginal(self, offset: Tensor) -> Tensor:
-        """log m: log density of the signed offset with λ integrated out, normalised, any shape.
-
-        At α ≤ 1 it has an integrable pole at 0, where this gives its value at Δ = 2e-38.
-        """
-        root = 2 * (self.beta * offset.abs().clamp_min(SMALLEST)).sqrt()
-        return self._curve(2, offset) - root
-
-    def score(self, offset: Tensor) -> Tensor:
-        """∂ log m / ∂offset = −sign(offset) E[1/λ | Δ], any shape; 0 at 0.
-
-        At α ≤ 1 it grows as (1 − α)/Δ towards 0: no step size follows it (see `proximal`).
-        """
-        return -offset.sign() * self._curve(3, offset).exp()
-
     def draw_scale(self, offset: Tensor, noise: Tensor) -> Tensor:
-        """An exact draw of λ | Δ = |offset|: the quantile at Φ(noise).
+        """Draw λ given Δ exactly: the quantile at Φ(noise).
 
-        log λ is read off a table, linear in log Δ and in the normal score; below 1e-3 in total
+        log λ is read off a table, linear in log |Δ| and in the normal score; below 1e-3 in total
         variation. A standard normal takes the place of a uniform as it resolves both tails in
         float32, and as samplers are given normals anyway.
 
         Args:
-            offset: offsets from the anchor, any shape.
-            noise: standard normal draws, same shape.
+            offset: Δ, any shape.
+            noise: standard normal draws, of the same shape.
+
+        Returns:
+            λ, of the same shape.
 
         Example:
             >>> scales = ScalePosterior(alpha=5.0, beta=50.0)
@@ -126,8 +113,8 @@ class ScalePosterior:
             >>> abs(draws.mean() / scales.expected_scale(torch.tensor(0.2)) - 1).item() < 0.03
             True
         """
-        row, across = self._place(offset, COARSE, len(self.quantiles))
-        column, along = grid_place(noise, COLUMNS)
+        row, across = self._row(offset, COARSE, len(self.quantiles))
+        column, along = score_column(noise, COLUMNS)
         corner = row * COLUMNS + column
         flat = self.quantiles.flatten()
         lower = torch.lerp(flat[corner], flat[corner + 1], along)
@@ -135,72 +122,74 @@ class ScalePosterior:
         return torch.lerp(lower, upper, across).exp()
 
     def _curve(self, number: int, offset: Tensor) -> Tensor:
-        row, fraction = self._place(offset, FINE, self.curves.shape[1])
+        row, fraction = self._row(offset, FINE, self.curves.shape[1])
         curve = self.curves[number]
         return torch.lerp(curve[row], curve[row + 1], fraction)
 
-    def _place(self, offset: Tensor, spacing: float, rows: int) -> tuple[Tensor, Tensor]:
+    def _row(self, offset: Tensor, spacing: float, rows: int) -> tuple[Tensor, Tensor]:
+        """Find the row of a table at or below log |Δ|, and the fraction of a row beyond it."""
         # The fraction is not held below 1: beyond the last row the curve goes on straight.
-        place = (offset.abs().clamp_min(SMALLEST).log() - log(SMALLEST)) / spacing
-        row = place.clamp(0, rows - 2).floor().nan_to_num()  # NaN stays one, in the fraction
-        return row.to(torch.int32), place - row
+        rows_above = (offset.abs().clamp_min(SMALLEST).log() - log(SMALLEST)) / spacing
+        row = rows_above.clamp(0, rows - 2).floor().nan_to_num()  # NaN stays one, in the fraction
+        return row.to(torch.int32), rows_above - row
 
 
 def drawn(scales: ScalePosterior) -> TensorFunction:
-    """What a kept draw's offsets and noise say of their scales: one draw of each."""
+    """Make the function (offsets, noise) -> [one draw of each scale]."""
 
-    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+    def draw(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
         return [scales.draw_scale(offset, noise)]
 
-    return read
+    return draw
 
 
 def expected(scales: ScalePosterior) -> TensorFunction:
-    """As `drawn`, without chance: E[λ | Δ], and Var[λ | Δ]."""
+    """Make the function (offsets, noise) -> [E[λ | Δ], Var[λ | Δ]]; it ignores the noise."""
 
-    def read(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
+    def average(offset: Tensor, noise: Tensor) -> Sequence[Tensor]:
         mean = scales.expected_scale(offset)
         return [mean, (scales.expected_square(offset) - mean.square()).clamp_min(0)]
 
-    return read
+    return average
 
 
-def grid_place(noise: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Standard normal scores -> column and fraction on an even grid over [−REACH, REACH].
+def score_column(noise: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Find the column at or below standard normal scores, and the fraction of a column beyond it.
 
-    Scores beyond the grid, two in 10⁹, count as its ends.
+    Columns stand on an even grid over [−REACH, REACH]; scores beyond it, two in 10⁹, count as its
+    ends.
     """
-    place = ((noise + REACH) * ((columns - 1) / (2 * REACH))).clamp(0, columns - 1)
-    column = place.clamp_max(columns - 2).floor()
-    return column.to(torch.int32), place - column
+    columns_above = ((noise + REACH) * ((columns - 1) / (2 * REACH))).clamp(0, columns - 1)
+    column = columns_above.clamp_max(columns - 2).floor()
+    return column.to(torch.int32), columns_above - column
 
 
-def scores(columns: int) -> Array:
-    """The grid that `grid_place` refers to."""
+def score_grid(columns: int) -> Array:
+    """Give the normal scores at which the columns of a table stand (columns,)."""
     return np.linspace(-REACH, REACH, columns)
 
 
 def invert(masses: Array, nodes: Array, columns: int) -> Array:
-    """Quantiles at `scores(columns)` of a law on an interval cut into cells.
+    """Invert the distribution function of a law on an interval cut into cells.
 
     Args:
         masses: (M,) each cell's share, in any unit.
         nodes: (M + 1,) the cells' ends, ascending.
 
     Returns:
-        (columns,) quantiles, linear in the normal score of the distribution function, which is
-        summed from both ends so that either tail keeps its digits.
+        Quantiles at `score_grid(columns)`, (columns,), linear in the normal score of the
+        distribution function, which is summed from both ends so that either tail keeps its digits.
     """
     below = np.concatenate([[0.0], np.cumsum(masses)])
     above = np.concatenate([np.cumsum(masses[::-1])[::-1], [0.0]])
     lower, upper = (np.maximum(part / below[-1], 1e-300) for part in (below, above))
     score = np.where(lower < 0.5, ndtri(lower), -ndtri(upper))
     keep = np.concatenate([[True], np.diff(np.maximum.accumulate(score)) > 0])
-    return np.asarray(np.interp(scores(columns), score[keep], nodes[keep]))
+    return np.asarray(np.interp(score_grid(columns), score[keep], nodes[keep]))
 
 
 def log_bessel(order: float, z: Array) -> Array:
-    """log(K_order(z) e^z), beyond the range of floating point too where z is small."""
+    """Give log(K_order(z) e^z), beyond the range of floating point too where z is small."""
     with np.errstate(divide="ignore"):
         known = np.log(kve(order, z))
     order = abs(order)
@@ -211,27 +200,22 @@ def log_bessel(order: float, z: Array) -> Array:
 
 
 def log_marginal_density(delta: Array, alpha: float, beta: float) -> Array:
-    """log m at offsets Δ > 0 in double precision, the table's own source."""
+    """Give log m at offsets Δ > 0 in double precision."""
     z = 2 * np.sqrt(beta * delta)
-    return np.asarray(_log_marginal_without_decay(delta, alpha, beta) - z)
-
-
-def _log_marginal_without_decay(delta: Array, alpha: float, beta: float) -> Array:
     constant = alpha * log(beta) - lgamma(alpha)
     bessel = log_bessel(alpha - 1, 2 * np.sqrt(beta * delta))
-    return np.asarray(constant + 0.5 * (alpha - 1) * np.log(delta / beta) + bessel)
+    return np.asarray(constant + 0.5 * (alpha - 1) * np.log(delta / beta) + bessel - z)
 
 
 def _curves(delta: Array, alpha: float, beta: float) -> Array:
-    """(4, rows): log E[λ|Δ], log E[λ²|Δ], log m + 2√(βΔ), log E[1/λ|Δ]."""
+    """Tabulate log E[λ | Δ] and log E[λ² | Δ], (2, rows)."""
     z, half = 2 * np.sqrt(beta * delta), 0.5 * np.log(delta / beta)
     base = log_bessel(alpha - 1, z)
-    first, second, inverse = (k * half + log_bessel(alpha - 1 + k, z) - base for k in (1, 2, -1))
-    return np.stack([first, second, _log_marginal_without_decay(delta, alpha, beta), inverse])
+    return np.stack([k * half + log_bessel(alpha - 1 + k, z) - base for k in (1, 2)])
 
 
 def _log_scale_quantiles(delta: Array, alpha: float, beta: float) -> Array:
-    """(rows, COLUMNS): quantiles of s = log λ | Δ, whose density is log-concave in s."""
+    """Tabulate the quantiles of s = log λ given Δ, of log-concave density in s, (rows, COLUMNS)."""
     table = []
     for d in delta:
         width = 100 + 4 * np.sqrt(beta * d) + 4 * alpha  # exponents: negligible beyond

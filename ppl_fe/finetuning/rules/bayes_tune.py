@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.diverged import DivergedError
-from ppl_fe.finetuning.bayestune.grouped import GroupScaleChains
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
@@ -183,8 +182,7 @@ class BayesTune(Rule):
         plan, prior = self.plan(task), self.prior
         if not isinstance(prior, LaplaceGamma):
             return sample_scales(task, prior, plan)
-        kind = ScaleChains if plan.groups is None else GroupScaleChains
-        chains = kind(
+        chains = ScaleChains(
             task.network,
             task.objective,
             task.source,
@@ -212,7 +210,7 @@ class BayesTune(Rule):
             r_hat=r_hat,
             mcse=mcse,
             probability_in_top=_shares(chains),
-            settings=_settings(plan, prior, chains.step_size),
+            settings=_settings(plan, prior, chains.tuning.step_size),
             notes=tuple(_step_notes(chains, times_shortened)),
             remedy=plan.remedy,
         )
@@ -236,9 +234,9 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
             "loss or gradient overflowed at the step chosen by the stiffness at the anchor; all "
             f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
         )
-    if chains.clamped > MANY_STIFF:
+    if chains.tuning.clamped > MANY_STIFF:
         notes.append(
-            f"{100 * chains.clamped:.3g} % of the weights are stiffer than the step size "
-            f"{chains.step_size:.2g} bears; their scales come out too large: lower step_size"
+            f"{100 * chains.tuning.clamped:.3g} % of the weights are stiffer than the step size "
+            f"{chains.tuning.step_size:.2g} bears; their scales come out too large: lower step_size"
         )
     return notes

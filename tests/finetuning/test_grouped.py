@@ -15,7 +15,7 @@ from ppl_fe.models import LaplaceGamma, horseshoe
 from scipy.special import ndtr
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.bayestune.grouped import draw_offset, log_view
+from ppl_fe.finetuning.bayestune.grouped import draw_unit, log_view
 from ppl_fe.finetuning.selection import Selection
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -32,7 +32,7 @@ def test_views_and_draws_against_quadrature(mean: float, rate: float) -> None:
     found = log_view(torch.tensor(mean), torch.tensor(rate)).item()
     assert found == pytest.approx(math.log(below[-1]), abs=2e-5)
     noise = torch.linspace(-4, 4, 2001)
-    drawn = draw_offset(torch.full_like(noise, mean), torch.full_like(noise, rate), noise)
+    drawn = draw_unit(torch.full_like(noise, mean), torch.full_like(noise, rate), noise)
     exact = ndtr(noise.double().numpy())
     assert np.abs(np.interp(drawn.double().numpy(), u, below / below[-1]) - exact).max() < 1e-5
 
