@@ -178,7 +178,7 @@ def sample_local_posteriors(
 
 
 def first_rows(source: TensorData | LoaderData) -> tuple[Any, Tensor]:
-    """All the data in memory, or a loader's first batch: inputs and targets."""
+    """Give all the data in memory, or a loader's first batch: inputs and targets."""
     return source.first() if isinstance(source, LoaderData) else (source.inputs, source.targets)
 
 
