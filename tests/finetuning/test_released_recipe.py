@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ SOURCE = TensorData(X, LABELS, N)
 
 def made(**changed: int) -> ReleasedRun:
     """A run on the classifier, all rows in a minibatch."""
-    settings = {"warmup_steps": 6, "num_samples": 4, "thinning": 1, **changed}
+    settings: dict[str, Any] = {"warmup_steps": 6, "num_samples": 4, "thinning": 1, **changed}
     rule = ReleasedCode(data_size=1e3, learning_rate=1e-3, **settings)
     net = network()
     task = Task(
