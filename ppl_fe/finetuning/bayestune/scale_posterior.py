@@ -25,6 +25,7 @@ from scipy.special import gammaln, kve, ndtri
 from torch import Tensor
 
 from ppl_fe.inference.step.compile import TensorFunction
+from ppl_fe.models.priors import LaplaceGamma
 
 Array = NDArray[np.float64]
 
@@ -57,8 +58,8 @@ class ScalePosterior:
         ['8.4e-06', '1.9e-03']
     """
 
-    alpha: float = 0.01
-    beta: float = 100.0
+    alpha: float = LaplaceGamma.alpha
+    beta: float = LaplaceGamma.beta
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
     curves: Tensor = field(init=False, repr=False)
