@@ -1,4 +1,4 @@
-"""What `select` and `finetune` share: a pretrained network, a task's data, and files to write."""
+"""The options that `select` and `finetune` share: a network, a task's data, files to write."""
 
 from __future__ import annotations
 

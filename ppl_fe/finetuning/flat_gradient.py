@@ -1,7 +1,7 @@
 """A gradient as autograd leaves it, tensor by tensor, read as if it were one vector.
 
-Copied into a vector it would be there twice, a copy of the parameters more at the peak; in blocks
-of a cache's worth, most of which lie within one tensor, it need not be copied at all.
+Copied into a vector it would exist twice, a copy of the parameters more at the peak. In blocks of a
+cache's worth, most of which lie within one tensor, it need not be copied at all.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ BLOCK = 2**18  # entries: a cache's worth
 
 
 class GradientParts:
-    """∂L/∂w of the tensors that L depends on, by their places in the vector of all weights.
+    """∂L/∂w of the tensors that L depends on, with their slices of the vector of all weights.
 
     Args:
-        parts: (place, gradient) of each tensor, the gradient flattened; elsewhere it is zero.
+        parts: (slice, gradient) of each tensor, the gradient flattened; elsewhere it is zero.
 
     Example:
         >>> import torch
@@ -29,45 +29,53 @@ class GradientParts:
 
     def __init__(self, parts: Sequence[tuple[slice, Tensor]]) -> None:
         self._parts = sorted(parts, key=lambda part: part[0].start)
-        self._starts = [place.start for place, _ in self._parts]
+        self._starts = [own.start for own, _ in self._parts]
 
     def block(self, at: slice, memory: Tensor) -> Tensor:
-        """The entries `at`: a view if they lie in one tensor, else `memory` filled with them."""
+        """Give the entries `at`, without a copy if they lie in one tensor.
+
+        Args:
+            at: the slice of the vector.
+            memory: filled with the entries if they do not lie in one tensor; as long as `at`.
+
+        Returns:
+            A view of the tensor's gradient, or `memory`.
+        """
         first = max(0, bisect_right(self._starts, at.start) - 1)
         after = bisect_right(self._starts, at.stop - 1)
         covering = self._parts[first:after]
         if len(covering) == 1:
-            ((place, values),) = covering
-            if place.start <= at.start and at.stop <= place.stop:
-                return values[at.start - place.start : at.stop - place.start]
+            ((own, values),) = covering
+            if own.start <= at.start and at.stop <= own.stop:
+                return values[at.start - own.start : at.stop - own.start]
         memory.zero_()
-        for place, values in covering:
-            start, stop = max(place.start, at.start), min(place.stop, at.stop)
+        for own, values in covering:
+            start, stop = max(own.start, at.start), min(own.stop, at.stop)
             if start < stop:
-                own = values[start - place.start : stop - place.start]
-                memory[start - at.start : stop - at.start] = own
+                part = values[start - own.start : stop - own.start]
+                memory[start - at.start : stop - at.start] = part
         return memory
 
     def write_to(self, vector: Tensor) -> None:
-        """Make a vector (D,) of it."""
+        """Overwrite a vector (D,) with the gradient."""
         self.add_to(vector.zero_(), 1.0)
 
     def add_to(self, vector: Tensor, factor: float) -> None:
-        """vector += factor · gradient."""
-        for place, values in self._parts:
-            vector[place].add_(values, alpha=factor)
+        """Add factor · gradient to a vector (D,)."""
+        for own, values in self._parts:
+            vector[own].add_(values, alpha=factor)
 
     def add_squares_to(self, vector: Tensor, factor: float = 1.0) -> None:
-        """vector_i += factor · gradient_i²."""
-        for place, values in self._parts:
-            vector[place].addcmul_(values, values, value=factor)
+        """Add factor · gradient² to a vector (D,), entry by entry."""
+        for own, values in self._parts:
+            vector[own].addcmul_(values, values, value=factor)
 
     def dot(self, vector: Tensor) -> float:
-        """vector · gradient; the vector may be of less precision."""
+        """Multiply with a vector (D,), which may be of less precision: Σ vector_i · gradient_i."""
         total = 0.0
-        for place, values in self._parts:
-            # By blocks, as a vector of the other precision is one too many.
+        for own, values in self._parts:
+            # Blockwise: casting the whole vector would need another (D,) buffer.
             for k in range(0, len(values), BLOCK):
-                own, other = values[k : k + BLOCK], vector[place][k : k + BLOCK]
-                total += float(other.to(own.dtype) @ own)
+                block, other = values[k : k + BLOCK], vector[own][k : k + BLOCK]
+                total += float(other.to(block.dtype) @ block)
         return total

@@ -1,10 +1,10 @@
 """A network's weights as one vector, with the module's own tensors in it.
 
 `FlatNetwork` makes a vector into a network by `functional_call`; stage 1 goes the other way: the
-module's parameters are views of a vector that is written in place. Each tensor's gradient is looked
-over as soon as autograd has it, still in the cache, and handed on where it lies: a vector of them,
-set to zero, added to and looked over as a whole, costs another copy of the weights and goes through
-memory four times more.
+module's parameters are views of a vector that is written in place. Each tensor's gradient is
+checked as soon as autograd has it, still in the cache, and handed on where it lies: a vector of
+them, set to zero, added to and checked as a whole, would cost another copy of the weights and go
+through memory four times more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class WorkingCopy:
     """A copy of a network's module whose chosen parameters are views of one vector.
 
     Args:
-        network: its module is copied; the vector starts at its anchor.
+        network: the network whose module is copied; the vector starts at its anchor.
         objective: the mean negative log-likelihood of a batch.
-        padding: entries after the last parameter that belong to none, so that a vector splits
-            into equal blocks.
+        padding: number of entries after the last parameter, 0 by default, that belong to none, so
+            that a vector splits into equal blocks.
 
     Attributes:
-        weights: (D + padding,) in the network's dtype; to be written in place.
+        weights: (D + padding,) in the network's dtype; write to it in place.
 
     Example:
         >>> network = FlatNetwork(nn.Linear(1, 1))
@@ -60,10 +60,13 @@ class WorkingCopy:
             named[name].register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
 
     def differentiate(self, batch: Batch) -> tuple[float, GradientParts]:
-        """A batch's mean loss at `weights`, and its gradient, the caller's to let go.
+        """Compute a batch's mean loss at `weights` and its gradient.
+
+        Returns:
+            The loss in nats a datum, and the gradient, which is freed with the caller's reference.
 
         Raises:
-            DivergedError: the loss or its gradient is not finite; says where.
+            DivergedError: the loss or its gradient is not finite; the message says where.
         """
         self._parts, self._sums = {}, {}
         loss, _ = self.objective(self.module, batch)
@@ -72,14 +75,14 @@ class WorkingCopy:
             where = non_finite_layer(self.module, self.objective, [batch])
             raise DivergedError(f"the loss is {value}, {where}")
         loss.backward()  # type: ignore[no-untyped-call]
-        parts, sums, self._parts = self._parts, self._sums, {}  # parts are the caller's now
+        parts, sums, self._parts = self._parts, self._sums, {}  # no second reference to the parts
         # A sum is finite only if all its terms are.
         if sums and not torch.isfinite(torch.stack([*sums.values()]).sum()):
             wrong = [name for name, part in parts.items() if not part.isfinite().all()]
             where = listed(sorted(wrong)) or "its sum, which overflows"
             raise DivergedError(f"the gradient is not finite in {where}")
-        places = self.network.slices
-        return value, GradientParts([(places[name], part) for name, part in parts.items()])
+        slices = self.network.slices
+        return value, GradientParts([(slices[name], part) for name, part in parts.items()])
 
     def _take(self, name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
@@ -88,9 +91,16 @@ class WorkingCopy:
 
 
 def padding_for(size: int, block: int) -> tuple[int, int]:
-    """Blocks of one width, about `block` at most: the width, and the padding that makes it so.
+    """Find a width of blocks, about `block` at most, and the padding that fills the last one.
 
     The width is a multiple of 16 entries, so that every block begins at a cache line.
+
+    Args:
+        size: D, the number of entries.
+        block: the width to stay near.
+
+    Returns:
+        The width and the padding.
 
     Example:
         >>> padding_for(100, 64)

@@ -1,4 +1,4 @@
-"""What fine-tuning minimises: the mean negative log-likelihood of a batch, any likelihood's."""
+"""The function that fine-tuning minimises: a batch's mean negative log-likelihood."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Objective:
 
     Args:
         likelihood: "categorical", "normal", "next_token" or a function of (output, targets).
-        device: where batches go.
-        autocast: torch.bfloat16 runs the module's matrix products in that precision, as
-            `FlatNetwork(autocast=...)` says; the likelihood is computed in float32 all the same.
+        device: the device that batches are moved to.
+        autocast: None by default; torch.bfloat16 runs the module's matrix products in that
+            precision, as `FlatNetwork(autocast=...)` does; the likelihood is computed in float32
+            all the same.
 
     Example:
         >>> module = nn.Linear(1, 2)
@@ -48,7 +49,7 @@ class Objective:
         self.autocast = autocast
 
     def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give the batch's loss, a scalar in nats a datum, and the module's output.
+        """Compute the batch's loss, a scalar in nats a datum, and the module's output.
 
         Raises:
             ValueError: a label that the output has no class for.
@@ -70,9 +71,9 @@ class Objective:
         """Refuse data that the network fails on, and a likelihood that gives nothing to train.
 
         Args:
-            module: of some trained parameters.
-            source: the first of it is tried.
-            what: the argument it came by.
+            module: the network, some of whose parameters require gradients.
+            source: the data, whose first rows are tried.
+            what: the argument that gave the data, for the messages; "data" by default.
 
         Raises:
             ValueError: inputs of another dtype or shape; targets that the likelihood fails on; a
@@ -94,7 +95,7 @@ class Objective:
             raise ValueError(
                 f"{what}: the likelihood fails on an output of {output.dtype}, shape "
                 f"{tuple(output.shape)}, and targets of {targets.dtype}, shape "
-                f"{tuple(targets.shape)}; targets.to({output.dtype}) may do ({error})"
+                f"{tuple(targets.shape)}; targets.to({output.dtype}) may help ({error})"
             ) from error
         if not loss.requires_grad:
             raise ValueError(
@@ -106,19 +107,19 @@ class Objective:
         """Refuse targets in memory that are all one class of the categorical likelihood.
 
         Raises:
-            ValueError: they are.
+            ValueError: all targets are of one class.
         """
         if self.likelihood is not categorical or isinstance(source, LoaderData):
             return
         classes: Tensor = torch.unique(source.targets)
         if len(classes) == 1:
             raise ValueError(
-                f"targets hold one class only, {classes.item()}: nothing to tell apart; check the "
-                "data and their order"
+                f"targets hold one class only, {classes.item()}: there is nothing to learn; check "
+                "the data and their order"
             )
 
     def evaluate(self, module: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
-        """Give the mean loss and, for the categorical likelihood, the accuracy (else NaN).
+        """Average the loss and, for the categorical likelihood, the accuracy (else NaN).
 
         Example:
             >>> module = nn.Linear(1, 2)
@@ -143,12 +144,20 @@ class Objective:
 def data_and_batch(
     data: Any, batch_size: int | None, default: int
 ) -> tuple[TensorData | LoaderData, int]:
-    """Check data in any usual form, and give B: at most N, all the data for None.
+    """Check data in any usual form, and find the batch size B.
 
-    A loader brings its own B; another one is refused unless it is the caller's default.
+    Args:
+        data: (inputs, targets), a mapping, a Dataset or a DataLoader, of N examples.
+        batch_size: the B that was asked for; None for all the data.
+        default: the caller's default. A loader brings its own B, and any other is refused unless
+            it is this one.
+
+    Returns:
+        The checked data, and B, at most N.
 
     Raises:
-        TypeError, ValueError: as `as_data`.
+        TypeError: as by `as_data`.
+        ValueError: as by `as_data`.
 
     Example:
         >>> rows = (torch.zeros(40, 1), torch.zeros(40))
@@ -162,7 +171,7 @@ def data_and_batch(
 
 
 def shuffled(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Give batches of B rows for ever; each pass is a new permutation.
+    """Yield batches of B rows without end; each pass is a new permutation.
 
     What does not fill a batch is left out of that pass. The global random state is untouched.
 
@@ -183,7 +192,7 @@ def shuffled(source: TensorData | LoaderData, batch_size: int, seed: int) -> Ite
 
 
 def one_pass(source: TensorData | LoaderData, batch_size: int) -> Iterator[Batch]:
-    """Give every row once, in order, in batches as large as suit an evaluation.
+    """Yield every row once, in order, in batches as large as suit an evaluation.
 
     Example:
         >>> source = TensorData(torch.arange(5.0), torch.arange(5), 5)

@@ -21,7 +21,7 @@ from ppl_fe.renamed import warn_of_old_name
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult:
-    """What `finetune` returns; its `repr` says what was trained and how the loss went.
+    """The weights that `finetune` found; its `repr` shows what was trained and the losses.
 
     Attributes:
         weights: (D,) all the network's weights, fine-tuned.
@@ -89,7 +89,7 @@ class FinetuneResult:
 
     @property
     def indices(self) -> Tensor:
-        """(K,) positions of the trained entries outside the head, in the vector (D,)."""
+        """Give the positions (K,) of the trained entries outside the head, in the vector (D,)."""
         return self.mask.nonzero().squeeze(1)
 
     @property

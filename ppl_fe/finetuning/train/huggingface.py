@@ -7,8 +7,8 @@ of reach. Instead, from before the optimiser exists:
   which keeps no state for it.
 - In a tensor trained in part, gradients of frozen entries are set to zero as they arrive. That
   alone would not hold them: weight decay moves entries without a gradient, too, and so does the
-  momentum of some optimisers. It is for what is computed of whole gradients, the norm that Trainer
-  clips above all, so that frozen entries have no part in it.
+  momentum of some optimisers. It keeps frozen entries out of what is computed from whole
+  gradients, above all the norm that Trainer clips.
 - After every step frozen entries get their pretrained values back, bit for bit, whatever the
   optimiser did to them.
 
@@ -44,7 +44,7 @@ except ImportError as error:
 
 
 class MaskedTraining(TrainerCallback):
-    """A `transformers.TrainerCallback` that trains a selection and its head, and nothing else.
+    """Train a selection and its head, and nothing else, as a `transformers.TrainerCallback`.
 
         masked = fe.MaskedTraining(selection)
         trainer = transformers.Trainer(model, args, train_dataset=data, callbacks=[masked])
@@ -57,8 +57,8 @@ class MaskedTraining(TrainerCallback):
     frozen outside the selection when training is over.
 
     Args:
-        selection: of `select_parameters` on the same pretrained weights. Its head may have been
-            initialised otherwise than the model's.
+        selection: what to train, found by `select_parameters` on the same pretrained weights. Its
+            head may have been initialised otherwise than the model's.
 
     Raises:
         SelectionError: when Trainer is made: a model with other names, shapes or weights.
@@ -84,13 +84,13 @@ class MaskedTraining(TrainerCallback):
         self._freeze(given["model"], args)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Freeze a model that is new since; refuse one whose frozen entries are."""
+        """Freeze a model made since; refuse one whose frozen entries have changed."""
         if given["model"] is not self._model:
             self._freeze(given["model"], args)
         self._check("before training; was it resumed from a run of another base?")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Give frozen entries their pretrained values back."""
+        """Put the pretrained values back into frozen entries."""
         assert self._model is not None
         named = dict(self._model.named_parameters())
         with torch.no_grad():
@@ -107,14 +107,17 @@ class MaskedTraining(TrainerCallback):
         self._history = _history(state.log_history)
 
     def tuned(self, network: FlatNetwork) -> FinetuneResult:
-        """Give what Trainer made of the model, for `save_delta`.
+        """Collect what Trainer made of the model, for `save_delta`.
 
         Args:
             network: the pretrained network that the selection was made on.
 
+        Returns:
+            The result in the form that `finetune` gives it.
+
         Raises:
-            RuntimeError: no training has come to its end; frozen weights or buffers changed.
-            SelectionError: another network.
+            RuntimeError: no training has ended yet.
+            SelectionError: another network; frozen weights or buffers that changed.
         """
         if self._model is None or self._history is None:
             raise RuntimeError("no training has ended yet: call trainer.train() first")
@@ -139,6 +142,7 @@ class MaskedTraining(TrainerCallback):
         return f"MaskedTraining({self.selection!r})"
 
     def _freeze(self, model: nn.Module, args: Any) -> None:
+        """Leave gradients to trained tensors only, and to trained entries of these."""
         selection = self.selection
         if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
             raise ValueError("MaskedTraining needs whole tensors: train without DeepSpeed and FSDP")
@@ -174,7 +178,7 @@ class MaskedTraining(TrainerCallback):
         self._check("when Trainer was made")
 
     def _untrained_hash(self) -> str:
-        """The hash that the model has with its pretrained values at trained entries."""
+        """Hash the model with its pretrained values put back at trained entries."""
         assert self._model is not None
         tensors = base_tensors(self._model, self.selection.head)
         for name, base in self._base.items():
@@ -195,13 +199,14 @@ class MaskedTraining(TrainerCallback):
 
 
 def _only(index: Tensor, gradient: Tensor) -> Tensor:
+    """Set a gradient to zero outside the positions given."""
     index = index.to(gradient.device)
-    # Not by a product with a mask: zero times infinity is no zero.
+    # A product with a mask would not do: zero times infinity is NaN.
     return torch.zeros_like(gradient).put_(index, torch.take(gradient, index))
 
 
 def _history(log: list[Mapping[str, Any]]) -> pd.DataFrame:
-    """Trainer's log in the columns of `FinetuneResult.history`: a row a logged step."""
+    """Bring Trainer's log into the columns of `FinetuneResult.history`: a row a logged step."""
     rows: dict[int, dict[str, Any]] = {}
     for entry in log:
         row = rows.setdefault(entry["step"], {"step": entry["step"]})

@@ -18,7 +18,7 @@ Entries = Mapping[str, Tensor | None]
 
 
 def head_names(network: FlatNetwork, head: str | None) -> tuple[str, ...]:
-    """Names of the head's parameters: those equal to ``head`` or below it.
+    """List the names of the head's parameters: those equal to ``head`` or below it.
 
     Args:
         network: the network to look into.
@@ -58,7 +58,9 @@ def check_mask(network: FlatNetwork, mask: Tensor) -> None:
     if not isinstance(mask, Tensor):
         raise TypeError(f"mask must be a tensor of booleans, got {type(mask).__name__}")
     if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be of booleans, got {mask.dtype}; compare first, mask > 0 say")
+        raise TypeError(
+            f"mask must be of booleans, got {mask.dtype}; compare first, for example mask > 0"
+        )
     if mask.shape != (network.num_parameters,):
         raise ValueError(
             f"mask must have shape ({network.num_parameters},), one entry a parameter, "
@@ -189,7 +191,7 @@ class TrainedEntries:
                 tensor.put_(index, self._packed[where])
 
     def values(self) -> list[Tensor]:
-        """Copies of the leaves: the state of training, K numbers and the whole tensors.
+        """Copy the leaves: the state of training, K numbers and the whole tensors.
 
         Example:
             >>> trained = TrainedEntries(nn.Linear(1, 1, bias=False), {"weight": None})
@@ -206,7 +208,7 @@ class TrainedEntries:
         self.write()
 
     def non_finite_gradients(self) -> list[str]:
-        """Names of the tensors whose gradient at trained entries holds NaN or infinity.
+        """Name the tensors whose gradient at trained entries holds NaN or infinity.
 
         Example:
             >>> module = nn.Linear(1, 1)
@@ -227,13 +229,13 @@ class TrainedEntries:
 def build_optimizer(
     name: str, leaves: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Give torch's own optimiser of the leaves, by name.
+    """Build torch's own optimiser of the leaves, by name.
 
     Args:
         name: "adamw" (Loshchilov & Hutter 2019, torch's default β) or "sgd" (momentum 0.9).
         leaves: the tensors to train.
         learning_rate: η.
-        weight_decay: towards zero; of the trained entries only, as the others are no leaves.
+        weight_decay: pull towards zero, of the trained entries only, as the others are no leaves.
 
     Raises:
         ValueError: another name.

@@ -49,7 +49,7 @@ class TrainingPlan:
             raise ValueError(f"schedule must be 'linear' or 'constant', got {self.schedule!r}")
 
     def rate(self, step: int) -> float:
-        """Give η_t for t = 1, ..., T.
+        """Compute η_t for t = 1, ..., T.
 
         "linear" rises to η over the first 6 % of the steps and falls towards zero after them;
         it is never zero. "constant" is η.

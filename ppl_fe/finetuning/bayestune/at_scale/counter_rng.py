@@ -2,16 +2,16 @@
 
 A generator with a state draws number after number, 4 ns each, into memory that the step then reads
 again. A function of (key, i) has no state (Salmon, Moraes, Dror & Shaw 2011), so that the compiler
-makes the i-th numbers in vector registers at the place that wants them. Here it is the generator
+makes the i-th numbers in vector registers where they are used. Here it is the generator
 SplitMix (Steele, Lea & Flood 2014) at 32 bits: an arithmetic progression through a mixing of the
 integers, its start and its odd increment the key's. A second mixing, with the key's last word
 between, gives the other half of a pair of normals (Box & Muller 1958).
 
 The mixing is Wellons's `triple32`, whose every output bit changes with probability 0.5 to within
-1e-3 when any input bit does. It is a bijection: within one key no first word comes twice. Keys are
-drawn anew, by a generator with a state, for every step and block, so that a counter never runs
-beyond a block, and two blocks' progressions meet no oftener than random words do. This is
-enough for the noise of a sampler, and no use for secrets. The constants are in the public domain
+1e-3 when any input bit does. It is a bijection: within one key no first word comes twice. Every
+step and block has keys of its own, drawn by a generator with a state, so that a counter never runs
+beyond a block, and two blocks' progressions meet no oftener than random words do. This is enough
+for the noise of a sampler, and not for secrets. The constants are in the public domain
 (https://github.com/skeeto/hash-prospector).
 
 Papers: Parallel random numbers: as easy as 1, 2, 3, SC 2011; Fast splittable pseudorandom number
@@ -36,7 +36,7 @@ _SHIFTS = (17, 11, 15, 14)
 
 
 def _fitted(function: Callable[[Any], Any], start: float, stop: float) -> list[float]:
-    """Coefficients, the highest power first, of a polynomial of degree 7 between the two."""
+    """Fit a polynomial of degree 7 between the two; its highest coefficient comes first."""
     series = Chebyshev.interpolate(function, 7, domain=[start, stop])
     found: list[float] = series.convert(kind=Polynomial).coef[::-1].tolist()
     return found
@@ -55,11 +55,11 @@ def draw_keys(keys: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Two independent vectors (size,) of standard normals, float32, of magnitude up to 5.9.
+    """Make two independent vectors (size,) of standard normals, float32, of magnitude up to 5.9.
 
     Args:
-        key: (KEYS,) int32.
-        size: at most 2³¹; the counter runs from 0.
+        key: (KEYS,) int32, random words.
+        size: number of normals in each, at most 2³¹; the counter runs from 0.
 
     Example:
         >>> key = torch.tensor([1, 2, 3], dtype=torch.int32)
@@ -77,7 +77,7 @@ def normals(key: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _minus_twice_log(x: Tensor) -> Tensor:
-    """−2 log x of float32 between 1e-38 and 1, to 5e-7 of itself; never negative."""
+    """Compute −2 log x of float32 between 1e-38 and 1, to 5e-7 of itself; never negative."""
     bits = x.view(torch.int32)
     exponent = (bits - _HALF_ROOT) >> 23
     over = (bits - (exponent << 23)).view(torch.float32) - 1
@@ -85,16 +85,16 @@ def _minus_twice_log(x: Tensor) -> Tensor:
 
 
 def _on_circle(turn: Tensor) -> tuple[Tensor, Tensor]:
-    """cos πt and sin πt for −1 ≤ t ≤ 1, to 1e-6.
+    """Compute cos πt and sin πt for −1 ≤ t ≤ 1, to 1e-6.
 
-    Library functions take any angle, and most of their time to bring it into such a range.
+    Library functions take any angle, and spend most of their time on reducing it to such a range.
     """
     square = turn * turn
     return _polynomial(_COSINE, square), turn * _polynomial(_SINE, square)
 
 
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
-    """Horner's scheme; the highest power first."""
+    """Evaluate a polynomial by Horner's scheme; the highest power comes first."""
     result = x * coefficients[0] + coefficients[1]
     for coefficient in coefficients[2:]:
         result = result * x + coefficient
@@ -102,12 +102,12 @@ def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
 
 
 def mixed(words: Tensor) -> Tensor:
-    """Each int32 mixed by triple32, modulo 2³²."""
+    """Mix each int32 by triple32, modulo 2³²."""
     for shift, multiplier in zip(_SHIFTS, _MULTIPLIERS, strict=False):
         words = (words ^ _upper(words, shift)) * multiplier
     return words ^ _upper(words, _SHIFTS[-1])
 
 
 def _upper(words: Tensor, shift: int) -> Tensor:
-    """Shifted right as unsigned numbers; torch's own shift copies the sign."""
+    """Shift right as unsigned numbers; torch's own shift copies the sign."""
     return (words >> shift) & ((1 << (32 - shift)) - 1)
