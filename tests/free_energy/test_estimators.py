@@ -35,7 +35,7 @@ DATA = X, torch.zeros(N)
 
 @pytest.fixture(scope="module")
 def good() -> fe.FreeEnergyEstimate:
-    return fe.estimate_free_energy(ZERO, DATA, **FAST, seed=3)
+    return fe.estimate_free_energy(ZERO, DATA, **FAST, num_chains=8, num_samples=250, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_half_the_step_exposes_a_step_that_is_too_large() -> None:
     options = {
         **FAST,
         "kernel": fe.SGLD,
-        "num_chains": 8,
-        "num_samples": 300,
+        "num_chains": 32,
+        "num_samples": 75,
         "thinning": 4,
         "warmup_steps": 400,
         "check_half_step": True,

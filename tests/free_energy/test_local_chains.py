@@ -67,11 +67,12 @@ def test_a_loader_gives_the_answer_of_tensors() -> None:
     y = torch.zeros(100)
     network = fe.FlatNetwork(nn.Linear(3, 1, bias=False)).with_state({"weight": torch.zeros(1, 3)})
     options = {**SHORT, "num_samples": 250, "thinning": 4, "warmup_steps": 300}
+    aside = {"num_chains": 16, "num_samples": 63, "thinning": 10}
     loader = DataLoader(TensorDataset(x, y), batch_size=25, shuffle=True)
     torch.manual_seed(104)
     streamed = fe.estimate_free_energy(network, loader, likelihood="normal", **options)
     whole = fe.estimate_free_energy(
-        network, (x, y), likelihood="normal", batch_size=None, **{**options, "thinning": 10}
+        network, (x, y), likelihood="normal", batch_size=None, **{**options, **aside}
     )
     assert streamed.num_data == whole.num_data == 100
     assert streamed.draws.attrs["batch_size"] == 25

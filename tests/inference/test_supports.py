@@ -82,7 +82,7 @@ def test_the_log_density_of_a_mixture_has_its_jacobian() -> None:
 def test_draws_of_a_mixture() -> None:
     draws = fe.sample(
         fe.BAOAB(program(gammas), step_size=0.1, friction=1.0),
-        num_samples=2000, warmup_steps=100, thinning=5, progress_bar=False,
+        num_chains=20, num_samples=400, warmup_steps=100, thinning=5, progress_bar=False,
     )  # fmt: skip
     z = draws.posterior["z"].values.astype(np.float64)
     assert abs(z_score(float(z.mean()), 2.5, mcse_of_mean(z))) < 4

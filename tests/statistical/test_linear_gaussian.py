@@ -28,10 +28,18 @@ def network(anchor: NDArray[np.float64]) -> fe.FlatNetwork:
     return fe.FlatNetwork(nn.Linear(D, 1, bias=False)).with_state({"weight": weight})
 
 
-@pytest.mark.parametrize("which", [0, 2])  # at the minimum of the loss, and off it
+@pytest.mark.parametrize(
+    "which", [pytest.param(0, marks=pytest.mark.thorough), 2]
+)  # at the minimum of the loss, and off it
 def test_wbic(which: int) -> None:
     found = fe.estimate_free_energy(
-        network(ANCHORS[which]), DATA, localization=GAMMA, batch_size=None, num_chains=8, **QUIET
+        network(ANCHORS[which]),
+        DATA,
+        localization=GAMMA,
+        batch_size=None,
+        num_chains=32,
+        num_samples=125,
+        **QUIET,
     )
     beta = 1 / math.log(N)
     exact = linear_gaussian_posterior(X, Y, ANCHORS[which], gamma=GAMMA, beta=beta)
@@ -43,13 +51,15 @@ def test_wbic(which: int) -> None:
     assert abs(found.llc - exact.llc) < max(3 * found.llc_mcse, 0.02 * abs(exact.llc))
 
 
+@pytest.mark.thorough
 def test_wbic_from_minibatches() -> None:
     found = fe.estimate_free_energy(
         network(ANCHORS[0]),
         DATA,
         localization=GAMMA,
         batch_size=128,
-        num_chains=16,
+        num_chains=64,
+        num_samples=125,
         warmup_steps=2000,
         **QUIET,
     )
@@ -61,6 +71,7 @@ def test_wbic_from_minibatches() -> None:
     assert found.wbic_mcse < 2.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("which", [0, 3])
 def test_free_energy_by_thermodynamic_integration(which: int) -> None:
     found = fe.integrate_free_energy(
@@ -83,6 +94,8 @@ def test_eight_checkpoints_come_out_in_exactly_the_right_order() -> None:
         DATA,
         localization=GAMMA,
         batch_size=None,
+        num_chains=16,
+        num_samples=125,
         **QUIET,
     )
     assert list(table.index) == [f"number {k}" for k in range(8)]

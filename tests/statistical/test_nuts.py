@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pyro
+import pytest
 import torch
 from exact import mcse_of_mean
 from pyro.infer import MCMC, NUTS
@@ -15,6 +16,7 @@ import ppl_fe as fe
 from ppl_fe.networks.flat import FlatNetwork
 
 
+@pytest.mark.thorough
 def test_nuts_and_baoab_agree_on_a_small_network() -> None:
     torch.manual_seed(41)
     x = torch.randn(100, 2)
@@ -31,11 +33,11 @@ def test_nuts_and_baoab_agree_on_a_small_network() -> None:
         fe.BAOAB(model, step_size=0.005, friction=6.0),
         x,
         y,
-        num_samples=1500,
+        num_samples=300,
         warmup_steps=300,
         thinning=10,
-        num_chains=8,
-        initial_params={"w": network.anchor.expand(8, -1)},
+        num_chains=40,
+        initial_params={"w": network.anchor.expand(40, -1)},
         compile="traced",
         progress_bar=False,
     )
