@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from cases.scripts import run_script
 
 import ppl_fe as fe
 
@@ -37,11 +36,9 @@ def test_pulls_are_gradients_of_the_log_likelihood() -> None:
     torch.testing.assert_close(0.5 * (one + other), gradient[outside], rtol=1e-4, atol=1e-5)
 
 
-def test_a_row_for_every_task() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "pull.py"), "--quick", "--tasks", "cb"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *_, titles, row = done.stdout.splitlines()
+def test_a_row_for_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script(ROOT / "benchmarks" / "pull.py", "--quick", "--tasks", "cb") == 0
+    *_, titles, row = capsys.readouterr().out.splitlines()
     assert titles.split()[:2] == ["task", "n"]
     assert row.split()[:2] == ["cb", "72"]
     assert float(row.split()[2]) < float(row.split()[3])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,10 +44,9 @@ def test_rules_run_to_their_lines_once(tmp_path: Path) -> None:
     assert len(output.read_text().splitlines()) == len(records)
 
 
-def test_absent_data_skips(tmp_path: Path) -> None:
-    done = run("--data", str(tmp_path))
-    assert done.returncode == 0
-    assert done.stdout.startswith("skipped: no CIFAR-FS under")
+def test_absent_data_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script(ROOT / "benchmarks" / "vision.py", "--data", str(tmp_path)) == 0
+    assert capsys.readouterr().out.startswith("skipped: no CIFAR-FS under")
 
 
 def test_problem_keeps_the_body_and_renews_head_and_images() -> None:

@@ -40,7 +40,13 @@ FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 
 
 @pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
-@pytest.mark.parametrize("kernel", FAMILY)
+@pytest.mark.parametrize(
+    "kernel",
+    [  # the others' are in test_compile.py
+        *(fe.PSGLD, fe.SGHMC, fe.SGNHT),
+        *(pytest.param(kernel, marks=pytest.mark.thorough) for kernel in (fe.SGLD, fe.BAOAB)),
+    ],
+)
 def test_a_traced_step_is_an_eager_one(kernel: type[fe.Kernel]) -> None:
     traced, eager = (draws(kernel(minibatches), compile=mode) for mode in ("traced", "eager"))
     np.testing.assert_allclose(traced, eager, rtol=2e-3, atol=2e-3)

@@ -184,9 +184,9 @@ def test_full_data_gradients_have_no_minibatch_noise() -> None:
 
 
 def test_the_progress_bar_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    with_bar = draws(progress_bar=True, num_samples=1500)
+    with_bar = draws(progress_bar=True, num_samples=150)
     assert "step" in capsys.readouterr().err
-    assert same(with_bar, draws(num_samples=1500))
+    assert same(with_bar, draws(num_samples=150))
     assert capsys.readouterr().err == ""
 
 
