@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from .likelihoods import Likelihood, find_likelihood
+from .likelihoods import Likelihood, find_likelihood, observe
 from .localized import Inputs, checked_anchor
 from .priors import DEFAULT_PRIOR, PRIOR_EXAMPLE, require_positive
 
@@ -67,8 +66,8 @@ class BayesTunePosterior:
             batch, answers = (
                 (_subsample(inputs), _subsample(targets)) if whole else (inputs, targets)
             )
-            with poutine.scale(scale=(self.data_size or n) / n):
-                self.likelihood(self.network(vector, batch), answers)
+            output = self.network(vector, batch)
+            observe(self.likelihood, output, answers, (self.data_size or n) / n)
         return vector
 
     def draw_weights(self) -> Tensor:

@@ -7,10 +7,13 @@ are to be called inside a plate over the data: one batch dimension B, the datum.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.scale_messenger import ScaleMessenger
 from torch import Tensor
 
 Likelihood = Callable[[Tensor, Tensor], object]
@@ -52,6 +55,60 @@ def next_token(output: Tensor, targets: Tensor) -> Tensor:
     token = dist.Categorical(logits=logits).mask(counted).to_event(1)
     value: Tensor = pyro.sample("y", token, obs=torch.where(counted, following, 0))
     return value
+
+
+def observe(
+    likelihood: Likelihood, output: Tensor, targets: Tensor, tempering: float | Tensor = 1.0
+) -> None:
+    """Run a likelihood to a power, for posteriors, fine-tuning and losses alike.
+
+    What the likelihood weights or masks by itself, with `poutine.scale`, `poutine.mask` or
+    `obs_mask=`, is part of log p(y_i | x_i, w); the power is not, and a loss leaves it out. Targets
+    that `obs_mask=` declares missing are integrated out, which takes no term at all.
+
+    Args:
+        likelihood: (output, targets) -> observed site.
+        output: (B, ...) of the network.
+        targets: (B, ...).
+        tempering: β, or any other power of the posterior's, 1 by default.
+
+    Example:
+        >>> with pyro.plate("data", 2):
+        ...     observe(categorical, torch.zeros(2, 3), torch.tensor([0, 2]), 0.5)
+    """
+    with Tempering(tempering), _WithoutMissing():
+        likelihood(output, targets)
+
+
+class Tempering(ScaleMessenger):
+    """`poutine.scale` by a power of the posterior's own, which no loss contains.
+
+    A site within keeps, under "untempered" in its `infer`, the scale and the plates that it had
+    before.
+    """
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample":
+            msg["infer"]["untempered"] = msg["scale"], msg["cond_indep_stack"]
+        super()._process_message(msg)
+
+
+class _WithoutMissing(Messenger):
+    """Take what `pyro.sample(..., obs_mask=)` adds to its observed site out of the program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if name.endswith("_observed"):
+            self.observed.add(name.removesuffix("_observed"))
+        elif name.removesuffix("_unobserved") in self.observed and not msg["is_observed"]:
+            msg["value"] = torch.zeros(msg["fn"].shape())
+            msg["done"] = msg["stop"] = True
+        elif name in self.observed and msg["infer"].get("_deterministic"):
+            msg["stop"] = True
 
 
 LIKELIHOODS: dict[str, Likelihood] = {

@@ -16,10 +16,9 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
-from .likelihoods import Likelihood, find_likelihood
+from .likelihoods import Likelihood, find_likelihood, observe
 from .priors import gaussian, require_positive
 
 Inputs = Tensor | Mapping[str, Tensor]
@@ -60,8 +59,7 @@ class LocalPosterior:
             batch = _subsample(inputs) if whole else inputs
             answers = _subsample_tensor(targets) if whole else targets
             tempering = beta if inverse_temperature is None else inverse_temperature
-            with poutine.scale(scale=tempering):
-                self.likelihood(self.network(w, batch), answers)
+            observe(self.likelihood, self.network(w, batch), answers, tempering)
         return w
 
     def resolved_inverse_temperature(self, num_data: int) -> float:

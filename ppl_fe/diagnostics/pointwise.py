@@ -29,8 +29,9 @@ def add_log_likelihood(
     """Add a group `log_likelihood` to draws, as `az.loo` and `az.compare` need it.
 
     One value log p(y_i | θ_s) a chain, draw and datum, on all the data: plates that subsample are
-    gone through whole. `poutine.scale` is left out, and a masked datum has the value 0, so that
-    the group's sum over a draw is the program's plain log-likelihood.
+    gone through whole. A weight that the program gives by `poutine.scale` is part of it, and a
+    masked datum has the value 0, so that the group's sum over a draw is the program's
+    log-likelihood. The power β of a tempered posterior is left out.
 
     Args:
         draws: of `fe.sample`; thin long runs first, `draws.isel(draw=slice(None, None, 10))`, as

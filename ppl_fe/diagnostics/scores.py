@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -177,6 +178,7 @@ def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
     if "posterior" not in draws.children:
         raise ValueError("draws hold no group 'posterior'; give what fe.sample returns")
     posterior = draws["posterior"].to_dataset()
+    refuse_other_sites(density, draws)
     parts = []
     for site in density.sites:
         if site.name not in posterior:
@@ -204,6 +206,21 @@ def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
     if not density.is_static:
         _check_round_trip(density, positions, posterior)
     return positions
+
+
+def refuse_other_sites(density: Density, draws: xr.DataTree) -> None:
+    """Refuse draws of a program that has sites which this one has not.
+
+    Raises:
+        ValueError: names them.
+    """
+    own = {site.name for site in density.sites}
+    drawn = set(json.loads(draws.attrs["sites"])) if "sites" in draws.attrs else own
+    if drawn - own:
+        raise ValueError(
+            f"draws are of another program: they have the sites {sorted(drawn - own)}, which the "
+            f"model has not, it has {sorted(own)}; give the model that the draws are of"
+        )
 
 
 def _check_round_trip(density: Density, positions: Tensor, posterior: xr.Dataset) -> None:

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.inference.program.trace import run_program
-from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood
+from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood, observe
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.functional_copy import logits_of
 
@@ -52,13 +52,23 @@ class Objective:
         """Compute the batch's loss, a scalar in nats a datum, and the module's output.
 
         Raises:
-            ValueError: a label that the output has no class for.
+            ValueError: a label that the output has no class for; a log-density of any shape but
+                (B,).
         """
         inputs, targets = pytree.tree_map(lambda tensor: tensor.to(self.device), batch)
         output = self._output(module, inputs)
         if self.likelihood is categorical:
             check_labels(targets, output.shape[-1])
-        run = run_program(lambda: self.likelihood(output, targets), {}, {})
+        run = run_program(lambda: observe(self.likelihood, output, targets), {}, {})
+        for name, site in run.pointwise.items():
+            if site.log_prob.shape != (len(targets),):
+                raise ValueError(
+                    f"the likelihood's site {name!r} has a log-density of shape "
+                    f"{tuple(site.log_prob.shape)}, from an output of shape "
+                    f"{tuple(output.shape)} and targets of shape {tuple(targets.shape)}, where one "
+                    f"number a datum is wanted, ({len(targets)},): take the last axis off a column "
+                    "as in targets[:, 0], or make it part of an event with .to_event(1)"
+                )
         return -run.log_likelihood / len(targets), output
 
     def _output(self, module: nn.Module, inputs: Any) -> Tensor:

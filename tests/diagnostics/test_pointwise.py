@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 import ppl_fe as fe
+from ppl_fe.diagnostics import stein_check
 
 Y = torch.linspace(-1.0, 2.0, 11)
 GROUPS = torch.arange(12).reshape(4, 3) / 5.0
@@ -59,7 +60,8 @@ def test_every_datum_has_its_log_density_at_every_draw(size: int | None) -> None
     found = fe.add_log_likelihood(draws, regression, (Y, size))
     terms = found.log_likelihood["y"]
     assert terms.dims == ("chain", "draw", "y_dim_0")
-    np.testing.assert_allclose(terms.values, normal(draws, Y, "scale"), rtol=2e-5, atol=2e-5)
+    wanted = 0.5 * normal(draws, Y, "scale")  # with the weight that the program gives the data
+    np.testing.assert_allclose(terms.values, wanted, rtol=2e-5, atol=2e-5)
     assert "log_likelihood" not in draws.children
     xr.testing.assert_identical(found.posterior.to_dataset(), draws.posterior.to_dataset())
 
@@ -109,3 +111,17 @@ def test_other_data_are_refused() -> None:
         fe.add_log_likelihood(draws, regression, (Y, 4, 5))
     with pytest.raises(ValueError, match="holds 1 NaN"):
         fe.add_log_likelihood(draws, regression, torch.tensor([1.0, float("nan")]))
+
+
+def test_draws_with_a_site_that_the_program_has_not_are_refused() -> None:
+    def robust(y: Tensor, size: int | None) -> None:
+        freedom = pyro.sample("freedom", dist.Gamma(2.0, 0.1))
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.StudentT(freedom, mean, scale), obs=y)
+
+    draws = run(robust, Y, None)
+    for function in (fe.add_log_likelihood, stein_check):
+        with pytest.raises(ValueError, match=r"another program: they have the sites \['freedom'\]"):
+            function(draws, regression, (Y, None))

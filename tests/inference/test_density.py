@@ -343,8 +343,8 @@ def test_scales_factors_and_masks() -> None:
     m = torch.tensor(0.6)
     poisson = 2 * m - m.exp() - math.log(2.0)
     masked = normal_log_density(SEVEN[kept], m).sum()
-    # The likelihood knows neither the tempering nor the factor.
-    torch.testing.assert_close(terms.log_likelihood, masked + poisson)
+    # The weight of the data is the likelihood's; the prior's, and the factor, are not.
+    torch.testing.assert_close(terms.log_likelihood, 0.25 * masked + poisson)
     expected = 0.5 * normal_log_density(m) - 3 * m**2 + 0.25 * masked + poisson
     torch.testing.assert_close(terms.log_density, expected)
 
@@ -396,7 +396,7 @@ def test_keyword_arguments_that_differ_from_chain_to_chain(vectorized: bool) -> 
     )
     likelihood = normal_log_density(SEVEN, 0.4).sum()
     prior = normal_log_density(torch.tensor([0.4, 0.4]), own["center"])
-    torch.testing.assert_close(terms.log_likelihood, likelihood.expand(2))
+    torch.testing.assert_close(terms.log_likelihood, own["beta"] * likelihood)
     torch.testing.assert_close(terms.log_density, prior + own["beta"] * likelihood)
 
 

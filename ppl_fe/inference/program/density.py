@@ -56,8 +56,9 @@ class Terms(NamedTuple):
     """The two sums that one evaluation of a program gives.
 
     log_density: log p(constrained values, data) + log |Jacobian|, with the plates' N/B scale.
-    log_likelihood: the observed sites' part with the plates' scale but without any other
-        `poutine.scale`, so that a tempered program still reports its plain likelihood.
+    log_likelihood: the observed sites' part, on all the data by the plates' scale, and weighted by
+        the program's own `poutine.scale`. The power of a tempered posterior (`models.Tempering`) is
+        left out, so that such a program still reports its plain likelihood.
     """
 
     log_density: Tensor

@@ -6,6 +6,7 @@ the statement to write in its place.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -157,9 +158,17 @@ def refuse_broadcast(name: str, site: Any) -> None:
         ValueError: the shapes, and what to do.
     """
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-    if not frames:
-        return
     shape = tuple(site["log_prob"].shape)
+    if not frames:
+        value, law = site["value"], site["fn"]
+        given = tuple(value.shape[: value.dim() - law.event_dim])
+        if prod(shape) > max(prod(given), prod(law.batch_shape)):
+            raise ValueError(
+                f"observed site {name!r} has log-densities of shape {shape}, more than its values, "
+                f"{given}, and than its distribution, {tuple(law.batch_shape)}: they broadcast "
+                "against each other. Give a column (N, 1) as (N,), by .squeeze(-1)"
+            )
+        return
     depth = max(len(shape), *(-dim for dim in frames))
     padded = (1,) * (depth - len(shape)) + shape
     wanted = tuple(

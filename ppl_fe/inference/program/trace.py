@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import isclose, prod
 from typing import Any, NamedTuple
 
 import pyro
@@ -55,7 +55,8 @@ class Subsample(NamedTuple):
 class Pointwise(NamedTuple):
     """An observed site's log-densities, and the axes (counted from the end) of subsampled plates.
 
-    log_prob: one a datum of the minibatch, in the shape of the site's plates; 0 where masked.
+    log_prob: one a datum of the minibatch, in the shape of the site's plates; times the program's
+        own `poutine.scale`, and 0 where masked.
     axes: plate -> the axis of `log_prob` along which its minibatch lies.
     """
 
@@ -205,12 +206,24 @@ def _is_computed(site: Any) -> bool:
 
 
 def _pointwise(site: Any) -> Pointwise:
-    """Take a likelihood site's terms, without any `poutine.scale`."""
+    """Take a likelihood site's terms, weighted by its own scale: neither plates' nor tempering."""
     log_prob: Tensor = site["unscaled_log_prob"]
     mask = site["mask"]
     if mask is not None and mask is not True:
         log_prob = torch.where(torch.as_tensor(mask), log_prob, 0.0)
+    weight = _own_scale(site)
+    if weight is not None:
+        log_prob = log_prob * weight
     return Pointwise(log_prob, {frame.name: frame.dim for frame in _minibatch_plates(site)})
+
+
+def _own_scale(site: Any) -> Tensor | float | None:
+    """Find the `poutine.scale` that the program gave a site; None where it gave none."""
+    scale, frames = site["infer"].get("untempered", (site["scale"], site["cond_indep_stack"]))
+    plates = prod((f.full_size / f.size for f in frames if f.full_size), start=1.0)
+    if isinstance(scale, Tensor):
+        return scale / plates
+    return None if isclose(scale, plates) else float(scale / plates)
 
 
 def _on_all_data(site: Any, log_prob: Tensor) -> Tensor:
@@ -248,11 +261,14 @@ class _Substitute(Messenger):
         self.otherwise, self.gradient = otherwise, gradient
         self.log_jacobian: Tensor | float = 0.0
         self.latent: dict[str, Any] = {}
+        self.observed: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
         if isinstance(msg["fn"], _Subsample):
             self._choose_rows(msg)
-        elif not msg["is_observed"] and msg["value"] is None and msg["name"] not in self.latent:
+        elif msg["is_observed"]:
+            self.observed.add(msg["name"])
+        elif msg["value"] is None and msg["name"] not in self.latent:
             self._set_value(msg)
 
     def _choose_rows(self, msg: Any) -> None:
@@ -282,6 +298,10 @@ class _Substitute(Messenger):
         if not is_real(fn):  # a sum over D zeros costs as much as one that is needed
             jacobian = transform.log_abs_det_jacobian(unconstrained, value)
             self.log_jacobian = self.log_jacobian + jacobian.sum()
+        # Of `obs_mask=`: its mask would leave what stands where data were observed without any
+        # density. With it, these values have that of the missing ones, and change nothing else.
+        if name.removesuffix("_unobserved") + "_observed" in self.observed:
+            msg["mask"] = None
         self.latent[name] = (tuple(unconstrained.shape), msg)
         msg["value"], msg["done"] = value, True
 
