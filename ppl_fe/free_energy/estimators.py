@@ -17,6 +17,7 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
@@ -35,9 +36,9 @@ def estimate_free_energy(
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
-    num_samples: int = ChainOptions.num_samples,
-    warmup_steps: int = ChainOptions.warmup_steps,
-    thinning: int = ChainOptions.thinning,
+    num_samples: int = ChainOptions.length.num_samples,
+    warmup_steps: int = ChainOptions.length.warmup_steps,
+    thinning: int = ChainOptions.length.thinning,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -114,9 +115,7 @@ def estimate_free_energy(
         step_size=step_size,
         tolerance=tolerance,
         num_chains=num_chains,
-        num_samples=num_samples,
-        warmup_steps=warmup_steps,
-        thinning=thinning,
+        length=RunLength(num_samples, warmup_steps, thinning),
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,

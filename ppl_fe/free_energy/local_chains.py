@@ -26,6 +26,8 @@ from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork
 
+USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
+
 
 @dataclass(frozen=True)
 class ChainOptions:
@@ -40,9 +42,7 @@ class ChainOptions:
         step_size: ε, or "auto".
         tolerance: the largest predicted excess temperature of the stiffest direction.
         num_chains: chains about each anchor, of each rung if there is a ladder.
-        num_samples: S, kept draws a chain.
-        warmup_steps: steps before the first draw.
-        thinning: steps a kept draw.
+        length: S kept draws a chain, the steps before the first, and the steps of each.
         chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
     """
 
@@ -54,9 +54,7 @@ class ChainOptions:
     step_size: float | Literal["auto"] = "auto"
     tolerance: float = 0.02
     num_chains: int = 4
-    num_samples: int = 500
-    warmup_steps: int = 1000
-    thinning: int = 10
+    length: RunLength = USUAL_LENGTH
     chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized"
     seed: int = 0
     save_to: str | Path | None = None
@@ -66,7 +64,7 @@ class ChainOptions:
     def plan(self, num_chains: int) -> RunPlan:
         """How `num_chains` chains, of all anchors and rungs together, are run."""
         return RunPlan(
-            RunLength(self.num_samples, self.warmup_steps, self.thinning),
+            self.length,
             num_chains=num_chains,
             seed=self.seed,
             chain_method=self.chain_method,

@@ -21,7 +21,7 @@ from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run_plan import check_chains
+from ppl_fe.inference.run_plan import RunLength, check_chains
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.checkpoints import read_checkpoint
@@ -60,9 +60,9 @@ def rank_checkpoints(
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
-    num_samples: int = ChainOptions.num_samples,
-    warmup_steps: int = ChainOptions.warmup_steps,
-    thinning: int = ChainOptions.thinning,
+    num_samples: int = ChainOptions.length.num_samples,
+    warmup_steps: int = ChainOptions.length.warmup_steps,
+    thinning: int = ChainOptions.length.thinning,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -138,9 +138,7 @@ def rank_checkpoints(
         step_size=step_size,
         tolerance=tolerance,
         num_chains=num_chains,
-        num_samples=num_samples,
-        warmup_steps=warmup_steps,
-        thinning=thinning,
+        length=RunLength(num_samples, warmup_steps, thinning),
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,

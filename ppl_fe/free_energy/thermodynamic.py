@@ -21,6 +21,7 @@ from ppl_fe.free_energy.estimators import loss_summary
 from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.record.netcdf import write_netcdf
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
@@ -94,7 +95,7 @@ def integrate_free_energy(
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = 2,
     num_samples: int = 4000,
-    warmup_steps: int = ChainOptions.warmup_steps,
+    warmup_steps: int = ChainOptions.length.warmup_steps,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -158,9 +159,7 @@ def integrate_free_energy(
         tolerance=tolerance,
         batch_size=None,
         num_chains=num_chains,
-        num_samples=num_samples,
-        warmup_steps=warmup_steps,
-        thinning=1,
+        length=RunLength(num_samples, warmup_steps),
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,

@@ -19,6 +19,7 @@ from ppl_fe.free_energy.local_chains import (
     held_out_loss,
     sample_local_posteriors,
 )
+from ppl_fe.inference.run_plan import RunLength
 
 N = 60
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(101))
@@ -111,7 +112,7 @@ def test_each_chain_of_a_ladder_has_its_own_temperature() -> None:
         network,
         torch.stack([network.anchor, network.anchor + 1]),
         (X, LABELS),
-        ChainOptions(num_chains=2, **SHORT),
+        ChainOptions(num_chains=2, length=RunLength(20, 20), compile="traced", progress_bar=False),
         ladder=torch.tensor([0.1, 0.2, 0.4]),
     )
     assert chains.num_groups == 6

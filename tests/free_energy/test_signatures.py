@@ -17,6 +17,7 @@ from ppl_fe.free_energy.local_chains import ChainOptions
 
 DATA = torch.zeros(10, 2), torch.zeros(10)
 OPTIONS = {field.name: field.default for field in fields(ChainOptions)}
+OPTIONS |= vars(OPTIONS.pop("length"))
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -49,10 +50,10 @@ def test_every_argument_has_an_entry_of_its_own(function: Callable[..., Any]) ->
 
 
 def test_a_misspelt_option_is_refused_at_once() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(TypeError, match=r"^estimate_free_energy\(\) .*did you mean num_samples\?"):
         fe.estimate_free_energy(fe.FlatNetwork(nn.Linear(2, 1)), DATA, num_sample=3)  # type: ignore[call-arg]
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_a_misspelt_option_is_refused_before_any_file_is_read() -> None:

@@ -18,6 +18,7 @@ import ppl_fe as fe
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import Configuration, digits_network, pretrain
 from ppl_fe.free_energy.local_chains import ChainOptions, sample_local_posteriors
+from ppl_fe.inference.run_plan import RunLength
 
 N, B, T = 60, 6, 2.0
 SD = torch.tensor([1.0, 1.2, 1.5])
@@ -222,9 +223,7 @@ def test_demonstration_networks(kernel: type[fe.Kernel], tolerance: float) -> No
             kernel=kernel,
             tolerance=tolerance,
             num_chains=8,
-            num_samples=150,
-            warmup_steps=1000,
-            thinning=10,
+            length=RunLength(num_samples=150, warmup_steps=1000, thinning=10),
             compile="traced",
             progress_bar=False,
         ),
