@@ -185,8 +185,10 @@ def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
     for parent in ast.walk(tree):
         for node in ast.iter_child_nodes(parent):
             if isinstance(node, ast.FunctionDef):
-                constructs = isinstance(parent, ast.ClassDef) and node.name == "__init__"
-                yield parent.name if constructs else node.name, node
+                if isinstance(parent, ast.ClassDef) and node.name == "__init__":
+                    yield parent.name, node
+                else:
+                    yield node.name, node
 
 
 def test_inner_functions_take_few_arguments() -> None:

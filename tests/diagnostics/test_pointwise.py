@@ -38,7 +38,7 @@ def crossed(y: Tensor, rows: int | None = None, columns: int | None = None) -> N
 
 
 def run(program: object, *args: object) -> xr.DataTree:
-    kernel = fe.BAOAB(program, step_size=1e-3, friction=1.0)  # type: ignore[arg-type]
+    kernel = fe.BAOAB(program, step_size=1e-3, friction=1.0)
     settings = {"warmup_steps": 5, "compile": "eager", "progress_bar": False}
     return fe.sample(kernel, *args, num_samples=7, num_chains=2, **settings)  # type: ignore[arg-type]
 

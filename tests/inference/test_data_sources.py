@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -132,7 +132,7 @@ def test_the_local_posterior_takes_a_loader() -> None:
 
 
 @pytest.mark.parametrize("step_size", [pytest.param(0.02, marks=pytest.mark.thorough), "auto"])
-def test_inside_pyro_s_mcmc(step_size: float | str) -> None:
+def test_inside_pyro_s_mcmc(step_size: float | Literal["auto"]) -> None:
     pyro.set_rng_seed(2)
     kernel = fe.BAOAB(on_tensors, step_size=step_size)
     mcmc = MCMC(kernel, num_samples=2000, warmup_steps=500, disable_progbar=True)

@@ -273,7 +273,8 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 @cache
 def uninterrupted() -> xr.DataTree:
-    return run(None)
+    whole: xr.DataTree = run(None)
+    return whole
 
 
 def assert_goes_on(path: Path) -> None:

@@ -76,9 +76,9 @@ def test_a_sampler_that_only_names_its_dynamics_takes_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fe.SGLD(model, friction=1.0), r"SGLD\(\) has no argument 'friction'"),  # type: ignore[call-arg]
-        (lambda: fe.BAOAB(model, frction=1.0), r"BAOAB\(\) .*; did you mean friction\?"),  # type: ignore[call-arg]
-        (lambda: fe.Kernel(model, stepsize=1.0), r"Kernel\(\) .*; did you mean step_size\?"),  # type: ignore[call-arg]
+        (lambda: fe.SGLD(model, friction=1.0), r"SGLD\(\) has no argument 'friction'"),
+        (lambda: fe.BAOAB(model, frction=1.0), r"BAOAB\(\) .*; did you mean friction\?"),
+        (lambda: fe.Kernel(model, stepsize=1.0), r"Kernel\(\) .*; did you mean step_size\?"),
         (lambda: fe.schedules.Cyclical(0.1, 9, cycles=2), r"Cyclical\(\) has no argument 'cycles'"),  # type: ignore[call-arg]
     ],
 )

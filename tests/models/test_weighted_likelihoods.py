@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -158,7 +158,7 @@ def test_log_likelihoods_of_single_data_carry_weights(likelihood: Callable[..., 
 
 
 @pytest.mark.parametrize("rule", ["gradient_squared", "collapsed"])
-def test_stage_one_hears_weights(rule: str) -> None:
+def test_stage_one_hears_weights(rule: Literal["gradient_squared", "collapsed"]) -> None:
     torch.manual_seed(1)
     network = fe.FlatNetwork(nn.Linear(4, 3))
     options: dict[str, Any] = {"sparsity": 0.2, "progress_bar": False, "seed": 3}

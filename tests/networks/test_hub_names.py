@@ -20,9 +20,10 @@ class Language(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        body = nn.ModuleDict({"wte": nn.Embedding(7, 3), "h": nn.Sequential(nn.Linear(3, 3))})
-        self.transformer, self.lm_head = body, nn.Linear(3, 7, bias=False)
-        self.lm_head.weight = self.transformer["wte"].weight
+        words = nn.Embedding(7, 3)
+        self.transformer = nn.ModuleDict({"wte": words, "h": nn.Sequential(nn.Linear(3, 3))})
+        self.lm_head = nn.Linear(3, 7, bias=False)
+        self.lm_head.weight = words.weight
 
 
 def state() -> dict[str, Tensor]:
