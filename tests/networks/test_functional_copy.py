@@ -32,26 +32,32 @@ def _old_hooks_allowed() -> Iterator[None]:
         yield
 
 
-def linear() -> nn.Module:
+def linear() -> nn.Sequential:
     torch.manual_seed(1)
     return nn.Sequential(nn.Flatten(), nn.Linear(15, 2))
 
 
 def old_weight_norm() -> nn.Module:
     module = linear()
-    torch.nn.utils.weight_norm(module[1])  # type: ignore[index]
+    torch.nn.utils.weight_norm(module[1])
     return module
 
 
 def old_spectral_norm() -> nn.Module:
     module = linear()
-    torch.nn.utils.spectral_norm(module[1])  # type: ignore[index]
+    torch.nn.utils.spectral_norm(module[1])
     return module.eval()
 
 
 def compiled_inside() -> nn.Module:
     module = linear()
-    return nn.Sequential(module[0], torch.compile(module[1]))  # type: ignore[index]
+    return nn.Sequential(module[0], compiled(module[1]))
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    wrapped: Any = torch.compile(module)
+    assert isinstance(wrapped, nn.Module)
+    return wrapped
 
 
 def compiled_in_place() -> nn.Module:
@@ -63,7 +69,7 @@ def compiled_in_place() -> nn.Module:
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "old weight_norm": old_weight_norm,
     "old spectral_norm": old_spectral_norm,
-    "compiled": lambda: torch.compile(linear()),  # type: ignore[return-value]
+    "compiled": lambda: compiled(linear()),
     "compiled inside": compiled_inside,
     "compiled in place": compiled_in_place,
 }
@@ -86,7 +92,7 @@ def test_such_a_module_is_the_function_it_was(kind: str) -> None:
 
 
 class Recurrent(nn.Module):
-    def __init__(self, layer: type[nn.RNNBase]) -> None:
+    def __init__(self, layer: Callable[..., nn.Module]) -> None:
         super().__init__()
         torch.manual_seed(2)
         self.body, self.head = layer(3, 4, batch_first=True), nn.Linear(4, 2)
@@ -97,7 +103,7 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
-def test_recurrent_layers_are_batched_and_ranked(layer: type[nn.RNNBase]) -> None:
+def test_recurrent_layers_are_batched_and_ranked(layer: Callable[..., nn.Module]) -> None:
     module = Recurrent(layer)
     network = fe.FlatNetwork(module)
     vectors = torch.stack([network.anchor, 0.5 * network.anchor])
