@@ -285,9 +285,6 @@ def test_every_public_name_is_documented() -> None:
         assert isinstance(value, str) or value.__doc__, public
 
 
-def test_public_names_are_imported_when_they_are_first_used() -> None:
-    code = (
-        "import sys, ppl_fe as fe; assert 'torch' not in sys.modules; "
-        "assert fe.plots.plot_ranks and fe.models.gaussian and 'torch' in sys.modules"
-    )
+def test_public_modules_are_found_by_attribute() -> None:
+    code = "import ppl_fe as fe; assert fe.plots.plot_ranks and fe.models.gaussian and fe.schedules"
     subprocess.run([sys.executable, "-c", code], check=True)
