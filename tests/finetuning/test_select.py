@@ -427,8 +427,8 @@ def test_another_prior_goes_through_the_engine() -> None:
     data = (torch.zeros(1, 1), torch.cat([torch.ones(2), OBSERVED])[None])
     found = select(
         FlatNetwork(Two()), data, likelihood=observed_weights, head="head", rule="bayestune",
-        prior=partial(student_t, scale=0.1), warmup_steps=500, num_samples=1000, thinning=5,
-        num_chains=4, sparsity=0.2,
+        prior=partial(student_t, scale=0.1), warmup_steps=500, num_samples=250, thinning=5,
+        num_chains=16, sparsity=0.2,
     )  # fmt: skip
     assert found.notes == ("scores are posterior means of |w - anchor|",)
     assert repr(found).startswith("Selection(prior='student_t' by BAOAB, 1 of 5 parameters, 20 %)")
