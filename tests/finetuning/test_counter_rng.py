@@ -117,6 +117,7 @@ def test_radii_are_those_of_even_numbers() -> None:
     torch.testing.assert_close(found.double(), exact, rtol=5e-7, atol=0.0)
 
 
+@pytest.mark.thorough
 def test_compiled_they_are_the_same() -> None:
     key = keys()[0]
 

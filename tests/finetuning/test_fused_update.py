@@ -19,7 +19,7 @@ SIZE, WIDTH, DATA_SIZE, STEP_SIZE = 50, 32, 300.0, 1e-4
 @pytest.mark.parametrize(
     ("dtype", "mode"),
     [
-        (torch.float32, "compiled"),
+        pytest.param(torch.float32, "compiled", marks=pytest.mark.thorough),
         (torch.float32, "traced"),
         (torch.bfloat16, "traced"),
         (torch.float64, "traced"),

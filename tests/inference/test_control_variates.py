@@ -175,7 +175,7 @@ def regress(gradient: Gradient) -> Run:
         INPUTS,
         OUTPUTS,
         num_samples=num_samples,
-        warmup_steps=1250,
+        warmup_steps=1500,
         thinning=thinning,
         num_chains=num_chains,
         compile="traced",

@@ -121,6 +121,7 @@ def test_a_mask_becomes_the_places_it_chooses_unless_an_input_changes_it() -> No
     assert masks(lambda x, w: [x[x > 0].sum()]) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_program_with_a_correlation_compiles() -> None:
     def model() -> None:
