@@ -18,6 +18,10 @@ INDEPENDENT: Any = constraints.independent  # untyped
 OF_MIXTURES: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
 
 
+# Densities on a circle whose support torch and Pyro call the real line.
+ANGLES = {"VonMises", "SineBivariateVonMises", "SineSkewed"}
+
+
 class RefusedSiteError(ValueError):
     """A site that cannot be sampled, whatever the data; the message has what to write instead."""
 
@@ -47,6 +51,13 @@ def transform_of(name: str, fn: Any) -> Any:
             f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
             "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
         )
+    if ANGLES & {kind.__name__ for kind in type(_base_of(fn)).__mro__}:
+        raise RefusedSiteError(
+            f"latent site {name!r} ({type(_base_of(fn)).__name__}) is an angle: its density has "
+            "period 2π, and chains would wander over the periods. Sample a direction, two sites "
+            "x and y of Normal(0, 1), take torch.atan2(y, x) by pyro.deterministic, and give it "
+            "the density by pyro.factor"
+        )
     if type(fn).__name__ == "Delta":
         raise RefusedSiteError(
             f"latent site {name!r} is a point mass (Delta), nothing to sample; write "
@@ -71,13 +82,50 @@ def is_real(fn: Any) -> bool:
 
 def tensor_held(fn: Any, otherwise: torch.dtype) -> Tensor:
     """Find a tensor of floats in the distribution, or make one of the other dtype."""
-    base = fn
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    for value in vars(base).values():
+    for value in vars(_base_of(fn)).values():
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
     return torch.empty((), dtype=otherwise)
+
+
+def _base_of(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
+
+
+def refuse_name(name: str) -> None:
+    """Refuse the name of a site that draws cannot be kept under.
+
+    Raises:
+        ValueError: it holds a slash, which names a folder in an `xarray.DataTree` and on disk.
+
+    Example:
+        >>> refuse_name("regression.mean")
+    """
+    if "/" in name:
+        raise RefusedSiteError(
+            f"site name {name!r} holds a slash, under which no draws can be kept: "
+            "pyro.contrib.autoname.scope makes such names; write the prefix into the name, "
+            f"{name.replace('/', '.')!r}"
+        )
+
+
+def refuse_loop(name: str, site: Any) -> None:
+    """Refuse an observed site in a `for` loop over a plate that subsamples.
+
+    Index sets are drawn with replacement, so that one name would come twice.
+
+    Raises:
+        ValueError: the plate, and what to write.
+    """
+    for frame in site["cond_indep_stack"]:
+        if not frame.vectorized and frame.size < (frame.full_size or 0):
+            raise ValueError(
+                f"observed site {name!r} is in a loop over the plate {frame.name!r}, which "
+                f"subsamples: write `with pyro.plate({frame.name!r}, ..., subsample_size="
+                f"{frame.size}) as rows:` and one site for all of its rows"
+            )
 
 
 def _of_components(name: str, support: Any) -> Any:

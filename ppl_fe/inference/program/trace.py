@@ -26,6 +26,8 @@ from ppl_fe.inference.program.site_checks import (
     is_real,
     largest_plate,
     refuse_broadcast,
+    refuse_loop,
+    refuse_name,
     tensor_held,
     transform_of,
 )
@@ -159,6 +161,7 @@ def trial_run(
         )
     sites, static, transforms = [], True, {}
     for name, (shape, msg) in handler.latent.items():
+        refuse_name(name)
         frames = _minibatch_plates(msg)
         if frames:
             raise ValueError(
@@ -177,9 +180,11 @@ def trial_run(
             if subset is not None and subset < size:
                 subsamples.append(Subsample(name, size, subset))
         elif _is_likelihood(node):
+            refuse_loop(name, node)
             refuse_broadcast(name, node)
             num_data = max(num_data, largest_plate(node))
         elif name not in handler.latent and _is_computed(node) and not _minibatch_plates(node):
+            refuse_name(name)
             shape = tuple(node["value"].shape)
             computed.append(Site(name, shape, shape))
     first = next(iter(handler.latent.values()))[1]["value"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.step.compile import refuse_leaving_torch
 
+WRITES_IN_PLACE = "would mutate a captured Tensor"
 DATA_DEPENDENT = ("data-dependent control flow", ".item()")
 
 
@@ -25,7 +26,8 @@ def batchable(density: Density, position: Tensor) -> Density:
         position: (C, D), where to try it.
 
     Raises:
-        ValueError: the program goes through NumPy or Python numbers.
+        ValueError: the program goes through NumPy or Python numbers, or writes to tensors that it
+            did not make.
     """
     indices = tuple(
         torch.zeros(len(position), plate.subsample_size, dtype=torch.long, device=density.device)
@@ -44,6 +46,12 @@ def batchable(density: Density, position: Tensor) -> Density:
     except RuntimeError as error:
         refuse_leaving_torch(error)
         reason = str(error).splitlines()[0]
+        if WRITES_IN_PLACE in reason:
+            raise ValueError(
+                "the program writes in place to a tensor that it did not make, as BatchNorm in "
+                "training mode does to its running statistics: put the module into evaluation mode "
+                f"by module.eval() ({reason})"
+            ) from error
         if not reason.startswith("vmap:"):
             raise
         depends = any(sign in reason for sign in DATA_DEPENDENT)

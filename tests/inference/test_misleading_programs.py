@@ -1,0 +1,108 @@
+"""Programs that Pyro takes and chains cannot: refused by name before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.contrib.autoname import scope
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+
+import ppl_fe as fe
+
+Y = torch.linspace(-1, 1, 12)
+
+
+def angle() -> None:
+    pyro.sample("angle", dist.VonMises(0.0, 1.0))
+
+
+def angles() -> None:
+    pyro.sample("angle", dist.VonMises(torch.zeros(3), 1.0).to_event(1))
+
+
+def two_angles() -> None:
+    law = dist.SineBivariateVonMises(0.0, 0.0, 1.0, 1.0, correlation=0.1)
+    pyro.sample("angle", law)
+
+
+def scoped() -> None:
+    with scope(prefix="regression"):
+        pyro.sample("mean", dist.Normal(0.0, 1.0))
+
+
+def scoped_value() -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    pyro.deterministic("two/means", 2 * mean)
+
+
+def loop() -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    for i in pyro.plate("rows", len(Y), subsample_size=4):
+        pyro.sample(f"y_{i}", dist.Normal(mean, 1.0), obs=Y[i])
+
+
+class WithBatchNorm(PyroModule[nn.Module]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = PyroModule[nn.Linear](2, 3)
+        self.layer.weight = PyroSample(dist.Normal(0.0, 1.0).expand([3, 2]).to_event(2))
+        self.norm, self.head = nn.BatchNorm1d(3), nn.Linear(3, 1)
+
+    def forward(self) -> None:
+        mean = self.head(self.norm(self.layer(Y.reshape(6, 2))))[:, 0]
+        with pyro.plate("rows", 6):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=Y[:6])
+
+
+PROGRAMS: dict[str, tuple[Callable[[], Callable[[], None]], str]] = {
+    "an angle": (lambda: angle, r"'angle' \(VonMises\) is an angle.*atan2"),
+    "angles as one event": (lambda: angles, r"'angle' \(VonMises\) is an angle"),
+    "a pair of angles": (lambda: two_angles, r"'angle' \(SineBivariateVonMises\) is an angle"),
+    "a scope": (lambda: scoped, r"'regression/mean' holds a slash.*'regression.mean'"),
+    "a value with a slash": (lambda: scoped_value, "'two/means' holds a slash"),
+    "a loop over rows": (lambda: loop, r"loop over the plate 'rows'.*with pyro\.plate\('rows'"),
+    "statistics in training": (WithBatchNorm, r"module\.eval\(\)"),
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_it_is_refused_by_name_and_with_what_to_write(kind: str) -> None:
+    make, message = PROGRAMS[kind]
+    with pytest.raises(ValueError, match=message):
+        fe.sample(fe.BAOAB(make()), num_samples=10, warmup_steps=10, progress_bar=False)
+
+
+def test_what_they_stand_for_is_still_taken() -> None:
+    def whole_loop() -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        for i in pyro.plate("rows", 3):
+            pyro.sample(f"y_{i}", dist.Normal(mean, 1.0), obs=Y[i])
+
+    module = WithBatchNorm().eval()
+    options: dict[str, int] = {"num_samples": 5, "warmup_steps": 5, "num_chains": 2}
+    for program in (whole_loop, module):
+        kernel = fe.BAOAB(program, step_size=1e-3)
+        draws = fe.sample(kernel, compile="eager", progress_bar=False, **options)
+        assert all(
+            bool(torch.as_tensor(v.values).isfinite().all()) for v in draws.posterior.values()
+        )
+
+
+def test_a_direction_has_an_angle_that_mixes() -> None:
+    def direction() -> None:
+        x: Tensor = pyro.sample("x", dist.Normal(0.0, 1.0))
+        y: Tensor = pyro.sample("y", dist.Normal(0.0, 1.0))
+        turned = pyro.deterministic("angle", torch.atan2(y, x))
+        pyro.factor("towards zero", 2.0 * turned.cos())
+
+    draws = fe.sample(fe.BAOAB(direction), num_samples=1500, thinning=5, progress_bar=False)
+    found = draws.posterior["angle"].values
+    assert abs(found).max() <= torch.pi + 1e-6
+    # E[cos angle] of a von Mises density of concentration κ is I₁(κ)/I₀(κ).
+    wanted = torch.special.i1(torch.tensor(2.0)) / torch.special.i0(torch.tensor(2.0))
+    assert torch.as_tensor(found).cos().mean().item() == pytest.approx(float(wanted), abs=0.04)
