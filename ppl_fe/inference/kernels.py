@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
 
 
 class PyroKernel(MCMCKernel, ABC):
-    """What Pyro's runner asks of a kernel, for any kernel that can prepare chains."""
+    """The protocol of `pyro.infer.MCMC`, for any kernel that can prepare chains."""
 
     model: Callable[..., Any]
 
@@ -70,7 +70,7 @@ class PyroKernel(MCMCKernel, ABC):
 
     @property
     def initial_params(self) -> dict[str, Tensor]:
-        """Unconstrained values of every latent site, where the chain starts."""
+        """The unconstrained values of every latent site where the chain starts."""
         if self._chains is None:
             return self._initial or {}
         return self._chains.density.split(self._chains.position[0].clone())
@@ -82,7 +82,17 @@ class PyroKernel(MCMCKernel, ABC):
 
     @torch.no_grad()
     def sample(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One step from `params` (unconstrained) to the next."""
+        """Take one step.
+
+        Args:
+            params: site -> unconstrained values, from which the chain goes on.
+
+        Returns:
+            The same a step later.
+
+        Raises:
+            DivergedError: the log-density is not finite any more.
+        """
         if self._chains is None:
             raise RuntimeError("call setup() first, or run the kernel through MCMC or fe.sample")
         chains = self._chains
@@ -104,7 +114,7 @@ class PyroKernel(MCMCKernel, ABC):
         return chains.density.split(chains.position[0].clone())
 
     def logging(self) -> dict[str, str]:
-        """What the progress bar of `pyro.infer.MCMC` shows."""
+        """Give what the progress bar of `pyro.infer.MCMC` shows."""
         assert self._chains is not None
         return {
             "step size": f"{self._chains.settings['step_size'].item():.2e}",
@@ -112,7 +122,7 @@ class PyroKernel(MCMCKernel, ABC):
         }
 
     def diagnostics(self) -> dict[str, Any]:
-        """The step size the run ended with."""
+        """Give the step size that the run ended with."""
         assert self._chains is not None
         return {"step_size": self._chains.settings["step_size"].item()}
 
@@ -305,20 +315,20 @@ class Kernel(PyroKernel):
         return Start(starts, modes if with_anchor else None, near_mode)
 
     def _tuning(self) -> Tuning:
-        """What is left to the warm-up."""
+        """Collect what is left to the warm-up."""
         named = {"step_size": self.step_size, **self.hyperparameters}
         automatic = tuple(name for name, value in named.items() if value == "auto")
         exact = self.gradient == "full_data"
         return Tuning(self.dynamics, self._schedule(), automatic, self.tolerance, exact)
 
     def _schedule(self) -> Callable[[int], float] | None:
-        """k -> ε_k, or None where the step size is automatic."""
+        """Give k -> ε_k, or None where the step size is automatic."""
         if self.step_size == "auto":
             return None
         return self.step_size if callable(self.step_size) else Constant(float(self.step_size))
 
     def _settings(self, density: Density, num_chains: int) -> dict[str, Tensor]:
-        """step_size, temperature and the sampler's own, (C, 1) each; "auto" starts small."""
+        """Make step_size, temperature and the sampler's own, (C, 1) each; "auto" starts small."""
 
         def column(value: float) -> Tensor:
             return torch.full((num_chains, 1), value, dtype=density.dtype, device=density.device)

@@ -1,4 +1,7 @@
-"""The sampler family: one kernel for each file in `dynamics/`."""
+"""The sampler family: one kernel for each file in `dynamics/`.
+
+Each has `Kernel`'s arguments and those that its own docstring lists.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from ppl_fe.inference.kernels import Kernel
 @named_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class SGLD(Kernel):
-    """Stochastic gradient Langevin dynamics: w' = w + (ε/2)ĝ + √(εT)ξ (Welling & Teh 2011).
+    """Sample by stochastic gradient Langevin dynamics (Welling & Teh 2011).
+
+        w' = w + (ε/2) ĝ + √(εT) ξ
 
     Along a direction of curvature a with gradient-noise variance s² the stationary variance is
-    (T + εs²/4) / (a(1 − εa/4)); stable iff εa < 4; the target p^{1/T} is reached as ε → 0.
+    (T + εs²/4) / (a(1 − εa/4)), stable iff εa < 4; the target p^{1/T} is reached as ε → 0.
     Arguments as in `Kernel`.
 
     Example:
@@ -39,13 +44,14 @@ class SGLD(Kernel):
 @named_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class PSGLD(Kernel):
-    """SGLD in a diagonal metric: w' = w + (ε/2)Gĝ + √(εTG)ξ (Li et al. 2016).
+    """Sample by SGLD in a diagonal metric, as of RMSprop (Li et al. 2016).
 
-    G = 1/(√(v/mean v) + δ), with v ← ρv + (1 − ρ)ĝ² as in RMSprop and Adam. v is learnt in warm-up
-    and frozen afterwards: the draws are exactly SGLD's in the coordinates w/√G, with target p^{1/T}
-    as ε → 0 and no correction term missing. Without warm-up it is SGLD. Every chain learns its own
-    G. An automatic step size is chosen in the metric, and so are the curvatures reported.
-    Arguments as in `Kernel`, and
+        w' = w + (ε/2) G ĝ + √(εTG) ξ,        G = 1/(√(v/mean v) + δ),        v ← ρv + (1 − ρ)ĝ²
+
+    Every chain learns its v in warm-up, and it is frozen afterwards: the draws are exactly SGLD's
+    in the coordinates w/√G, with target p^{1/T} as ε → 0 and no correction term missing. Without
+    warm-up it is SGLD. An automatic step size is chosen in the metric, and the curvatures reported
+    are those in it. Arguments as in `Kernel`, and these.
 
     Args:
         decay: ρ in (0, 1), 0.99 by default as in the paper: v remembers 1/(1 − ρ) steps.
@@ -84,17 +90,19 @@ class PSGLD(Kernel):
 @named_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class SGHMC(Kernel):
-    """Stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
+    """Sample by stochastic gradient Hamiltonian Monte Carlo (Chen, Fox & Guestrin 2014).
 
-    p' = (1 − α)p + (√ε/2)ĝ + √(αT)ξ, w' = w + √ε p', with target p^{1/T} as ε → 0. Full friction,
-    α = 1, is SGLD of the same ε, draw for draw. Slow directions relax in about the square root of
-    SGLD's steps at α = √(2εa_min). Gradient noise counts 1/α times as much as for SGLD. Arguments
-    as in `Kernel`, and
+        p' = (1 − α) p + (√ε/2) ĝ + √(αT) ξ,        w' = w + √ε p'
+
+    The target is p^{1/T} as ε → 0. Full friction, α = 1, is SGLD of the same ε, draw for draw. At
+    α = √(2εa_min) slow directions relax in about the square root of SGLD's steps. Gradient noise
+    counts 1/α times as much as for SGLD. Arguments as in `Kernel`, and these.
 
     Args:
-        friction: α in (0, 1], the share of the momentum lost in a step, or "auto": critical for the
-            slowest direction met in warm-up, and more where gradient noise asks for it. A step
-            size by hand may go with an automatic friction, not the other way round.
+        friction: α in (0, 1], the share of the momentum lost in a step, or "auto" (default):
+            critical for the slowest direction met in warm-up, and more where gradient noise would
+            heat the chain. A step size by hand may go with an automatic friction, not the other way
+            round.
 
     Raises:
         ValueError: a friction above 1, a friction by hand with step_size="auto", and as in
@@ -131,17 +139,18 @@ class SGHMC(Kernel):
 @named_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class SGNHT(Kernel):
-    """Stochastic gradient Nosé–Hoover thermostat (Ding et al. 2014), as a symmetric splitting.
+    """Sample by a stochastic gradient Nosé–Hoover thermostat (Ding et al. 2014), split evenly.
 
     BAOAB with a friction z, one a chain, that follows z' = κ(|p|²/D − T) and so absorbs gradient
     noise of unknown size, as far as it is the same in every direction. The target is p^{1/T} as
     ε → 0, with z around `friction` plus what the noise adds. The reported excess temperature is an
-    upper bound: that of one noisy direction among many. Arguments as in `Kernel`, and
+    upper bound: that of one noisy direction among many. `dynamics/sgnht.py` has the equations.
+    Arguments as in `Kernel`, and these.
 
     Args:
-        friction: f > 0, the mean of z without gradient noise, or "auto" as for BAOAB.
-        coupling: κ > 0, how fast the thermostat answers, 1 in the paper; or "auto": f²/(2T), which
-            does not depend on the units of w.
+        friction: f > 0, the mean of z without gradient noise, or "auto" (default) as for BAOAB.
+        coupling: κ > 0, how fast the thermostat answers, 1 in the paper; or "auto" (default):
+            f²/(2T), which does not depend on the units of w.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -162,16 +171,28 @@ class SGNHT(Kernel):
 @named_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class BAOAB(Kernel):
-    """Underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013).
+    """Sample by underdamped Langevin dynamics, BAOAB splitting (Leimkuhler & Matthews 2013).
+
+    With h = √ε and friction f a step is
+
+        p ← p + h ĝ;   w ← w + (h/2) p;   p ← e^{−fh} p + √((1 − e^{−2fh}) T) ξ;   w ← w + (h/2) p
 
     On quadratics with exact gradients the variance of w is exact at every stable step, and slow
-    directions relax in about the square root of the steps that SGLD needs. The step size is ε = h²,
-    so that stability reads εa < 4 as for SGLD. Arguments as in `Kernel`, and
+    directions relax in about the square root of the steps that SGLD needs; it is stable iff εa < 4,
+    as SGLD is. Arguments as in `Kernel`, and this.
 
     Args:
-        friction: f > 0, or "auto": critical for the slowest direction met in warm-up, and as
-            much more as the gradient noise asks for to keep its excess temperature within
-            `tolerance`.
+        friction: f > 0, or "auto" (default): critical for the slowest direction met in warm-up, and
+            as much more as keeps the excess temperature of the gradient noise within `tolerance`.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> import ppl_fe as fe
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(1.0, 2.0))
+        >>> draws = fe.sample(fe.BAOAB(model), num_samples=2000, progress_bar=False)
+        >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
+        True
     """
 
     dynamics: ClassVar[Dynamics] = baoab

@@ -46,49 +46,57 @@ def sample(
     traced to a graph, and compiled when the run is long enough to pay for it.
 
     Args:
-        kernel: `fe.SGLD(model, ...)` or another of the family.
-        *args, **kwargs: the program's arguments. A single `DataLoader` stands
-            for data larger than memory: the program is called with its minibatches (inputs,
-            targets), reshuffled for each chain.
-        num_samples: S, kept draws a chain.
+        kernel: `fe.BAOAB(model, ...)` or another of the family.
+        *args: the program's arguments. A single `DataLoader` stands for data larger than memory:
+            the program is called with its minibatches (inputs, targets), reshuffled for each chain.
+        num_samples: S, kept draws a chain. Default 1000.
         warmup_steps: steps before the first kept draw, in which "auto" settings are tuned.
-        num_chains: C.
-        thinning: steps a kept draw costs. `sample_stats.loss` averages over all of them.
-        chain_method: "vectorized"; "sequential" for programs whose control flow depends on latent
-            values; "parallel" for one process a chain, as many at once as there are cores.
-        initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`; by default
+            Default 500.
+        num_chains: C. Default 4.
+        thinning: steps a kept draw costs. Default 1. `sample_stats.loss` averages over all of them.
+        chain_method: "vectorized" (default); "sequential" for programs whose control flow depends
+            on latent values; "parallel" for one process a chain, as many at once as there are
+            cores.
+        initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`. By default
             uniform on (−2, 2), and where plates subsample about the modes that L-BFGS finds from
             there (`about_modes`): a minibatch chain's small steps would take long to come so far.
-        seed: equal seeds give equal draws on the same machine.
-        save_to: a new zarr folder, written as draws come.
+        seed: of noise, minibatches and starts, default 0; equal seeds give equal draws on the same
+            machine.
+        save_to: a new zarr folder, written as draws come. Default none.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
-            those of an uninterrupted run, and of a complete one they are read. At most ten
-            seconds of draws are made again.
-        progress_bar: show steps, loss, step size and the loss's split R-hat.
-        compile: "auto"; "compiled", "traced" and "eager" force one. Without a C++ compiler
-            "compiled" means "traced", with one warning.
+            those of an uninterrupted run, and those of a complete run are read. At most ten seconds
+            of draws are made again. Default False.
+        progress_bar: show steps, loss, step size and the loss's split R-hat. Default True.
+        compile: "auto" (default) compiles the step when the run is long enough; "compiled",
+            "traced" and "eager" force one way. Without a C++ compiler "compiled" means "traced",
+            with one warning.
+        **kwargs: the program's keyword arguments.
 
     Returns:
-        An `xarray.DataTree` in ArviZ's schema. Dimensions are (chain, draw, ...), groups
-        `posterior` (sites on their support, and those of `pyro.deterministic` that lie outside of
-        subsampled plates) and `sample_stats` (`lp`, the log-density on
-        unconstrained space as estimated from the minibatch; `loss`, minus the minibatch
-        log-likelihood per datum, averaged over the draw's steps; `gradient_norm`; `step_size`);
-        all settings as attributes.
+        An `xarray.DataTree` in ArviZ's schema, with dimensions (chain, draw, ...) and all settings
+        as attributes. The group `posterior` has the sites on their support, and those of
+        `pyro.deterministic` that lie outside of subsampled plates. `sample_stats` has `lp`, the
+        log-density on unconstrained space as estimated from the minibatch; `loss`, minus the
+        minibatch log-likelihood per datum in nats, averaged over the draw's steps;
+        `gradient_norm`; `step_size`; and temperatures. `moments` has mean, standard deviation,
+        R-hat and ESS of every unconstrained coordinate.
         A chain that became non-finite is left out and named in the attribute `failed_chains`.
-        The attribute `chain_method` says how the chains did run: a program whose control flow
+        The attribute `chain_method` is the way the chains did run: a program whose control flow
         depends on latent values runs them one after another, after a RuntimeWarning.
         With automatic settings `tuned_excess_temperature` is the excess predicted along the
-        stiffest direction and `tuned_measured_temperature` what the kept draws had (C,).
-        A RuntimeWarning tells of a warm-up shorter than five relaxation times.
+        stiffest direction, and `tuned_measured_temperature` what the kept draws had, (C,) each.
 
     Raises:
-        TypeError: `kernel` is none, or a keyword that neither this function nor the program has.
+        TypeError: `kernel` is no sampler, or neither this function nor the program has a keyword.
         ValueError: a program that cannot be sampled (see `Density`), settings out of range.
-        FileExistsError: `save_to` exists.
-        FileNotFoundError: nothing to resume.
-        DivergedError: no chain stayed finite, or a step by hand is beyond the largest stable
-            one, which the message names.
+        FileExistsError: the folder `save_to` exists.
+        FileNotFoundError: there is nothing to resume.
+        DivergedError: no chain stayed finite, or a step size given by hand is beyond the largest
+            stable one, which the message names.
+
+    Warns:
+        RuntimeWarning: a warm-up shorter than five relaxation times of the slowest direction, or a
+            chain that was left out.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -137,7 +145,7 @@ def sample(
                 f"initial_params holds {len(start)} chains, num_chains is {num_chains}"
             )
     draws = run(kernel, Target(density, source, start), plan)
-    _tell_short_warm_up(draws.attrs)
+    _warn_short_warm_up(draws.attrs)
     return draws
 
 
@@ -154,7 +162,8 @@ def _refuse_misspelt(program: Callable[..., Any], given: Mapping[str, Any]) -> N
     refuse_unknown("sample", given.keys() - own, known | own)
 
 
-def _tell_short_warm_up(attributes: Mapping[Any, Any]) -> None:
+def _warn_short_warm_up(attributes: Mapping[Any, Any]) -> None:
+    """Warn of a warm-up too short for the chains to forget their starts, and of what would help."""
     if attributes["step_size"] != "auto":
         return
     slowest = nanmax(attributes["tuned_relaxation_steps"])

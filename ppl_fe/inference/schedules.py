@@ -11,7 +11,10 @@ from ppl_fe.arguments import named_arguments, require_positive
 @named_arguments
 @dataclass(frozen=True)
 class Constant:
-    """ε_k = step_size.
+    """Keep the step size: ε_k = step_size.
+
+    Args:
+        step_size: ε > 0.
 
     Example:
         >>> Constant(1e-3)(10)
@@ -30,10 +33,15 @@ class Constant:
 @named_arguments
 @dataclass(frozen=True)
 class Polynomial:
-    """ε_k = step_size · (1 + k/offset)^{−power} (Welling & Teh 2011).
+    """Shrink the step size: ε_k = step_size · (1 + k/offset)^{−power} (Welling & Teh 2011).
 
     With 1/2 < power ≤ 1 the steps sum to infinity and their squares do not, so that the bias
     vanishes; every draw then deserves the weight ε_k, which plain averages do not give it.
+
+    Args:
+        step_size: ε_0 > 0.
+        offset: steps after which the step size has shrunk by 2^{−power}, 1000 by default.
+        power: of the decay, 0.55 by default.
 
     Example:
         >>> schedule = Polynomial(1e-3, offset=100, power=0.55)
@@ -56,11 +64,18 @@ class Polynomial:
 @named_arguments
 @dataclass(frozen=True)
 class Cyclical:
-    """ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1), L = ⌈K/M⌉ (Zhang et al. 2020, arXiv:1902.03932).
+    """Repeat cycles of large and then small steps (Zhang et al. 2020, arXiv:1902.03932).
 
-    K steps in M cycles; each starts with large steps and ends with small ones. In the first
-    `exploration` of a cycle the temperature is zero: the chain descends to another mode, and none
-    of its steps is kept. The rest of the cycle samples.
+        ε_k = (ε₀/2) (cos(π · mod(k, L)/L) + 1),        L = ⌈K/M⌉
+
+    In the first part of a cycle the temperature is zero: the chain descends to another mode, and
+    none of its steps is kept. The rest of the cycle samples.
+
+    Args:
+        step_size: ε₀ > 0.
+        num_steps: K, steps of all cycles, warm-up included.
+        num_cycles: M, 4 by default.
+        exploration: the share of a cycle that descends, in [0, 1); 0 by default.
 
     Example:
         >>> schedule = Cyclical(1e-3, num_steps=100, num_cycles=2, exploration=0.4)
@@ -83,7 +98,7 @@ class Cyclical:
 
     @property
     def cycle_steps(self) -> int:
-        """L, the length of a cycle."""
+        """Steps of a cycle, L."""
         return ceil(self.num_steps / self.num_cycles)
 
     def __call__(self, step: int) -> float:
@@ -91,5 +106,5 @@ class Cyclical:
         return 0.5 * self.step_size * (cos(pi * (step % length) / length) + 1)
 
     def explores(self, step: int) -> bool:
-        """Whether this step belongs to the exploration of its cycle."""
+        """Say whether this step belongs to the exploration of its cycle."""
         return step % self.cycle_steps < self.exploration * self.cycle_steps

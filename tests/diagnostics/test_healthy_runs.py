@@ -58,7 +58,7 @@ def long_enough(kernel: Callable[[], fe.Kernel], *data: Any, seed: int) -> xr.Da
     """
     settings: dict[str, Any] = {"num_chains": 16, "compile": "traced", "progress_bar": False}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ppl_fe.inference.sampling._tell_short_warm_up", lambda _: None)
+        patch.setattr("ppl_fe.inference.sampling._warn_short_warm_up", lambda _: None)
         pilot = fe.sample(
             kernel(), *data, num_samples=1, warmup_steps=600, seed=seed + 1000, **settings
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe import inference
+from ppl_fe.inference.run_plan import RunLength, RunPlan
 
 FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 Y = torch.linspace(-1.0, 1.0, 6)
@@ -112,6 +113,25 @@ def test_the_program_s_own_arguments_pass() -> None:
         model(given["tune"])
 
     assert fe.sample(fe.SGLD(takes_all, step_size=0.01), tune=Y, **QUICK).attrs["num_data"] == 6
+
+
+def test_sample_has_the_defaults_of_its_plan() -> None:
+    shown = defaults(fe.sample)
+    for bundle in (RunLength, RunPlan):
+        for name, default in defaults(bundle).items():
+            if name not in ("length", "progress"):  # a call shows a bar, a plan by itself none
+                assert shown[name] == default, name
+
+
+def test_every_public_call_shows_its_arguments() -> None:
+    calls = [getattr(fe, name) for name in fe.__all__]
+    hidden = [
+        call.__name__
+        for call in calls
+        if inspect.isfunction(call) or (inspect.isclass(call) and not issubclass(call, Exception))
+        if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(call).parameters.values())
+    ]
+    assert hidden == ["sample"]  # which passes them to the program
 
 
 def test_the_engine_exports_what_the_package_does() -> None:

@@ -10,9 +10,16 @@ from ppl_fe.inference.warmup.curvature import largest_stable_step, stiffest
 
 
 def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
-    """Chain -> the step at which its gradient was first not finite, and in which blocks.
+    """Describe each chain that failed: when its gradient was first not finite, and in which blocks.
 
-    The steps themselves keep the record, so no look is needed while they run.
+    The steps themselves keep the record, so that a look now and then misses nothing.
+
+    Args:
+        chains: of the run.
+        warmup_steps: after which steps are counted from 0 again.
+
+    Returns:
+        Chain -> why it failed.
     """
     totals, names = chains.totals, list(chains.blocks)
     found = {}
@@ -27,10 +34,15 @@ def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
 
 
 def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:
-    """Raise when no chain is left, with the largest step that the start would have allowed.
+    """Stop the run when no chain is left.
+
+    Args:
+        failed: chain -> why it failed.
+        chains: of the run.
 
     Raises:
-        DivergedError: as it says.
+        DivergedError: no chain is left; the message has the largest step that the start would have
+            allowed.
     """
     if len(failed) < chains.num_chains:
         return

@@ -28,7 +28,7 @@ from ppl_fe.inference.warmup.starts import overdispersed_positions
 
 
 class Interrupts:
-    """While this context lasts, Ctrl-C is only noted; `check` then raises it.
+    """Hold Ctrl-C back until `check` is called, while this context lasts.
 
     A second Ctrl-C is raised at once, wherever it falls. Where another handler than Python's own is
     in place, or outside the main thread, nothing changes.
@@ -56,7 +56,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def check(self) -> None:
-        """Raise what was noted.
+        """Raise a Ctrl-C that was held back.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed.

@@ -17,9 +17,10 @@ from ppl_fe.inference.record.zarr_store import Arrays
 
 
 class Part(NamedTuple):
-    """What a chain's process sends back: draws (1, S, ...), sums of moments, facts.
+    """What a chain's process sends back.
 
-    Or, of a chain that failed, why, and what to say if no other is left.
+    draws: (1, S, ...) by group and name. moments: their sums. facts: what the run found out.
+    failure: why the chain failed, or "". message: the error to raise if no other chain is left.
     """
 
     draws: dict[str, Arrays]
@@ -30,7 +31,7 @@ class Part(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The same of all chains, (C, S, ...), and which have failed."""
+    """The parts of all chains side by side, (C, S, ...), and why each failed chain did."""
 
     draws: dict[str, Arrays]
     moments: dict[str, Tensor]
@@ -44,6 +45,10 @@ _draw: Draw | None = None  # inherited by the forked processes: a model needs no
 
 def in_processes(draw: Draw, num_chains: int) -> list[Part]:
     """Run `draw` for every chain, in as many processes at once as there are cores.
+
+    Args:
+        draw: chain -> its part, called in a process by itself.
+        num_chains: C.
 
     Raises:
         RuntimeError: a platform that cannot fork.
@@ -76,7 +81,10 @@ def _in_child(chain: int) -> Part:
 
 
 def joined(parts: Sequence[Part]) -> Joined:
-    """All chains side by side; a failed one is there as zeros, to be left out by its number.
+    """Join the parts of all chains; a failed one is there as zeros, to be left out by its number.
+
+    Args:
+        parts: one a chain.
 
     Raises:
         DivergedError: every chain has failed.
@@ -107,7 +115,7 @@ def joined(parts: Sequence[Part]) -> Joined:
 
 
 def _facts(each: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> dict[str, Any]:
-    """What tuning found, chain after chain; all else as the first good chain has it."""
+    """Join what tuning found, chain after chain; take all else from the first good chain."""
     return {
         name: torch.cat([facts.get(name, torch.full_like(value, torch.nan)) for facts in each])
         if isinstance(value, Tensor)

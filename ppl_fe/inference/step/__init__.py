@@ -3,7 +3,7 @@
 gradients.py      estimators of the gradient
 dense_metric.py   whitened coordinates, for a dense metric
 temperature.py    the configurational temperature
-step_function.py  all of these as one function of tensors
+step_function.py  all of these as one function of tensors, and the slots of its inputs
 compile.py        that function as a graph, compiled or not
 graph_passes.py   rewrites of the graph, for speed
 random_stream.py  noise, index sets, minibatches

@@ -159,13 +159,13 @@ class Chains:
 
     @property
     def position(self) -> Tensor:
-        """(C, D) on the program's unconstrained space."""
+        """The chains' positions (C, D) on the program's unconstrained space."""
         own: Tensor = self._leaves[0]  # what a state begins with
         metric = self._fixed.metric
         return metric.to_position(own) if metric else own
 
     def start_at(self, position: Tensor) -> None:
-        """Put the chains at positions (C, D), with whatever else their state holds drawn anew."""
+        """Put the chains at positions (C, D), and draw the rest of their state again."""
         self.start = position.clone()
         self._put(position)
 
@@ -191,15 +191,23 @@ class Chains:
             own.copy_(new)
 
     def measure_temperature(self, center: Tensor, direction: Tensor) -> None:
-        """About `center` (C, D) and along `direction` (C, D), in the chains' coordinates."""
+        """Measure temperatures about a centre and along a direction from now on.
+
+        Args:
+            center: (C, D), in the chains' own coordinates.
+            direction: (C, D), likewise, of any length.
+        """
         self._fixed.center.copy_(center)
         norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
         self._fixed.direction.copy_(direction / norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
     def advance(self) -> Statistics:
-        """One step of every chain; to be called under `torch.no_grad()`, as a loop of them is.
+        """Take one step of every chain; call it under `torch.no_grad()`.
 
         Tensors of the state before it stay as they are until the step after this one.
+
+        Returns:
+            By-products at the positions that the step started from.
         """
         leaves, slots, stream = self._leaves, self._slots, self.stream
         noise, indices = stream.next()
@@ -213,10 +221,14 @@ class Chains:
         return Statistics(*written)
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
-        """Means over the `num_steps` steps since the last call: loss (C,), temperatures (C, L + 1).
+        """Take means over the steps since the last call, and begin new ones.
 
-        The loss is −log-likelihood/n with n = `num_data`; the last temperature is that along the
-        stiffest direction.
+        Args:
+            num_steps: how many these were.
+
+        Returns:
+            The loss −log-likelihood/n (C,) with n = `num_data`, in nats; and for the L blocks and
+            the stiffest direction the temperature times its number of coordinates (C, L + 1).
         """
         totals = self.totals
         loss = -totals.log_likelihood / (num_steps * self.density.num_data)
@@ -226,7 +238,15 @@ class Chains:
         return loss, temperatures
 
     def evaluate(self, position: Tensor, indices: Indices) -> Evaluation:
-        """The gradient estimate at (C, D) in the chains' coordinates, apart from the chains."""
+        """Estimate the gradient elsewhere than at the chains.
+
+        Args:
+            position: (C, D), in the chains' own coordinates.
+            indices: of the minibatches, (C, B) for each plate that subsamples.
+
+        Returns:
+            The estimate, with the gradient in the chains' own coordinates.
+        """
         tensors = tuple(self._leaves[self._slots.tensors])
         inputs = (position, Batch(indices, self.density.chain_values, tensors), self._fixed)
         leaves, structure = pytree.tree_flatten(inputs)
@@ -245,7 +265,7 @@ class Chains:
         return self.stream.batches is not None or bool(self.density.subsamples)
 
     def fresh_gradient(self) -> Tensor:
-        """The gradient estimate (C, D) at the present positions on a minibatch of its own."""
+        """Estimate the gradient (C, D) at the present positions on minibatches of no step."""
         if self.stream.batches is not None:
             self._leaves[self._slots.tensors] = next(self.stream.batches)
         return self.evaluate(self._leaves[0], self.stream.indices()).gradient
