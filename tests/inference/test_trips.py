@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -71,12 +73,13 @@ def test_from_sample_to_a_step_in_five_calls(warmup_steps: int) -> None:
 
 
 def test_the_fields_of_a_step_s_inputs_have_slots() -> None:
-    assert Slots._fields == Inputs._fields
+    assert [field.name for field in fields(Slots)] == list(Inputs._fields)
     kernel = fe.BAOAB(model, step_size=0.1, friction=1.0, metric="dense")
     plan = RunPlan(RunLength(3), num_chains=2, compile="eager")
     chains, _ = kernel.prepare(Target(Density(model)), plan)
     slots, leaves = chains._slots, chains._leaves
-    assert [slot.start for slot in slots[1:]] == [slot.stop for slot in slots[:-1]]
+    for before, after in pairwise(getattr(slots, name) for name in Inputs._fields):
+        assert before.stop == after.start
     assert (slots.state.start, slots.spare.stop) == (0, len(leaves))
     for slot, value in ((slots.settings, chains.settings), (slots.fixed, chains._fixed)):
         given = pytree.tree_leaves(value)

@@ -217,7 +217,8 @@ class Chains:
         if stream.batches is not None:
             leaves[slots.tensors] = next(stream.batches)
         written = self._step(*leaves)
-        leaves[slots.state], leaves[slots.spare] = leaves[slots.spare], leaves[slots.state]
+        state, spare = slots.state, slots.spare
+        leaves[state], leaves[spare] = leaves[spare], leaves[state]
         return Statistics(*written)
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:

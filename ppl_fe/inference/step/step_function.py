@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -85,7 +86,8 @@ class Fixed(NamedTuple):
     metric: LinearMap | tuple[()]
 
 
-class Slots(NamedTuple):
+@dataclass(frozen=True, slots=True)  # every step reads five: faster than a NamedTuple's
+class Slots:
     """Where each field of an `Inputs` lies among its leaves, under the field's name."""
 
     state: slice
