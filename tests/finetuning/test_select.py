@@ -94,6 +94,7 @@ def digits() -> tuple[FlatNetwork, tuple[torch.Tensor, torch.Tensor]]:
     return net, embedded_digits().training
 
 
+@pytest.mark.thorough
 def test_both_forms_agree_on_a_small_real_network() -> None:
     # The data count for 20,000 rows, so that some weights stand out of the others.
     net, data = digits()

@@ -51,7 +51,8 @@ def means_and_errors(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean((0, 1)), np.array(errors)
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(fe.SGLD, marks=pytest.mark.thorough), fe.BAOAB])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", [fe.SGLD, fe.BAOAB])
 def test_a_loader_gives_the_posterior_that_tensors_give(kernel: type[fe.Kernel]) -> None:
     arguments: dict[str, Any] = {
         "num_samples": 250,

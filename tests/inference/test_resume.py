@@ -106,7 +106,10 @@ def whole_of(name: str) -> xr.DataTree:
 
 # What they keep, others of `make test` keep, too: a sampler with the same kind of state, the
 # same kind of schedule or of minibatches.
-LIKE_OTHERS = {"PSGLD auto", "BAOAB auto", "SGHMC", "epochs", "polynomial", "full data"}
+LIKE_OTHERS = {
+    *("PSGLD auto", "BAOAB auto", "SGHMC", "BAOAB"),
+    *("epochs", "polynomial", "full data", "no thinning"),
+}
 
 
 def named(*names: str, thorough: Collection[str] = LIKE_OTHERS) -> pytest.MarkDecorator:

@@ -168,6 +168,7 @@ def test_weights_of_scales_too_small_for_float32_stay_at_the_anchor() -> None:
     assert stats.kstest(unit.sample().numpy(), stats.laplace(0, 3.0).cdf).pvalue > 1e-4
 
 
+@pytest.mark.thorough
 def test_nuts_finds_the_scales_of_quadrature() -> None:
     alpha, beta, sd = 2.0, 20.0, 0.1
     data = torch.tensor([0.1, 0.4, 1.5])
