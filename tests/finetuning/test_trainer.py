@@ -257,3 +257,8 @@ def test_tokenised_sets_go_straight_into_the_selection() -> None:
         assert torch.equal(other.mask, found[0].mask)
     with pytest.raises(TypeError, match="'sentence' is a str that is no tensor"):
         fe.select_parameters(network, [{**row, "sentence": "x"} for row in lists], head=HEAD)
+
+
+def test_a_misspelt_argument_is_named() -> None:
+    with pytest.raises(TypeError, match=r"MaskedTraining\(\) has no argument 'selected'"):
+        fe.MaskedTraining(selected=None)  # type: ignore[call-arg]

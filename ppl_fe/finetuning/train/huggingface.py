@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ppl_fe.arguments import named_arguments
 from ppl_fe.finetuning.selection import Selection, SelectionError
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training_loop import COLUMNS
@@ -68,9 +69,10 @@ class MaskedTraining(TrainerCallback):
     Example:
         >>> network = FlatNetwork(nn.Linear(2, 1))
         >>> MaskedTraining(Selection("random", torch.rand(3), torch.rand(3) > 2, network.slices))
-        MaskedTraining(Selection(method='random', 0 of 3 parameters, 0 %))
+        MaskedTraining(Selection(rule='random', 0 of 3 parameters, 0 %))
     """
 
+    @named_arguments
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self._model: nn.Module | None = None
