@@ -111,7 +111,7 @@ def test_targets_that_a_likelihood_of_one_s_own_fails_on() -> None:
     with pytest.raises(
         ValueError,
         match=r"output of torch\.float32, shape .* targets of torch\.int64, shape .*"
-        r"targets\.to\(torch\.float32\) may do",
+        r"targets\.to\(torch\.float32\) may help",
     ):
         tune((X, LABELS), net=net, likelihood=bernoulli)
     tune((X, LABELS.float()), net=net, likelihood=bernoulli)

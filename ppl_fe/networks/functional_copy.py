@@ -24,9 +24,9 @@ def functional_copy(module: nn.Module) -> nn.Module:
         module: any; it is not changed.
 
     Example:
-        >>> layer = torch.nn.utils.weight_norm(nn.Linear(2, 1))
-        >>> functional_copy(nn.Sequential(layer))(torch.zeros(1, 2)).shape
-        torch.Size([1, 1])
+        >>> module = nn.Sequential(nn.Linear(2, 1), nn.Dropout())
+        >>> functional_copy(module).training, module.training
+        (False, True)
     """
     computed: dict[int, Any] = {}
     for part in module.modules():
