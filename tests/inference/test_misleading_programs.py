@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -84,7 +85,7 @@ def test_what_they_stand_for_is_still_taken() -> None:
             pyro.sample(f"y_{i}", dist.Normal(mean, 1.0), obs=Y[i])
 
     module = WithBatchNorm().eval()
-    options: dict[str, int] = {"num_samples": 5, "warmup_steps": 5, "num_chains": 2}
+    options: dict[str, Any] = {"num_samples": 5, "warmup_steps": 5, "num_chains": 2}
     for program in (whole_loop, module):
         kernel = fe.BAOAB(program, step_size=1e-3)
         draws = fe.sample(kernel, compile="eager", progress_bar=False, **options)
