@@ -15,6 +15,7 @@ EXAMPLES, LONGEST = 3, 150  # one example a question, and a length that is read 
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 
+@pytest.mark.thorough  # a minute, at the lengths that a reader would take
 def test_examples_print_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     examples = BLOCKS.findall(README.read_text(encoding="utf-8"))

@@ -101,7 +101,7 @@ def estimate_free_energy(
         ...     _ = module.weight.zero_()
         >>> estimate = estimate_free_energy(
         ...     FlatNetwork(module), (inputs, torch.zeros(200)), likelihood="normal",
-        ...     progress_bar=False)
+        ...     num_samples=100, progress_bar=False)
         >>> abs(estimate.llc - 1.5) < 5 * estimate.llc_mcse + 0.05       # d/2, three weights
         True
     """

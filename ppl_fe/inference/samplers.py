@@ -32,7 +32,7 @@ class SGLD(Kernel):
         ...     with pyro.plate("data", len(y)):
         ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
         >>> pyro.set_rng_seed(0)
-        >>> mcmc = MCMC(SGLD(model, step_size=0.05), 2000, 200, disable_progbar=True)
+        >>> mcmc = MCMC(SGLD(model, step_size=0.05), 800, 200, disable_progbar=True)
         >>> mcmc.run(torch.ones(9))               # posterior N(0.9, 0.1)
         >>> abs(mcmc.get_samples()["mean"].mean().item() - 0.9) < 0.1
         True
@@ -67,7 +67,8 @@ class PSGLD(Kernel):
         >>> def model():
         ...     pyro.sample("w", dist.Normal(0.0, torch.tensor([0.1, 1.0])).to_event(1))
         >>> draws = fe.sample(
-        ...     fe.PSGLD(model), warmup_steps=2500, thinning=10, progress_bar=False)
+        ...     fe.PSGLD(model), num_samples=300, warmup_steps=2500, thinning=10,
+        ...     progress_bar=False)
         >>> sd = draws.posterior["w"].values.std((0, 1))
         >>> bool(abs(sd[0] / 0.1 - 1) < 0.3 and abs(sd[1] - 1) < 0.3)
         True
@@ -113,7 +114,7 @@ class SGHMC(Kernel):
         >>> import ppl_fe as fe
         >>> def model():
         ...     pyro.sample("w", dist.Normal(1.0, 2.0))
-        >>> draws = fe.sample(fe.SGHMC(model), num_samples=2000, thinning=2, progress_bar=False)
+        >>> draws = fe.sample(fe.SGHMC(model), num_samples=500, thinning=2, progress_bar=False)
         >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
         True
     """
@@ -157,7 +158,7 @@ class SGNHT(Kernel):
         >>> import ppl_fe as fe
         >>> def model():
         ...     pyro.sample("w", dist.Normal(1.0, 2.0).expand([4]).to_event(1))
-        >>> draws = fe.sample(fe.SGNHT(model), num_samples=2000, thinning=2, progress_bar=False)
+        >>> draws = fe.sample(fe.SGNHT(model), num_samples=500, thinning=2, progress_bar=False)
         >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
         True
     """
@@ -190,7 +191,7 @@ class BAOAB(Kernel):
         >>> import ppl_fe as fe
         >>> def model():
         ...     pyro.sample("w", dist.Normal(1.0, 2.0))
-        >>> draws = fe.sample(fe.BAOAB(model), num_samples=2000, progress_bar=False)
+        >>> draws = fe.sample(fe.BAOAB(model), num_samples=500, progress_bar=False)
         >>> bool(abs(draws.posterior["w"].std() - 2.0) < 0.3)
         True
     """

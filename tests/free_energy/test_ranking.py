@@ -72,7 +72,7 @@ def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
     torch.manual_seed(123)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     states = {}
-    for k in range(3):
+    for k in range(2):
         state = {name: value.clone() for name, value in module.state_dict().items()}
         state["1.running_mean"] = torch.full((4,), 0.5 * k)
         state["1.running_var"] = torch.full((4,), 1.0 + k)
@@ -88,12 +88,12 @@ def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
         held_out = nn.functional.cross_entropy(logits[:20], LABELS[:20]).item()
         assert table["anchor_loss"][name] == pytest.approx(loss, rel=1e-5)
         assert table["validation_loss"][name] == pytest.approx(held_out, rel=1e-5)
-    assert table["anchor_loss"].nunique() == 3
+    assert table["anchor_loss"].nunique() == 2
 
 
 def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     states = {f"w={size}": linear_state(size) for size in (0.0, 0.5, 1.0, 1.5, 2.0)}
-    options = {"localization": 20.0, "num_samples": 200, "thinning": 5, "warmup_steps": 200}
+    options = {"localization": 20.0, "num_samples": 100, "thinning": 2, "warmup_steps": 100}
     together = rank_lines(states, save_to=tmp_path / "one", **options)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["0.zarr"]
     monkeypatch.setattr(ranking, "MOST_CHAINS", 8)
@@ -108,7 +108,7 @@ def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
     losses = []
     for store, chains in zip(stores, (8, 8, 4), strict=True):
         with xr.open_datatree(tmp_path / "three" / store, engine="zarr") as draws:
-            assert dict(draws.posterior.sizes) == {"chain": chains, "draw": 200, "w_dim_0": 3}
+            assert dict(draws.posterior.sizes) == {"chain": chains, "draw": 100, "w_dim_0": 3}
             losses.append(draws.sample_stats.loss.values)
     # Chains in the order of input: the first four are of the first checkpoint.
     assert N * losses[0][:4].mean() == pytest.approx(apart["wbic"]["w=0.0"], rel=1e-5)
@@ -135,7 +135,8 @@ def test_unequal_training_losses_are_told() -> None:
     states = {f"w={w}": {"weight": torch.full((1, 2), w)} for w in (0.0, 1.0)}
     module = torch.nn.Linear(2, 1, bias=False)
     data = (inputs, torch.zeros(100))
-    options: dict[str, Any] = {"likelihood": "normal", "num_samples": 50, "progress_bar": False}
+    length = {"num_samples": 50, "thinning": 2, "warmup_steps": 100}
+    options: dict[str, Any] = {"likelihood": "normal", "progress_bar": False, **length}
     far = fe.rank_checkpoints(states, module, data, localization=1000.0, **options)
     assert "mostly the training loss" in far.attrs["read_first"]
     same = {"a": states["w=0.0"], "b": states["w=0.0"]}

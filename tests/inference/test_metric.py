@@ -121,6 +121,7 @@ def test_constrained_sites_in_units_of_their_own() -> None:
     assert abs(float(tree.moments["rate"].sel(moment="mean")) - np.log(RATE)) < 0.2
 
 
+@pytest.mark.thorough
 def test_under_the_runner_of_pyro() -> None:
     pyro.set_rng_seed(5)
     kernel = fe.BAOAB(units, metric="dense")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyro
@@ -157,8 +157,11 @@ def test_log_likelihoods_of_single_data_carry_weights(likelihood: Callable[..., 
     np.testing.assert_allclose(terms[name].values[1, 2], wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["gradient_squared", "collapsed"])
-def test_stage_one_hears_weights(rule: Literal["gradient_squared", "collapsed"]) -> None:
+QUICKLY = fe.BayesTune(scales="expected", warmup_steps=20, num_samples=10, thinning=2)
+
+
+@pytest.mark.parametrize("rule", [fe.GradientSquared(), QUICKLY])
+def test_stage_one_hears_weights(rule: fe.Rule) -> None:
     torch.manual_seed(1)
     network = fe.FlatNetwork(nn.Linear(4, 3))
     options: dict[str, Any] = {"sparsity": 0.2, "progress_bar": False, "seed": 3}
@@ -184,7 +187,9 @@ def test_missing_targets_are_imputed_without_a_flat_direction() -> None:
         with pyro.plate("rows", 8):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=seen)
 
-    draws = fe.sample(fe.BAOAB(model), num_samples=2000, thinning=3, progress_bar=False)
+    draws = fe.sample(
+        fe.BAOAB(model), num_samples=500, thinning=3, num_chains=16, progress_bar=False
+    )
     posterior = draws.posterior
     assert float(posterior["mean"].mean()) == pytest.approx(1.5, abs=0.05)
     assert float(posterior["mean"].std()) == pytest.approx(0.5, rel=0.1)

@@ -36,9 +36,9 @@ def runs() -> list[xr.DataTree]:
     return [
         fe.sample(
             fe.SGLD(model, step_size=step, tolerance=0.05),
-            num_samples=800,
+            num_samples=200,
             thinning=3,
-            num_chains=8,
+            num_chains=32,
             compile="traced",
             progress_bar=False,
         )

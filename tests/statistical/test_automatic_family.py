@@ -44,14 +44,8 @@ def run(kernel: fe.Kernel, num_samples: int = 800) -> xr.DataTree:
     )
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        fe.SGHMC,
-        pytest.param(fe.PSGLD, marks=pytest.mark.thorough),
-        pytest.param(fe.SGNHT, marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", [fe.PSGLD, fe.SGHMC, fe.SGNHT])
 def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, tolerance=TOLERANCE))
     assert max(tree.attrs["tuned_excess_temperature"]) <= TOLERANCE * (1 + 1e-3)

@@ -31,7 +31,7 @@ class Crossing(nn.Module):
         return x * self.w[0] ** self.a * self.w[1] ** self.b
 
 
-NUM_CHAINS = 64
+NUM_CHAINS = 256
 
 
 # The walls of (3, 3) steepen as w⁴: of several hundred chains about one meets them in warm-up at
@@ -54,7 +54,7 @@ def test_learning_coefficient(a: int, b: int) -> None:
         inverse_temperature=N_BETA,
         batch_size=None,
         num_chains=NUM_CHAINS,
-        num_samples=400,
+        num_samples=100,
         warmup_steps=2000,
         compile="traced",
         progress_bar=False,
@@ -66,7 +66,7 @@ def test_learning_coefficient(a: int, b: int) -> None:
         f"({a}, {b})  llc {found.llc:.4f} ± {found.llc_mcse:.4f}  exact {exact:.4f} "
         f"(z {score:+.1f})  asymptotic {asymptotic:.4f} ({found.llc / asymptotic - 1:+.0%})"
     )
-    assert found.draws.sample_stats.sizes["chain"] >= NUM_CHAINS - 1
+    assert found.draws.sample_stats.sizes["chain"] >= NUM_CHAINS * 63 / 64
     assert abs(score) < 3
     assert found.llc_mcse < 0.03 * exact
     if a == b:  # a multiplicity of two: the asymptotic value is not what a finite n gives
