@@ -178,7 +178,6 @@ def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
     if "posterior" not in draws.children:
         raise ValueError("draws hold no group 'posterior'; give what fe.sample returns")
     posterior = draws["posterior"].to_dataset()
-    refuse_other_sites(density, draws)
     parts = []
     for site in density.sites:
         if site.name not in posterior:
@@ -202,6 +201,7 @@ def positions_of(density: Density, draws: xr.DataTree) -> Tensor:
                 "it perhaps; sample its logarithm, or run the model in double precision"
             )
         parts.append(unconstrained.reshape(*values.shape[:2], site.size))
+    refuse_other_sites(density, draws)
     positions = torch.cat(parts, -1)
     if not density.is_static:
         _check_round_trip(density, positions, posterior)

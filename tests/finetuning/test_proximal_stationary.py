@@ -122,6 +122,7 @@ def test_posterior_scales_at_the_reference_values(made_up_for: bool) -> None:
             assert (np.abs(found - expected) < 4.5 * np.array(errors) + 1e-5).all()
 
 
+@pytest.mark.thorough
 def test_scales_of_the_few_weights_that_moved() -> None:
     """The paper's prior, 10³ weights of which 50 moved, among them some that half moved."""
     alpha, beta, sd, top = 0.01, 100.0, SD, NUM_MOVED

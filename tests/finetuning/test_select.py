@@ -68,6 +68,7 @@ def test_posterior_scales_of_a_conjugate_network(method: str, diagnose: bool) ->
         assert found.r_hat.median() < 1.05
 
 
+@pytest.mark.thorough
 def test_the_spread_of_a_scale_is_that_of_its_draws() -> None:
     net, data = means()
     drawn, expected = (
@@ -349,6 +350,7 @@ class Cubic(nn.Module):
         return (self.w + 100 * self.w**3).expand(len(x), -1)
 
 
+@pytest.mark.thorough
 def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
     settings: dict[str, Any] = {"likelihood": "normal", "num_samples": 200, "batch_size": None}

@@ -116,6 +116,7 @@ def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
         rank_lines(states, save_to=tmp_path / "three")
 
 
+@pytest.mark.thorough
 def test_lots_do_not_repeat_the_chains_of_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "MOST_CHAINS", 4)
     tables = [rank_lines({"a": linear_state(0.0), "b": linear_state(0.0)}, seed=s) for s in (0, 1)]

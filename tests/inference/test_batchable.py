@@ -102,6 +102,7 @@ def test_errors_of_the_program_itself_are_passed_on() -> None:
         draws(failing)
 
 
+@pytest.mark.thorough
 def test_the_law_is_right() -> None:
     """The program branches, and the mean is that of the two halves put together."""
     with warnings.catch_warnings():

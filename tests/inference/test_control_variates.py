@@ -89,6 +89,7 @@ def variance(chains: Chains, draws: int = 60) -> Tensor:
     return found.var(0).sum(-1)
 
 
+@pytest.mark.thorough
 def test_the_variance_near_w_star_is_cut_tenfold() -> None:
     network = trained()
     model = fe.models.local_posterior(network, localization=LOCALIZATION, batch_size=BATCH)
@@ -190,6 +191,7 @@ def regress(gradient: Gradient) -> Run:
     )
 
 
+@pytest.mark.thorough
 def test_conjugate_draws_are_exact_and_cheaper_than_plain_ones() -> None:
     x, y = INPUTS.double().numpy(), OUTPUTS.double().numpy()
     precision = np.eye(3) + x.T @ x / SD**2

@@ -148,6 +148,7 @@ def epoch_variance(step_size: float, a: float, noise: float, per_epoch: int) -> 
     return a * float(np.mean(places))
 
 
+@pytest.mark.thorough
 def test_the_temperature_of_epochs_is_lower_and_known() -> None:
     y, step_size, a = torch.linspace(-3.0, 3.0, 40, dtype=torch.float64), 0.003, 40 + 0.01
     noise = 40**2 / 4 * float(y.var(correction=0))

@@ -114,6 +114,7 @@ def assert_units(draws: dict[str, np.ndarray], most_error: float) -> None:
         assert mcse_of_mean(relative) < most_error
 
 
+@pytest.mark.thorough
 def test_constrained_sites_in_units_of_their_own() -> None:
     tree = run(fe.BAOAB(units, metric="dense"))
     assert_units({name: tree.posterior[name].values for name in EXACT}, 0.03)

@@ -83,6 +83,7 @@ def test_every_chain_has_a_process_of_its_own(tmp_path: Path) -> None:
     assert len(children) == min(3, os.cpu_count() or 1)
 
 
+@pytest.mark.thorough
 def test_the_law_is_right_and_the_chains_are_independent() -> None:
     tree = draws(num_samples=1000, num_chains=3, compile="traced")
     w = tree.posterior["w"].values.astype(np.float64)

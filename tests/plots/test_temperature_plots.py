@@ -50,6 +50,7 @@ def lines(axes: Any) -> dict[str, Any]:
     return {str(line.get_label()): line for line in axes.get_lines()}
 
 
+@pytest.mark.thorough
 def test_measured_points_lie_on_the_predicted_curve(runs: list[xr.DataTree]) -> None:
     axes = plot_temperature_against_step(runs)
     points, _, bars = axes.containers[0]
