@@ -1,6 +1,7 @@
 """The Gibbs sampler of deep linear networks, by quadrature and by neighbouring exact answers.
 
-Aoyagi's formula itself is tested in `test_reduced_rank.py`.
+Aoyagi's formula itself is tested in `test_reduced_rank.py`. Most is thorough, as is the test that
+holds chains against this sampler.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def given_last_factor(b: np.ndarray, inputs: int) -> tuple[np.ndarray, np.ndarra
     return evidence, 0.5 * (inputs * N_BETA * v + N_BETA * fall) / spread
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inputs", [1, 2, 4])
 @pytest.mark.parametrize("hidden", [1, 2])
 def test_two_factors_of_rank_one_against_quadrature(inputs: int, hidden: int) -> None:
@@ -68,6 +70,7 @@ def test_one_factor_in_closed_form() -> None:
     np.testing.assert_allclose(run.draws, 6.0 * N_BETA / (N_BETA + GAMMA), rtol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(5, 5, 3), (4, 8, 3), (3, 4, 8)])
 def test_two_factors_of_rank_zero_against_the_spectrum(shape: tuple[int, int, int]) -> None:
     M, N, H = shape
@@ -78,6 +81,7 @@ def test_two_factors_of_rank_zero_against_the_spectrum(shape: tuple[int, int, in
     assert abs(z_score(run.llc, exact, run.mcse)) < 4.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("widths", "rank", "earlier"), [([10, 10, 10], 3, 43.74), ([4, 5, 6, 5, 4], 2, 7.74)]
 )
@@ -90,6 +94,7 @@ def test_against_earlier_values(widths: list[int], rank: int, earlier: float) ->
     assert abs(z_score(float(drift.mean()), 0.0, float(drift.std(ddof=1) / 32**0.5))) < 4.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("widths", "rank"), [([4, 5, 6, 5, 4], 2), ([10, 10, 10], 3)])
 def test_tends_to_the_asymptotic_coefficient(widths: list[int], rank: int) -> None:
     # The gap closes like 1/log n: twice the logarithm, half the gap.

@@ -62,8 +62,8 @@ def exact_distribution(
 @pytest.mark.parametrize(
     "mean",
     [
-        *(0.0, 3.5, 8.0, 20.0, 61.5),
-        *(pytest.param(mean, marks=pytest.mark.thorough) for mean in (1.5, 4.5, 12.5, 32.0)),
+        *(0.0, 8.0, 61.5),
+        *(pytest.param(m, marks=pytest.mark.thorough) for m in (1.5, 3.5, 4.5, 12.5, 20.0, 32.0)),
     ],
 )
 def test_draws_have_the_law_of_prior_times_normal(

@@ -80,7 +80,7 @@ def test_a_chain_that_starts_in_the_posterior_stays_there(
     assert np.abs(np.corrcoef(np.abs(start), np.abs(moved))[0, 1]) < 0.98  # it did move
 
 
-@pytest.mark.parametrize("eta_a", [0.1, 0.7])
+@pytest.mark.parametrize("eta_a", [pytest.param(0.1, marks=pytest.mark.thorough), 0.7])
 @pytest.mark.parametrize("relative_noise", [0.0, 0.4])
 @pytest.mark.parametrize("made_up_for", [False, True])
 def test_a_quadratic_likelihood_under_a_flat_prior(

@@ -109,6 +109,7 @@ def test_a_loader_run_is_reproducible() -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_the_local_posterior_takes_a_loader() -> None:
     class Plane:
         anchor = torch.zeros(2)

@@ -117,7 +117,7 @@ def test_the_objectives_gradient_is_torchs(likelihood: Callable[..., None]) -> N
 
 
 @EACH
-@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.thorough), 8])
 def test_the_estimators_loss_is_what_their_chains_see(
     likelihood: Callable[..., None], batch_size: int | None
 ) -> None:

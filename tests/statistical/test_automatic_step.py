@@ -38,14 +38,8 @@ def ratios(tree: xr.DataTree, centre: np.ndarray, variance: np.ndarray) -> np.nd
     )
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [
-        pytest.param(1.0, marks=pytest.mark.thorough),
-        pytest.param(100.0, marks=pytest.mark.thorough),
-        1e4,
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("condition", [1.0, 100.0, 1e4])
 def test_quadratics_of_any_condition_number(condition: float) -> None:
     curvature = torch.logspace(0.0, float(np.log10(condition)), 6)
 

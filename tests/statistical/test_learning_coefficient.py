@@ -34,17 +34,8 @@ def linear_network() -> fe.FlatNetwork:
     return fe.FlatNetwork(module)
 
 
-gammas = pytest.mark.parametrize(
-    "gamma",
-    [
-        pytest.param(0.1, marks=pytest.mark.thorough),
-        1.0,
-        pytest.param(10.0, marks=pytest.mark.thorough),
-    ],
-)
-
-
-@gammas
+@pytest.mark.thorough
+@pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
 def test_sgld_at_a_given_step(gamma: float) -> None:
     step_size = 1.0 / (N_BETA * CURVATURES.max() + gamma)  # a bias of a third where stiffest
     found = estimate(
@@ -64,7 +55,14 @@ def test_sgld_at_a_given_step(gamma: float) -> None:
     assert z_score(found.llc, llc(CURVATURES, N_BETA, gamma), found.llc_mcse) > 4
 
 
-@gammas
+@pytest.mark.parametrize(
+    "gamma",
+    [
+        pytest.param(0.1, marks=pytest.mark.thorough),
+        1.0,
+        pytest.param(10.0, marks=pytest.mark.thorough),
+    ],
+)
 def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
     found = estimate(
         linear_network(),
