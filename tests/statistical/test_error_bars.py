@@ -16,7 +16,6 @@ NUM_SEEDS, NUM_REPLICATES = 3, 64
 
 
 @pytest.mark.thorough
-@pytest.mark.thorough
 def test_intervals_cover_and_scores_have_unit_size() -> None:
     n, step_size = 20, 0.1
     spread = torch.tensor([1.0, 0.6, 0.3])

@@ -38,7 +38,6 @@ CASES = [  # M, N, H and an exact Gibbs sampler's value, known to 0.02
 
 
 @pytest.mark.thorough
-@pytest.mark.thorough
 @pytest.mark.parametrize(("inputs", "outputs", "hidden", "gibbs"), CASES)
 def test_learning_coefficient(inputs: int, outputs: int, hidden: int, gibbs: float) -> None:
     # Rows whose second moment is the identity stand for n of them: β makes up for their number.
