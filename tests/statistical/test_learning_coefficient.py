@@ -69,8 +69,8 @@ def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
         (X, torch.zeros(N)),
         localization=gamma,
         batch_size=None,
-        num_chains=32,
-        num_samples=150,
+        num_chains=8,
+        num_samples=600,
     )
     # BAOAB with exact gradients has the variance of a vanishing step at every stable one.
     exact = llc(CURVATURES, N_BETA, gamma)
