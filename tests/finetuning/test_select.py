@@ -350,10 +350,9 @@ class Cubic(nn.Module):
         return (self.w + 100 * self.w**3).expand(len(x), -1)
 
 
-@pytest.mark.thorough
 def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
-    settings: dict[str, Any] = {"likelihood": "normal", "num_samples": 200, "batch_size": None}
+    settings: dict[str, Any] = {"likelihood": "normal", "num_samples": 60, "batch_size": None}
     found = select(net, data, **settings)
     assert found.scale_mean is not None
     assert bool(found.scale_mean.isfinite().all())

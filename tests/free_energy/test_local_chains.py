@@ -63,7 +63,6 @@ def test_the_draws_carry_beta_gamma_and_n(tmp_path: Path) -> None:
         estimate(save_to=path)
 
 
-@pytest.mark.thorough
 def test_a_loader_gives_the_answer_of_tensors() -> None:
     x = torch.randn(100, 3, generator=torch.Generator().manual_seed(103))
     y = torch.zeros(100)

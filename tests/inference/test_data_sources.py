@@ -108,6 +108,7 @@ def test_a_loader_run_is_reproducible() -> None:
     assert not np.isclose(first, weights(4)).any(axis=1).any()
 
 
+@pytest.mark.thorough
 def test_the_local_posterior_takes_a_loader() -> None:
     class Plane:
         anchor = torch.zeros(2)

@@ -13,6 +13,7 @@ from torch import Tensor
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
+from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import MOST_DESCENTS, MOST_ROWS, about_modes
 
 D, B = 3, 30
@@ -167,6 +168,14 @@ def test_a_chain_without_a_mode_descends_in_warm_up(centre: float, near: bool) -
 
     kernel = fe.SGLD(one_sided, gradient="control_variate")
     density = Density(one_sided, (torch.ones(20, dtype=torch.float64),))
-    plan = RunPlan(RunLength(10), num_chains=16, compile="traced")
-    chains, _ = kernel.prepare(Target(density), plan)
+    plan = RunPlan(RunLength(10, 40), num_chains=16, compile="traced")
+    chains, adaptation = kernel.prepare(Target(density), plan)
     assert chains.near_mode == near
+    assert chains.anchor is not None
+    before = chains.anchor.position.clone()
+    phases = Phases(chains, adaptation, 40)
+    for _ in range(40):
+        phases.before_step()
+        chains.advance()
+    # Control variates are taken about a mode for good, and else follow the chains.
+    assert torch.equal(chains.anchor.position, before) == near

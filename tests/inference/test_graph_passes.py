@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ppl_fe as fe
-from ppl_fe.inference.step.compile import TensorFunction, compile_graph, trace
+from ppl_fe.inference.step.compile import CompileMode, TensorFunction, compile_graph, trace
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 40, 8, generator=GENERATOR, dtype=torch.float64)
@@ -121,15 +121,26 @@ def test_a_mask_becomes_the_places_it_chooses_unless_an_input_changes_it() -> No
     assert masks(lambda x, w: [x[x > 0].sum()]) == 1
 
 
-@pytest.mark.thorough
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_a_program_with_a_correlation_compiles() -> None:
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "eager",
+        pytest.param(
+            "compiled",
+            marks=[
+                pytest.mark.thorough,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler"),
+            ],
+        ),
+    ],
+)
+def test_a_program_with_a_correlation(mode: CompileMode) -> None:
     def model() -> None:
         pyro.sample("factor", dist.LKJCholesky(3, 2.0))
 
     options: dict[str, Any] = {"num_samples": 12, "warmup_steps": 2, "progress_bar": False}
     kernel = fe.SGLD(model, step_size=0.01)
-    found = [fe.sample(kernel, compile=mode, **options) for mode in ("compiled", "traced")]
-    assert [tree.attrs["compile"] for tree in found] == ["compiled", "traced"]
-    compiled, traced = (tree.posterior["factor"].values for tree in found)
-    np.testing.assert_allclose(compiled, traced, atol=1e-4)
+    found = [fe.sample(kernel, compile=how, **options) for how in (mode, "traced")]
+    assert [tree.attrs["compile"] for tree in found] == [mode, "traced"]
+    other, traced = (tree.posterior["factor"].values for tree in found)
+    np.testing.assert_allclose(other, traced, atol=1e-4)

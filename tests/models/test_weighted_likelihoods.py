@@ -177,7 +177,6 @@ def test_stage_one_hears_weights(rule: fe.Rule) -> None:
     assert not torch.allclose(found, plain)
 
 
-@pytest.mark.thorough
 def test_missing_targets_are_imputed_without_a_flat_direction() -> None:
     # y_i ~ N(mean, 1), three of eight seen: the mean's posterior is N(Σy/4, 1/4), and the missing
     # values follow N(mean, 1).

@@ -17,14 +17,16 @@ import ppl_fe as fe
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
 
 
-def run(kernel: fe.Kernel, *data: object, warmup_steps: int, num_samples: int) -> xr.DataTree:
+def run(
+    kernel: fe.Kernel, *data: object, warmup_steps: int, num_samples: int, num_chains: int = 8
+) -> xr.DataTree:
     return fe.sample(
         kernel,
         *data,
         num_samples=num_samples,
         warmup_steps=warmup_steps,
         thinning=10,
-        num_chains=8,
+        num_chains=num_chains,
         compile="traced",
         progress_bar=False,
     )
@@ -79,12 +81,13 @@ def test_minibatch_noise_stays_within_the_tolerance(
     precision = n / sd.double().numpy() ** 2
     curvature = 1 + precision
     centre = y.double().mean(0).numpy() * precision / curvature
-    tree = run(kernel(model, tolerance=tolerance), y, warmup_steps=1500, num_samples=800)
+    sampler = kernel(model, tolerance=tolerance)
+    tree = run(sampler, y, warmup_steps=1500, num_samples=400, num_chains=16)
     predicted = max(tree.attrs["tuned_excess_temperature"])
     assert predicted <= tolerance * (1 + 1e-3)
     # What the run measured is the truth, up to the upper quantile that it takes.
     noise = n**2 / size * float(y[:, 0].double().var(correction=0))
     assert 0.6 * noise < tree.attrs["tuned_gradient_noise"][0] < 4 * noise
-    assert tree.attrs["tuned_stiffest_curvature"] == pytest.approx([curvature[0]] * 8, rel=0.05)
+    assert tree.attrs["tuned_stiffest_curvature"] == pytest.approx([curvature[0]] * 16, rel=0.05)
     for ratio, error in ratios(tree, centre, 1 / curvature):
         assert 1 - 4 * error < ratio < 1 + tolerance + 4 * error

@@ -127,8 +127,7 @@ def test_a_learnt_metric_is_no_hotter_than_predicted() -> None:
         assert 1.1 * T < value < 1.3 * T + 4.5 * error
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kernel", [fe.SGNHT, fe.BAOAB])
+@pytest.mark.parametrize("kernel", [pytest.param(fe.SGNHT, marks=pytest.mark.thorough), fe.BAOAB])
 @pytest.mark.parametrize("friction", [5.0, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_an_automatic_step_respects_a_friction_given_by_hand(
     kernel: type[fe.Kernel], friction: float
