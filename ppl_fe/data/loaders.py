@@ -109,6 +109,30 @@ class LoaderData:
         )
         return _checked(ordered)
 
+    def spread(self) -> tuple[Inputs, Tensor]:
+        """Give B items at equal distances, the data set's first and last among them.
+
+        Two calls give the same, as far as a data set is the same or draws its noise from torch:
+        the global random state is set for this, and put back.
+
+        Example:
+            >>> rows = torch.arange(5.0).view(5, 1)
+            >>> dataset = torch.utils.data.TensorDataset(rows, torch.zeros(5))
+            >>> LoaderData(DataLoader(dataset, batch_size=3)).spread()[0].flatten().tolist()
+            [0.0, 2.0, 4.0]
+        """
+        last, gaps = self.num_data - 1, max(1, self.batch_size - 1)
+        dataset: Any = self.loader.dataset
+        picked: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=[place * last // gaps for place in range(self.batch_size)],
+            collate_fn=self.loader.collate_fn,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            return next(_checked(picked))
+
     def replicas(self, num_chains: int, seed: int) -> list[Iterator[tuple[Inputs, Tensor]]]:
         """Give each chain its own endless shuffled batches of exactly B items.
 

@@ -12,6 +12,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from ppl_fe.inference.record.zarr_store import read_stored
+
 Array = NDArray[np.float64]
 
 # A site of more values than this is judged by its running moments; of its draws a hundred
@@ -105,15 +107,14 @@ def _from_disk(path: Path) -> xr.DataTree:
         try:
             with xr.open_datatree(path) as tree:
                 return tree.load()
-        except (ValueError, OSError) as error:
+        except Exception as error:  # xarray's, and the HDF5 library's of many kinds
             raise ValueError(
                 f"draws: {path} is no netCDF file that xarray can read here ({error}); give one "
                 "that to_netcdf wrote, or the path of fe.sample's save_to"
             ) from error
     if not (path / "zarr.json").exists():
         raise ValueError(f"draws: {path} is no zarr folder; give the path of fe.sample's save_to")
-    with xr.open_datatree(path, engine="zarr", consolidated=False) as tree:
-        return tree.load()
+    return read_stored(path)
 
 
 def read_run(draws: xr.DataTree, group: int | None = None) -> Run:

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ppl_fe.files.safetensors_io import parsed, read_checked, text, write_checked
 from ppl_fe.finetuning.threshold import find_knees, outside
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.matching import listed
-from ppl_fe.networks.safetensors_io import parsed, read_checked, text, write_checked
 from ppl_fe.plots.selection_plots import plot_selection
 from ppl_fe.renamed import warn_of_old_name
 

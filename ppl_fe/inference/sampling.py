@@ -65,7 +65,8 @@ def sample(
         save_to: a new zarr folder, written as draws come. Default none.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
             those of an uninterrupted run, and those of a complete run are read. At most ten seconds
-            of draws are made again. Default False.
+            of draws are made again. A run of other settings, data or program is refused, and so is
+            one that was damaged. Default False.
         progress_bar: show steps, loss, step size and the loss's split R-hat. Default True.
         compile: "auto" (default) compiles the step when the run is long enough; "compiled",
             "traced" and "eager" force one way. Without a C++ compiler "compiled" means "traced",
@@ -88,7 +89,8 @@ def sample(
 
     Raises:
         TypeError: `kernel` is no sampler, or neither this function nor the program has a keyword.
-        ValueError: a program that cannot be sampled (see `Density`), settings out of range.
+        ValueError: a program that cannot be sampled (see `Density`), settings out of range, a run
+            to be resumed that another call began or that is damaged.
         FileExistsError: the folder `save_to` exists.
         FileNotFoundError: there is nothing to resume.
         DivergedError: no chain stayed finite, or a step size given by hand is beyond the largest

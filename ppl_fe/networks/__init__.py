@@ -12,7 +12,6 @@ In, each file using those above it:
 and out again:
 
     hashes.py           which weights a file belongs to
-    safetensors_io.py   one checked file, written whole or not at all
     delta_format.py     the file of what fine-tuning changed
     deltas.py           that put onto a module, and taken off
 """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_fe.networks.safetensors_io import parsed, read_checked, sizes, text, write_checked
+from ppl_fe.files.safetensors_io import parsed, read_checked, sizes, text, write_checked
 
 FORMAT = "ppl-fe delta 1"
 # Positions are stored as steps from one to the next in 16 bits; the largest code means "that far
@@ -34,7 +34,7 @@ class Delta:
     """New values of some entries of a module.
 
     Args:
-        base_hash: of the weights it belongs to, by `hashes.base_hash`.
+        base_hash: of the weights it belongs to, the `digest` of `hashes.base_tensors`.
         shapes: name -> shape of every tensor outside the head.
         partly: the names among them that `positions` runs through, one after the other.
         positions: (K,) int64, increasing, in the flattened tensors of `partly` laid end to end.

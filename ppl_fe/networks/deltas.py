@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.files.digest import digest
 from ppl_fe.networks.delta_format import Delta, DeltaError, read_delta, write_delta
-from ppl_fe.networks.hashes import base_hash, base_tensors
+from ppl_fe.networks.hashes import base_tensors
 from ppl_fe.networks.matching import listed
 
 Replacement = tuple[nn.Parameter, Tensor | None, Tensor]  # tensor, positions (None: all), values
@@ -45,7 +46,7 @@ def save_delta(tuned: HasDelta, path: str | os.PathLike[str]) -> None:
         >>> base, values = {"weight": torch.zeros(1, 2)}, torch.tensor([5.0])
         >>> class Tuned:
         ...     delta = Delta(
-        ...         base_hash(base), {"weight": (1, 2)}, ("weight",), torch.tensor([1]), values, {})
+        ...         digest(base), {"weight": (1, 2)}, ("weight",), torch.tensor([1]), values, {})
         >>> module = nn.Linear(2, 1, bias=False)
         >>> _ = nn.init.zeros_(module.weight)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def apply_delta(module: nn.Module, path: str | os.PathLike[str]) -> AppliedDelta
     wrong = _misfits(module, delta)
     if wrong:
         raise DeltaError(f"{path} belongs to another architecture: {listed(wrong)}")
-    if base_hash(base_tensors(module, delta.head)) != delta.base_hash:
+    if digest(base_tensors(module, delta.head)) != delta.base_hash:
         raise DeltaError(
             f"{path} belongs to other weights than the module's (or to another dtype): load the "
             "pretrained checkpoint it was made from, and remove() any delta applied before"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
+from ppl_fe.files.digest import digest
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import is_counter
 
@@ -30,24 +28,6 @@ def base_tensors(module: nn.Module, head: Sequence[str] = ()) -> dict[str, Tenso
     return {name: tensor for name, tensor in every if name not in head}
 
 
-def base_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Give the SHA-256 of names, dtypes, shapes and bytes, in the order of the names.
-
-    Example:
-        >>> base_hash({"a": torch.zeros(2)}) == base_hash({"a": torch.zeros(2)})
-        True
-        >>> base_hash({"a": torch.zeros(2)}) == base_hash({"a": torch.zeros(2, 1)})
-        False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(content.numpy().data)
-    return digest.hexdigest()
-
-
 def network_hash(network: FlatNetwork, head: Sequence[str] = ()) -> str:
     """Give the hash of a network at its anchor, buffers and fixed parameters included.
 
@@ -57,9 +37,9 @@ def network_hash(network: FlatNetwork, head: Sequence[str] = ()) -> str:
 
     Example:
         >>> network = FlatNetwork(nn.Linear(2, 1))
-        >>> network_hash(network) == base_hash(base_tensors(network.module))
+        >>> network_hash(network) == digest(base_tensors(network.module))
         True
     """
     tensors = base_tensors(network.module, head)
     anchor = network.unflatten(network.anchor)
-    return base_hash({name: anchor.get(name, tensor) for name, tensor in tensors.items()})
+    return digest({name: anchor.get(name, tensor) for name, tensor in tensors.items()})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -41,3 +43,18 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def expected() -> Tensor:
     return torch.cat([state()[name].reshape(-1) for name, _ in module().named_parameters()])
+
+
+def as_shards(folder: Path, save: Callable[[dict[str, Tensor], Path], None], stem: str) -> Path:
+    """Save the state in two files and an index, as the Hugging Face hub has it."""
+    items = list(state().items())
+    suffix = "safetensors" if stem == "model" else "bin"
+    files = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    halves = [dict(items[:4]), dict(items[4:])]
+    weight_map: dict[str, str] = {}
+    for file, half in zip(files, halves, strict=True):
+        save(half, folder / file)
+        weight_map |= dict.fromkeys(half, file)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder

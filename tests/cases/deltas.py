@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.networks import safetensors_io as checked_files
+from ppl_fe.files import safetensors_io as checked_files
+from ppl_fe.files.digest import digest
 from ppl_fe.networks.delta_format import Delta
 from ppl_fe.networks.deltas import save_delta
-from ppl_fe.networks.hashes import base_hash, base_tensors
+from ppl_fe.networks.hashes import base_tensors
 
 HEAD = ("3.weight", "3.bias")
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(71))
@@ -36,7 +37,7 @@ def base(num_classes: int = 2) -> nn.Sequential:
 def tuned(seed: int, module: nn.Module | None = None) -> tuple[nn.Module, Delta]:
     """A fine-tuned copy of the base, and its delta: two tensors in part, one whole, the head."""
     net = base() if module is None else copy.deepcopy(module)
-    hashed = base_hash(base_tensors(net, HEAD))
+    hashed = digest(base_tensors(net, HEAD))
     shapes = {name: tuple(t.shape) for name, t in base_tensors(net, HEAD).items()}
     generator = torch.Generator().manual_seed(seed)
     named = dict(net.named_parameters())

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ppl_fe as fe
+from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.finetuning.selection import FORMAT
 from ppl_fe.finetuning.train.trained_entries import head_names
-from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 VECTORS = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
 

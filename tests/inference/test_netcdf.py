@@ -96,14 +96,17 @@ def test_an_interrupted_write_leaves_the_old_file(
 
 
 def test_the_engine_is_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    there = {"netCDF4"}
+    there = {"netCDF4", "h5netcdf"}
 
     def find_spec(name: str) -> object | None:
         return object() if name in there else None
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     assert netcdf._engine() == "netcdf4"
-    there.clear()
-    with pytest.raises(ImportError, match=r"pip install 'ppl-fe\[netcdf\]'"):
+    there.add("h5py")
+    assert netcdf._engine() == "h5netcdf"
+    there.remove("h5py")
+    there.remove("netCDF4")  # h5netcdf without h5py reads, but does not write
+    with pytest.raises(ImportError, match=r"h5netcdf and h5py: pip install 'ppl-fe\[netcdf\]'"):
         write_netcdf(xr.DataTree(), tmp_path / "a.nc", {})
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases.checkpoints import expected, module, prefixed, state
+from cases.checkpoints import as_shards, expected, module, prefixed, state
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -19,20 +19,6 @@ from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError
 
 LEGACY = {"_use_new_zipfile_serialization": False}
-
-
-def shards(folder: Path, save: Callable[[dict[str, Tensor], Path], None], stem: str) -> Path:
-    items = list(state().items())
-    suffix = "safetensors" if stem == "model" else "bin"
-    files = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
-    halves = [dict(items[:4]), dict(items[4:])]
-    weight_map: dict[str, str] = {}
-    for file, half in zip(files, halves, strict=True):
-        save(half, folder / file)
-        weight_map |= dict.fromkeys(half, file)
-    index = folder / f"{stem}.{suffix}.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return folder
 
 
 def saved(content: Any, path: Path, **options: Any) -> Path:
@@ -71,9 +57,9 @@ FORMS: dict[str, Callable[[Path], Any]] = {
     "compiled parts": lambda folder: {k.replace(".", "._orig_mod."): v for k, v in state().items()},
     "parameters and scalars": lambda folder: saved({**state(), "epoch": 3}, folder / "a.pt"),
     "folder of safetensors": lambda folder: safe(state(), folder / "model.safetensors").parent,
-    "folder of shards": lambda folder: shards(folder, save_file, "model"),
+    "folder of shards": lambda folder: as_shards(folder, save_file, "model"),
     "folder of a bin": lambda folder: saved(state(), folder / "pytorch_model.bin").parent,
-    "folder of bin shards": lambda folder: shards(folder, torch.save, "pytorch_model"),
+    "folder of bin shards": lambda folder: as_shards(folder, torch.save, "pytorch_model"),
 }
 
 
@@ -224,7 +210,7 @@ def test_shards_may_be_links_as_in_the_hugging_face_cache(tmp_path: Path) -> Non
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
     blobs.mkdir()
     snapshot.mkdir()
-    shards(blobs, save_file, "model")
+    as_shards(blobs, save_file, "model")
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(path)
     assert torch.equal(load_checkpoint(snapshot, FlatNetwork(module())), expected())

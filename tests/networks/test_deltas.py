@@ -11,9 +11,9 @@ from cases.deltas import Tuned, X, base, contents, full_disk, nudge, same, saved
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.networks.delta_format import FORMAT, Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.deltas import apply_delta, save_delta
-from ppl_fe.networks.safetensors_io import read_checked, write_checked
 
 
 def test_applied_it_gives_the_fine_tuned_network_to_the_last_bit(tmp_path: Path) -> None:

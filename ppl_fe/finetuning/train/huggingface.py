@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.files.digest import digest
 from ppl_fe.finetuning.selection import Selection, SelectionError
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training_loop import COLUMNS
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.hashes import base_hash, base_tensors, network_hash
+from ppl_fe.networks.hashes import base_tensors, network_hash
 from ppl_fe.networks.matching import listed
 
 try:
@@ -190,7 +191,7 @@ class MaskedTraining(TrainerCallback):
             else:
                 index = index.to(now.device)
                 tensors[name] = now.clone().put_(index, torch.take(base.to(now.device), index))
-        return base_hash(tensors)
+        return digest(tensors)
 
     def _check(self, when: str) -> None:
         if self.selection.base_hash and self._untrained_hash() != self.selection.base_hash:

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.program.explain import is_array, raise_explained, refuse_non_finite
+from ppl_fe.inference.program.explain import (
+    argument_name,
+    is_array,
+    raise_explained,
+    refuse_non_finite,
+)
 from ppl_fe.inference.program.trace import (
     ProgramRun,
     Site,
@@ -76,14 +81,17 @@ class ProgramCall:
     Attributes:
         leaves: all arguments, those within lists and mappings one by one.
         tensors: the tensors among them.
+        names: what messages call those.
     """
 
     def __init__(
         self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
         self.model = model
-        self.leaves, self._structure = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        paths, self._structure = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
+        self.leaves = [leaf for _, leaf in paths]
         self._places = [k for k, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
+        self.names = [argument_name(paths[k][0]) for k in self._places]
         self.tensors: Tensors = tuple(self.leaves[k].detach() for k in self._places)
 
     def __call__(self, tensors: Sequence[Tensor], more: Mapping[str, Any]) -> Any:

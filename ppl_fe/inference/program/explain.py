@@ -86,7 +86,7 @@ def _advice(
 ) -> list[str]:
     """Write a clause for each argument that has to change for the program to run."""
     paths, structure = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
-    names = [_name(path) for path, _ in paths]
+    names = [argument_name(path) for path, _ in paths]
     given = [leaf.detach() if isinstance(leaf, Tensor) else leaf for _, leaf in paths]
 
     def run(leaves: list[Any]) -> Exception | None:
@@ -186,8 +186,8 @@ def _is_frame_of_text(value: Any) -> bool:
     return pandas and is_array(value) and _as_tensor(value, torch.float32) is value
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """Name an argument by its place in (args, kwargs)."""
+def argument_name(path: tuple[Any, ...]) -> str:
+    """Name an argument, or what lies within one, by its path in (args, kwargs)."""
     own = path[1].idx if path[0].idx == 0 else repr(path[1].key)
     return f"argument {own}{pytree.keystr(path[2:])}"
 

@@ -68,12 +68,16 @@ class Pointwise(NamedTuple):
 
 @dataclass
 class ProgramRun:
-    """One evaluation: log-density, plain log-likelihood, constrained values, terms of the data."""
+    """One evaluation: log-density, plain log-likelihood, constrained values, terms of the data.
+
+    log_probs: site -> its part of the log-density, without a Jacobian.
+    """
 
     log_density: Tensor
     log_likelihood: Tensor
     values: dict[str, Tensor] = field(default_factory=dict)
     pointwise: dict[str, Pointwise] = field(default_factory=dict)
+    log_probs: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -112,11 +116,12 @@ def run_program(
     trace = _trace(call, handler, validate=False)
     log_density: Any = handler.log_jacobian
     log_likelihood: Any = torch.zeros(())
-    values, found = {}, {}
+    values, found, log_probs = {}, {}, {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
             continue
-        log_density = log_density + site["log_prob_sum"]
+        log_probs[name] = site["log_prob_sum"]
+        log_density = log_density + log_probs[name]
         if name in handler.latent:
             values[name] = site["value"]
         elif _is_likelihood(site):
@@ -124,7 +129,7 @@ def run_program(
             log_likelihood = log_likelihood + _on_all_data(site, found[name].log_prob)
         elif _is_computed(site) and not _minibatch_plates(site):
             values[name] = site["value"]
-    return ProgramRun(log_density, log_likelihood, values, found)
+    return ProgramRun(log_density, log_likelihood, values, found, log_probs)
 
 
 def trial_run(

@@ -5,5 +5,6 @@ batch_sums.py        sums over half a chain, of which running moments are made
 running_moments.py   running moments of every coordinate, chains side by side
 split_statistics.py  split R-hat and ESS from such sums
 zarr_store.py        the draws on disk, and how a run is resumed
+seal.py              whether a folder is still as its run left it
 netcdf.py            draws in one file
 """

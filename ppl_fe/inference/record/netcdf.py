@@ -63,11 +63,11 @@ def write_netcdf(
 
 
 def _engine() -> Literal["h5netcdf", "netcdf4"]:
-    if importlib.util.find_spec("h5netcdf"):
+    if importlib.util.find_spec("h5netcdf") and importlib.util.find_spec("h5py"):
         return "h5netcdf"
     if importlib.util.find_spec("netCDF4"):
         return "netcdf4"
-    raise ImportError("netCDF files need h5netcdf: pip install 'ppl-fe[netcdf]'")
+    raise ImportError("netCDF files need h5netcdf and h5py: pip install 'ppl-fe[netcdf]'")
 
 
 def _writable(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The order of events of a run.
 
 one_run.py        from a kernel, a target and a plan to a DataTree
+identity.py       which run a call asks for, and where two differ
 loop.py           warm-up and draws, the progress bar, Ctrl-C between two steps
 failed_chains.py  chains that diverge
 parallel.py       one process a chain

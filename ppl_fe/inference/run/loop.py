@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +19,7 @@ from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
+from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
@@ -92,7 +92,6 @@ class Sampling:
         kernel: the sampler.
         target: what is sampled.
         plan: how.
-        facts: what is known before the run begins; a resumed run must have begun with the same.
         store: where draws go on disk, nowhere by default.
     """
 
@@ -101,7 +100,6 @@ class Sampling:
         kernel: Kernel,
         target: Target,
         plan: RunPlan,
-        facts: Mapping[str, Any],
         store: Store | None = None,
     ) -> None:
         self.target, self.plan, self.store = target, plan, store
@@ -120,7 +118,6 @@ class Sampling:
             "chain_method": "vectorized" if chains.density.vectorized else "sequential",
             "compile": chains.compile_mode,
         }
-        self.facts = {**facts, **self.found}
         self.report: dict[str, Tensor] = {}
         self.watch = Watch(plan, target.num_groups, chains, self.recorder)
 
@@ -129,7 +126,7 @@ class Sampling:
 
         Raises:
             DivergedError: no chain is left, or the step is one that no chain can keep.
-            ValueError: the stored run had other settings, which are named.
+            ValueError: the stored run had other settings, data or program, or is damaged.
         """
         if self.plan.resume:
             self._restore()
@@ -221,19 +218,20 @@ class Sampling:
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""
         assert self.store is not None
-        state, stored = self.store.recall()
-        num_draws = stored.pop("num_draws")
-        self.store.refuse_other_call(self.facts, stored)
+        stopped = self.store.recall()
+        asked = {**self.store.facts, **self.found}
+        refuse_other_run(self.store.path, asked, stopped.facts)
         parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
-        for key, value in state.items():
+        for key, value in stopped.state.items():
             part, name = key.split(":", 1)
             parts[part][name] = value
         self.chains.load_state_dict(parts["run"])
-        self.recorder.restore(self.store.draws(num_draws), parts["moments"])
+        self.recorder.restore(self.store.draws(stopped), parts["moments"])
         # It does not follow from the draws: a cycle's exploration takes steps without any.
         self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
         self.watch.skip(self.adaptation.num_steps)
         self.report = parts["report"]
+        self.store.cut(stopped.num_draws)  # all that is read is read, and found to be whole
 
     def _keep(self, position: Tensor, statistics: Statistics) -> bool:
         """Record a draw; return whether it, and all before it, are in the store."""
@@ -261,7 +259,7 @@ class Sampling:
             "report": self.report,
         }
         state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}
-        self.store.remember(state, {**self.facts, "num_draws": self.recorder.num_draws})
+        self.store.remember(state, self.found, self.recorder.num_draws)
 
 
 class Watch:

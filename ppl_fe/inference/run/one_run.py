@@ -12,12 +12,12 @@ import xarray as xr
 from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import merge_blocks
-from ppl_fe.inference.record.recorder import Recorder, plain
+from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_store import Store
+from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_run
 from ppl_fe.inference.run.loop import Collected, Sampling
 from ppl_fe.inference.run.parallel import Part, in_processes, joined
 from ppl_fe.inference.run_plan import RunPlan, Target
-from ppl_fe.version import __version__
 
 
 def run(
@@ -38,17 +38,20 @@ def run(
         FileExistsError: the folder `save_to` exists.
         FileNotFoundError: there is nothing to resume.
         DivergedError: no chain stayed finite.
-        ValueError: the run to resume had other settings.
+        ValueError: the run to resume had other settings, data or program, or is damaged.
     """
     facts = identity(kernel, target, plan)
-    store = None if plan.save_to is None else Store(plan.save_to, resume=plan.resume)
-    if store is not None and store.complete:
-        return store.finished({name: plain(value) for name, value in facts.items()})
+    store = None
+    if plan.save_to is not None:
+        store = Store(plan.save_to, facts | fingerprint(target), resume=plan.resume)
+        if store.complete:
+            refuse_other_run(store.path, store.facts, store.stored_facts)
+            return store.finished()
     parallel = plan.chain_method == "parallel"
     if parallel:
         found = _collect_in_processes(kernel, target, plan, store)
     else:
-        sampling = Sampling(kernel, target, plan, facts, store)
+        sampling = Sampling(kernel, target, plan, store)
         with sampling.watch.bar:
             sampling.begin()
             found = sampling.draw()
@@ -73,20 +76,6 @@ def run(
     )
 
 
-def identity(kernel: Kernel, target: Target, plan: RunPlan) -> dict[str, Any]:
-    """The settings that identify a run; a call that resumes it must give equal ones."""
-    density = target.density
-    return {
-        "inference_library_version": __version__,
-        **kernel.settings,
-        **vars(plan.length),
-        "num_chains": plan.num_chains,
-        "num_data": density.num_data,
-        "sites": {site.name: list(site.shape) for site in density.sites},
-        "seed": plan.seed,
-    }
-
-
 def _collect_in_processes(
     kernel: Kernel, target: Target, plan: RunPlan, store: Store | None
 ) -> Collected:
@@ -94,7 +83,7 @@ def _collect_in_processes(
     started = time.perf_counter()
 
     def one(chain: int) -> Part:
-        sampling = Sampling(kernel, target.of_chain(chain), plan.of_chain(chain), {})
+        sampling = Sampling(kernel, target.of_chain(chain), plan.of_chain(chain))
         sampling.begin()
         found = sampling.draw()
         return Part(*found.recorder.contents(), found.facts)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ppl_fe.files import atomic_write
-from ppl_fe.networks.hashes import base_hash
+from ppl_fe.files.atomic import atomic_write
+from ppl_fe.files.digest import digest
 
 Result = TypeVar("Result")
 # What reading a field raises that is missing or of another type than was written.
@@ -39,6 +39,8 @@ def write_checked(
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
     file_format: str,
+    *,
+    lone: bool = False,
 ) -> None:
     """Write aside and rename, so that an interrupted write leaves the old file.
 
@@ -47,6 +49,7 @@ def write_checked(
         tensors: of any shapes and devices.
         about: what JSON takes.
         file_format: name and version of the format.
+        lone: no other process writes this file, as in `atomic_write`. Default False.
 
     Example:
         >>> import tempfile
@@ -57,11 +60,10 @@ def write_checked(
         ({'x': tensor([1.])}, {'n': 2})
     """
     path = Path(path)
-    # Cloned: safetensors refuses tensors that share memory, as views of one vector do.
-    held = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    held = _apart(tensors)
     written = json.dumps(about)
     metadata = {"format": file_format, "about": written, "content": _sum(held, written)}
-    with atomic_write(path) as aside:
+    with atomic_write(path, lone=lone) as aside:
         save_file(held, aside, metadata)
 
 
@@ -151,5 +153,18 @@ def sizes(value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Lay tensors out in memory of their own: safetensors refuses views of one vector."""
+    held, taken = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        memory = value.untyped_storage()
+        if memory.nbytes() != value.nbytes or memory.data_ptr() in taken:
+            value = value.clone()
+        taken.add(value.untyped_storage().data_ptr())
+        held[name] = value
+    return held
+
+
 def _sum(tensors: Mapping[str, Tensor], about: str) -> str:
-    return hashlib.sha256((base_hash(tensors) + about).encode()).hexdigest()
+    return hashlib.sha256((digest(tensors) + about).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write a file beside its place, and rename it once it is whole."""
 
 from __future__ import annotations
 
