@@ -39,6 +39,7 @@ ENGINE_FLOORS = [
 ]
 PYRO_ROOMS = (
     "ppl_fe/inference/program/trace.py",
+    "ppl_fe/inference/program/potential.py",
     "ppl_fe/inference/kernels.py",
 )
 # A file is one idea, however long; above this many lines ask why.

@@ -97,6 +97,9 @@ class LoaderData:
     def one_pass(self) -> Iterator[tuple[Inputs, Tensor]]:
         """Give every item once, in the data set's order; the last batch may be smaller.
 
+        Raises:
+            ValueError: at the end, a collate function that made more or fewer rows than items.
+
         Example:
             >>> rows = torch.arange(3.0).view(3, 1)
             >>> dataset = torch.utils.data.TensorDataset(rows, torch.zeros(3))
@@ -107,7 +110,15 @@ class LoaderData:
         ordered: DataLoader[Any] = DataLoader(
             dataset, batch_size=self.batch_size, collate_fn=self.loader.collate_fn
         )
-        return _checked(ordered)
+        taken = 0
+        for inputs, targets in _checked(ordered):
+            taken += len(targets)
+            yield inputs, targets
+        if taken != self.num_data:
+            raise ValueError(
+                f"the loader's collate_fn makes {taken} rows for {self.num_data} items, so that a "
+                "loss an item is no loss a row; let the data set have an item a row"
+            )
 
     def spread(self) -> tuple[Inputs, Tensor]:
         """Give B items at equal distances, the data set's first and last among them.

@@ -88,7 +88,7 @@ def diagnose(
     nested = mixing.nested_r_hat(run, superchains)
     by_relaxation = [lengths.warmup_length(run), lengths.run_length(run)]
     # Not predicted, it is measured by the autocorrelation, which a chain stuck or apart drives up.
-    predicted = run.tuned("relaxation_steps") is not None
+    predicted = not lengths.relaxation(run).measured
     checks: list[Check | None] = [  # causes before what they bring about
         single_chains.failed_chains(run),
         lengths.interrupted(run),

@@ -109,7 +109,7 @@ def density_of(
             "tensors that it draws from"
         )
     sequential = draws.attrs.get("chain_method") == "sequential"
-    program = model.model if isinstance(model, Kernel) else model
+    program = model.program if isinstance(model, Kernel) else model
     return Density(program, args, kwargs, vectorized=not sequential)
 
 
@@ -130,7 +130,7 @@ def arguments_of(
     kwargs = data if isinstance(data, Mapping) else {}
     args = () if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
     try:
-        signature = inspect.signature(model.model if isinstance(model, Kernel) else model)
+        signature = inspect.signature(model.program if isinstance(model, Kernel) else model)
     except (TypeError, ValueError):  # of a program without a signature
         return args, kwargs
     try:

@@ -15,11 +15,16 @@ from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.dynamics import Dynamics
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.potential import (
+    Potential,
+    PotentialProgram,
+    potential_arguments,
+)
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
-from ppl_fe.inference.step.dense_metric import at_the_mode
+from ppl_fe.inference.step.dense_metric import at_the_mode, unit_map
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
 from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
@@ -37,7 +42,8 @@ class Prepared(NamedTuple):
 class PyroKernel(MCMCKernel, ABC):
     """The protocol of `pyro.infer.MCMC`, for any kernel that can prepare chains."""
 
-    model: Callable[..., Any]
+    program: Callable[..., Any]
+    potential_fn: Potential | None
 
     @abstractmethod
     def prepare(self, target: Target, plan: RunPlan) -> Prepared:
@@ -56,7 +62,9 @@ class PyroKernel(MCMCKernel, ABC):
             warmup_steps: steps in which "auto" settings are tuned.
             *args, **kwargs: of the program.
         """
-        density = Density(self.model, args, kwargs)
+        if self.potential_fn is not None:
+            args = potential_arguments(args, self._initial)
+        density = Density(self.program, args, kwargs)
         self.transforms = density.transforms
         seed = int(torch.randint(2**31, ()))  # follows pyro.set_rng_seed
         start = None
@@ -142,8 +150,8 @@ class Kernel(PyroKernel):
     hyperparameters, one field each.
 
     Args:
-        model: a Pyro program. Plates with `subsample_size` make the gradient a minibatch estimate
-            with Pyro's own N/B scale; without them it is exact.
+        model: a Pyro program, or None with `potential_fn`. Plates with `subsample_size` make the
+            gradient a minibatch estimate with Pyro's own N/B scale; without them it is exact.
         step_size: ε in w + (ε/2)∇log p + √(εT)ξ: a number, a schedule k -> ε_k (`fe.schedules`), or
             "auto" (default), chosen during warm-up from the curvature and the gradient noise met.
         temperature: T ≥ 0, 1 by default; the target is p^{1/T}. T = 0 descends the gradient without
@@ -163,9 +171,12 @@ class Kernel(PyroKernel):
         tolerance: with step_size="auto", the largest excess of the effective temperature over T
             that may be predicted along the stiffest direction; 0.05 (default) is a bias of 5 % in
             that variance.
+        potential_fn: U in place of a program, as Pyro's own kernels take it: a function of site ->
+            unconstrained value, with p ∝ exp(−U); none by default. The run needs `initial_params`.
 
     Raises:
-        TypeError: an argument that the sampler does not have, or a setting that is no number.
+        TypeError: an argument that the sampler does not have, a setting that is no number, or not
+            one of `model` and `potential_fn`.
         ValueError: a step size, tolerance or hyperparameter that is not positive, a negative
             temperature, an unknown choice, or "auto" at temperature 0.
 
@@ -178,7 +189,7 @@ class Kernel(PyroKernel):
 
     dynamics: ClassVar[Dynamics]
 
-    model: Callable[..., Any] = field(kw_only=False)
+    model: Callable[..., Any] | None = field(default=None, kw_only=False)
     step_size: StepSize = "auto"
     temperature: float = 1.0
     gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch"
@@ -186,9 +197,19 @@ class Kernel(PyroKernel):
     micro_batches: int = 1
     metric: Literal["identity", "dense"] = "identity"
     tolerance: float = 0.05
+    potential_fn: Potential | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
+        if self.potential_fn is not None and self.model is None:
+            self.program = PotentialProgram(self.potential_fn)
+        elif self.potential_fn is None and callable(self.model):
+            self.program = self.model
+        else:
+            raise TypeError(
+                f"{type(self).__name__} takes a Pyro program, or potential_fn= in its place; got "
+                f"model={self.model!r}, potential_fn={self.potential_fn!r}"
+            )
         for name, choice, known in [
             ("gradient", self.gradient, tuple(ESTIMATORS)),
             ("minibatches", self.minibatches, ORDERS),
@@ -216,7 +237,8 @@ class Kernel(PyroKernel):
     def __repr__(self) -> str:
         own = {**self.settings, "step_size": self.step_size}
         given = [f"{name}={value!r}" for name, value in own.items() if name != "sampler"]
-        program = getattr(self.model, "__qualname__", repr(self.model))
+        given_as = self.potential_fn or self.model
+        program = getattr(given_as, "__qualname__", repr(given_as))
         return f"{type(self).__name__}({', '.join([program, *given])})"
 
     @property
@@ -228,7 +250,9 @@ class Kernel(PyroKernel):
     @property
     def settings(self) -> dict[str, Any]:
         """The sampler's name and all its settings, for the attributes of the draws."""
-        shared = [entry.name for entry in fields(Kernel) if entry.name != "model"]
+        shared = [
+            entry.name for entry in fields(Kernel) if entry.name not in ("model", "potential_fn")
+        ]
         values = {name: getattr(self, name) for name in shared} | self.hyperparameters
         if callable(self.step_size):
             values["step_size"] = repr(self.step_size)
@@ -261,10 +285,11 @@ class Kernel(PyroKernel):
             torch.Size([2, 1])
         """
         loads = target.source is not None
-        if loads and (self.gradient == "control_variate" or self.micro_batches > 1):
+        if loads and (self.gradient != "minibatch" or self.micro_batches > 1):
             raise ValueError(
-                "gradient='control_variate' and micro_batches draw from plates that subsample; "
-                "a DataLoader draws its own minibatches, so give tensors instead"
+                f"gradient={self.gradient!r} and micro_batches={self.micro_batches} draw from "
+                "plates that subsample; a DataLoader draws its own minibatches, so give tensors "
+                "instead"
             )
         num_chains, seed = plan.num_chains, plan.seed
         given = target.start if target.center is None else target.center
@@ -278,7 +303,9 @@ class Kernel(PyroKernel):
             seed,
             order=self.minibatches,
             micro_batches=self.micro_batches,
-            batches=None if target.source is None else Batches(target.source, num_chains, seed),
+            batches=(
+                None if target.source is None else Batches(target.source, density, num_chains, seed)
+            ),
         )
         chains = Chains(
             density,
@@ -286,7 +313,7 @@ class Kernel(PyroKernel):
             self._start(density, position, given is not None, seed),
             stream,
             num_steps=plan.length.num_steps,
-            compile=plan.compile if density.traceable else "eager",
+            compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
         adaptation = Adaptation(
@@ -301,18 +328,20 @@ class Kernel(PyroKernel):
     def _start(self, density: Density, position: Tensor, given: bool, seed: int) -> Start:
         """Start at the positions (C, D), or where none were given about the modes found there."""
         with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
-        if self.metric == "dense":
-            metric = at_the_mode(density, position)
+        metric = at_the_mode(density, position) if self.metric == "dense" else None
+        if metric is not None:
             anchor = metric.origin if with_anchor else None
             if given:
                 return Start(position, anchor, metric=metric)
             return Start(about_the_mode(density, metric, seed), anchor, True, metric)
+        if self.metric == "dense":  # of a posterior without a mode of its size
+            metric = unit_map(position)
         if given or not density.subsamples or self.gradient == "full_data":
-            return Start(position, position if with_anchor else None)
+            return Start(position, position if with_anchor else None, metric=metric)
         starts, modes = about_modes(density, position, seed)
         # One that found no mode still has to descend, and to learn its anchor on the way.
         near_mode = bool((starts != modes).any(-1).all())
-        return Start(starts, modes if with_anchor else None, near_mode)
+        return Start(starts, modes if with_anchor else None, near_mode, metric)
 
     def _tuning(self) -> Tuning:
         """Collect what is left to the warm-up."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppl_fe.arguments import require_integer
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Blocks, Density
+from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.step.compile import CompileMode
 
 ChainMethod = Literal["vectorized", "sequential", "parallel"]
@@ -129,7 +130,7 @@ class Target:
     def of_chain(self, chain: int) -> Target:
         """The target of one chain, which needs no `vmap`."""
         own = slice(chain, chain + 1)
-        density = self.density.run_as(vectorized=False)
+        density = self.density.run_as(Way(vectorized=False))
         density.chain_kwargs = {name: v[own] for name, v in self.density.chain_kwargs.items()}
         return replace(
             self,

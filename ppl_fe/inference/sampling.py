@@ -9,6 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import xarray as xr
 from numpy import nanmax
 from torch import Tensor
@@ -18,10 +19,11 @@ from ppl_fe.arguments import refuse_unknown
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.potential import potential_arguments
 from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
+from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
 
 
 def sample(
@@ -49,14 +51,15 @@ def sample(
         kernel: `fe.BAOAB(model, ...)` or another of the family.
         *args: the program's arguments. A single `DataLoader` stands for data larger than memory:
             the program is called with its minibatches (inputs, targets), reshuffled for each chain.
+            They may differ in shape, as batches that are padded each to its own length.
         num_samples: S, kept draws a chain. Default 1000.
         warmup_steps: steps before the first kept draw, in which "auto" settings are tuned.
             Default 500.
         num_chains: C. Default 4.
         thinning: steps a kept draw costs. Default 1. `sample_stats.loss` averages over all of them.
-        chain_method: "vectorized" (default); "sequential" for programs whose control flow depends
-            on latent values; "parallel" for one process a chain, as many at once as there are
-            cores.
+        chain_method: "vectorized" (default); "sequential" for programs that cannot be batched over
+            chains, as those whose control flow depends on latent values; "parallel" for one process
+            a chain, as many at once as there are cores.
         initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`. By default
             uniform on (−2, 2), and where plates subsample about the modes that L-BFGS finds from
             there (`about_modes`): a minibatch chain's small steps would take long to come so far.
@@ -82,8 +85,8 @@ def sample(
         `gradient_norm`; `step_size`; and temperatures. `moments` has mean, standard deviation,
         R-hat and ESS of every unconstrained coordinate.
         A chain that became non-finite is left out and named in the attribute `failed_chains`.
-        The attribute `chain_method` is the way the chains did run: a program whose control flow
-        depends on latent values runs them one after another, after a RuntimeWarning.
+        The attribute `chain_method` is the way the chains did run: a program that cannot be batched
+        runs them one after another, after a RuntimeWarning that names what is in the way.
         With automatic settings `tuned_excess_temperature` is the excess predicted along the
         stiffest direction, and `tuned_measured_temperature` what the kept draws had, (C,) each.
 
@@ -97,8 +100,9 @@ def sample(
             stable one, which the message names.
 
     Warns:
-        RuntimeWarning: a warm-up shorter than five relaxation times of the slowest direction, or a
-            chain that was left out.
+        RuntimeWarning: a warm-up shorter than five relaxation times of the slowest direction, a
+            chain that was left out, a program that cannot be batched over chains, or a loader whose
+            batches differ in shape.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -117,7 +121,7 @@ def sample(
             f"kernel must be one of the samplers, got {type(kernel).__name__}; give the program to "
             "one, as in fe.sample(fe.BAOAB(model), ...)"
         )
-    _refuse_misspelt(kernel.model, kwargs)
+    _refuse_misspelt(kernel.program, kwargs)
     plan = RunPlan(
         RunLength(num_samples, warmup_steps, thinning),
         num_chains=num_chains,
@@ -132,8 +136,11 @@ def sample(
     if len(args) == 1 and isinstance(args[0], DataLoader | LoaderData):
         source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
         args = source.first()
+    if kernel.potential_fn is not None:
+        given = initial_params and {k: torch.as_tensor(v)[0] for k, v in initial_params.items()}
+        args = potential_arguments(args, given)
     density = Density(
-        kernel.model,
+        kernel.program,
         args,
         kwargs,
         data_per_chain=source is not None,
@@ -173,8 +180,8 @@ def _warn_short_warm_up(attributes: Mapping[Any, Any]) -> None:
     if attributes["warmup_steps"] < wanted:
         warnings.warn(
             f"warmup_steps={attributes['warmup_steps']} is shorter than five relaxation times of "
-            f"the slowest direction ({slowest:.0f} steps each); give at least {wanted}"
-            + shorter_ways(attributes),
+            f"the slowest direction ({slowest:.0f} steps each); "
+            + longer("warmup_steps", wanted, attributes),
             RuntimeWarning,
             stacklevel=3,
         )

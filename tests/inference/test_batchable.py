@@ -10,10 +10,13 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
+import torch
 import xarray as xr
 from exact import mcse_of_mean, z_score
 
 import ppl_fe as fe
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.step.batchable import batchable
 
 DEPENDS = "its control flow depends on the values of latent sites"
 Program = Callable[[], None]
@@ -86,6 +89,31 @@ def test_what_vmap_lacks_otherwise_is_quoted_and_the_step_still_traced() -> None
     assert "uncompiled" not in str(told[0].message)
     assert tree.attrs["chain_method"] == "sequential"
     assert tree.attrs["compile"] == "traced"
+
+
+def stable() -> None:
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    pyro.sample("y", dist.Stable(1.5, 0.0, scale), obs=torch.tensor([0.3, 0.4]))
+
+
+def wishart() -> None:
+    more = pyro.sample("more", dist.LogNormal(0.0, 0.5))
+    law = dist.Wishart(3.0 + more, covariance_matrix=torch.eye(2))
+    pyro.sample("y", law, obs=torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("program", "where"),
+    [(stable, "in the log-density of site 'y', Stable"), (wishart, "in the code of Wishart")],
+)
+def test_a_distribution_s_own_branches_are_named_and_no_if_is_asked_for(
+    program: Program, where: str
+) -> None:
+    """Nobody can replace an `if` that is not in the program."""
+    with pytest.warns(
+        RuntimeWarning, match=f"{DEPENDS}, {where}. Running chains one after another, uncompiled; p"
+    ):
+        batchable(Density(program), torch.zeros(2, 1))
 
 
 def test_errors_of_the_program_itself_are_passed_on() -> None:

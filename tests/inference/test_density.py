@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.program.full_data import full_data_terms
 
 DOUBLE = torch.float64
@@ -126,11 +127,11 @@ CASES: dict[str, tuple[Callable[[], None], Callable[[Tensor], Tensor], int]] = {
 }
 
 
-@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("way", [Way(), Way(False), Way(False, False, False)], ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_log_density_and_gradient(case: str, vectorized: bool) -> None:
+def test_log_density_and_gradient(case: str, way: Way) -> None:
     model, by_hand, size = CASES[case]
-    density = Density(model, vectorized=vectorized)
+    density = Density(model).run_as(way)
     assert density.num_parameters == size
     positions = torch.tensor([[0.3, -0.7, 0.9], [-1.1, 0.4, -0.2], [0.0, 0.0, 0.0]], dtype=DOUBLE)[
         :, :size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
-from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode
+from ppl_fe.inference.step.dense_metric import LinearMap, at_the_mode, unit_map
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 
 D = 6
@@ -181,11 +182,48 @@ def test_a_refined_map_whitens_the_draws_it_saw() -> None:
 def test_at_the_mode_is_the_mode_and_the_inverse_hessian() -> None:
     density = Density(narrow_valley)
     metric = at_the_mode(density, torch.zeros(3, D, dtype=torch.float64))
+    assert metric is not None
     sd = COVARIANCE.diagonal().sqrt()
     assert ((metric.origin - MEAN).abs() < 1e-3 * sd).all()
     found = metric.factor @ metric.factor.mT
     scale = torch.outer(sd, sd)
     assert ((found - COVARIANCE).abs() < 1e-5 * scale).all()
+
+
+def funnel() -> None:
+    """Neal's: its highest density, 40 below the mean of v, has no mass."""
+    v = pyro.sample("v", dist.Normal(0.0, 3.0))
+    pyro.sample("x", dist.Normal(torch.zeros(9), torch.exp(v / 2)).to_event(1))
+
+
+def schools() -> None:
+    """Eight, centred: the density has no bound where tau falls to zero."""
+    mu, tau = pyro.sample("mu", dist.Normal(0.0, 5.0)), pyro.sample("tau", dist.HalfCauchy(5.0))
+    with pyro.plate("schools", 8):
+        theta = pyro.sample("theta", dist.Normal(mu, tau))
+        errors = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+        effects = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+        pyro.sample("y", dist.Normal(theta, errors), obs=effects)
+
+
+@pytest.mark.parametrize("program", [funnel, schools])
+def test_a_posterior_whose_mode_says_nothing_of_it_has_its_metric_from_draws(program: Any) -> None:
+    assert at_the_mode(Density(program), torch.ones(2, 10)) is None
+    tree = run(
+        fe.BAOAB(program, metric="dense", step_size=0.01, friction=1.0),
+        num_samples=10,
+        warmup_steps=40,
+        num_chains=2,
+    )
+    assert tree.attrs["metric"] == "dense"
+    assert json.loads(tree.attrs["failed_chains"]) == {}
+    # Chains start where any others do, not at the top of the neck.
+    assert np.abs(tree.posterior["v" if program is funnel else "mu"].values).max() < 10
+
+
+def test_draws_too_far_apart_leave_the_metric_as_it_is() -> None:
+    metric = unit_map(torch.zeros(2, 3))
+    assert metric.refine(torch.tensor([[1e30, 0, 0], [-1e30, 0, 0], [0, 1, 1]]), 3.0) is metric
 
 
 def test_a_new_metric_leaves_the_chains_where_they_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyro
@@ -103,11 +104,21 @@ def test_noise_is_standard_normal_and_independent_between_chains() -> None:
     assert correlation.abs().max().item() * math.sqrt(chains.shape[1]) < 4.5
 
 
+def on_batches(x: Tensor, y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 10, subsample_size=len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y.float())
+
+
+def batches_of(data: LoaderData) -> Batches:
+    return Batches(data, Density(on_batches, data.first(), data_per_chain=True), 4, seed=5)
+
+
 def test_batches_of_a_loader_stand_side_by_side() -> None:
     x, y = torch.arange(20.0).view(10, 2), torch.arange(10)
     data = LoaderData(DataLoader(TensorDataset(x, y), batch_size=3, shuffle=True))
-    taken = list(islice(Batches(data, 4, seed=5), 12))
-    again = list(islice(Batches(data, 4, seed=5), 12))
+    taken: list[Any] = list(islice(batches_of(data), 12))
+    again: list[Any] = list(islice(batches_of(data), 12))
     for (inputs, targets), (other, _) in zip(taken, again, strict=True):
         assert (inputs.shape, targets.shape) == ((4, 3, 2), (4, 3))
         assert torch.equal(inputs, x[targets])  # rows and labels stay together

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from arviz_stats.base import array_stats
 
@@ -9,11 +11,12 @@ from ppl_fe.diagnostics.checks.mixing import ESS_LIMIT
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, distance, errors_allowed, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
-from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, shorter_ways
+from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
 
 # R-hat and ESS come from the same draws: where a half-chain is shorter than ten relaxation times
 # they cannot see what has not moved yet.
 RUN_RELAXATIONS = 20.0
+UNFORESEEN = 2.0  # times slower than predicted
 LEVEL_SHIFT = 0.02  # of λ̂, at half the step
 
 
@@ -99,46 +102,58 @@ def warmup_notes(warmup_steps: int, relaxation_steps: float) -> list[str]:
 
 def warmup_length(run: Run) -> Check | None:
     """Check the warm-up in relaxation times of the slowest direction."""
-    steps = _relaxation_steps(run)
+    steps = relaxation(run).steps
+    wanted = RELAXATIONS_TO_WARM_UP * float(np.ceil(steps))
     return Check.above(
         "warmup_length",
         float(run.attrs["warmup_steps"]) / steps,
         RELAXATIONS_TO_WARM_UP,
-        f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"warmup_steps={RELAXATIONS_TO_WARM_UP * np.ceil(steps):.0f}{_shorter(run)}",
+        f"the slowest direction takes {steps:.0f} steps to relax; "
+        + longer("warmup_steps", wanted, run.attrs),
     )
 
 
 def run_length(run: Run) -> Check | None:
     """Check the draws of a chain in relaxation times of the slowest direction."""
-    steps, thinning = _relaxation_steps(run), float(run.attrs["thinning"])
+    steps, thinning = relaxation(run).steps, float(run.attrs["thinning"])
     # Draws of relaxation time τ count as one in 2τ.
     enough = max(RUN_RELAXATIONS, 2 * ESS_LIMIT / len(run.chains)) * steps / thinning
+    least = float(np.ceil(RUN_RELAXATIONS * steps / thinning))
     return Check.above(
         "run_length",
         run.num_draws * thinning / steps,
         RUN_RELAXATIONS,
-        f"the slowest direction takes {steps:.0f} steps to relax; give at least "
-        f"num_samples={np.ceil(RUN_RELAXATIONS * steps / thinning):.0f} at this thinning to see "
-        f"it at all, about {np.ceil(enough):.0f} for an ESS of {ESS_LIMIT:.0f}{_shorter(run)}",
+        f"the slowest direction takes {steps:.0f} steps to relax, and an ESS of {ESS_LIMIT:.0f} "
+        f"about {np.ceil(enough):.0f} draws at this thinning; "
+        + longer("num_samples", least, run.attrs),
     )
 
 
-def _shorter(run: Run) -> str:
-    return shorter_ways(run.attrs) if run.tuned("relaxation_steps") is not None else ""
+class Relaxation(NamedTuple):
+    """steps of the slowest direction's relaxation; measured: by the draws, not by the warm-up."""
+
+    steps: float
+    measured: bool
 
 
-def _relaxation_steps(run: Run) -> float:
-    """Take the relaxation predicted in warm-up; else that of the slowest scalar's autocorrelation.
+def relaxation(run: Run) -> Relaxation:
+    """Take the relaxation predicted in warm-up; or that of the slowest scalar's autocorrelation.
 
-    Draws of autocorrelation ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
+    The prediction is that of the widest coordinate which the warm-up has seen. Sites that hang
+    together are slower, and what the warm-up did not see at all: where the draws count for too few
+    and are correlated over twice as many steps, they are believed. Draws of autocorrelation
+    ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
     """
     predicted = run.tuned("relaxation_steps")
-    if predicted is not None:
-        return float(predicted.max())
     found = [float(array_stats.ess(x, **AXES, method="bulk")) for x in run.named.values()]
-    ratio = max(run.loss.size / min(found, default=float("nan")), 1.1)
-    return float(run.attrs["thinning"]) / float(np.log((ratio + 1) / (ratio - 1)))
+    least = min(found, default=float("nan"))
+    ratio = max(run.loss.size / least, 1.1)
+    measured = float(run.attrs["thinning"]) / float(np.log((ratio + 1) / (ratio - 1)))
+    if predicted is None:
+        return Relaxation(measured, True)
+    steps = float(predicted.max())
+    slower = least < ESS_LIMIT and measured > UNFORESEEN * steps
+    return Relaxation(measured, True) if slower else Relaxation(steps, False)
 
 
 def interrupted(run: Run) -> Check:

@@ -25,6 +25,7 @@ from scipy.stats import binom, chi2
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, FALSE_ALARM, Array, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.warmup.advice import batch_argument, has_dense_metric
 
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
 # Of many quantities that are only ranked: a looser limit, which one in a hundred may exceed.
@@ -47,11 +48,16 @@ def mixing_notes(r_hat: float, ess: float) -> list[str]:
         >>> mixing_notes(1.002, 900.0)
         []
     """
-    if r_hat < R_HAT_LIMIT and ess > ESS_LIMIT:
+    wrong = []
+    if not r_hat < R_HAT_LIMIT:
+        wrong.append(f"R-hat {r_hat:.3f} (below {R_HAT_LIMIT} if mixed)")
+    if not ess > ESS_LIMIT:
+        wrong.append(f"ESS {ess:.0f} (above {ESS_LIMIT:.0f} if mixed)")
+    if not wrong:
         return []
     return [
-        f"not mixed: R-hat {r_hat:.3f} (below {R_HAT_LIMIT}), ESS {ess:.0f} (above "
-        f"{ESS_LIMIT:.0f}); raise num_samples, thinning or warmup_steps, or localization"
+        f"not mixed: {', '.join(wrong)}; raise num_samples, thinning or warmup_steps, or "
+        "localization"
     ]
 
 
@@ -109,7 +115,7 @@ def r_hat(run: Run) -> Check:
 
 def _where_scales_differ(run: Run) -> str:
     dense = ", and where directions differ much in scale try metric='dense'"
-    return (dense if run.attrs.get("metric") == "identity" else "") + _or_localization(run)
+    return dense * has_dense_metric(run.attrs) + _or_localization(run)
 
 
 def _or_localization(run: Run) -> str:
@@ -228,13 +234,13 @@ def wbic_error(run: Run, difference: float | None) -> Check | None:
         raise ValueError(f"difference must be positive, in nats of WBIC, got {difference}")
     _, error, _ = mean_and_error(run.loss)
     value, allowed = float(run.attrs["num_data"]) * error, difference / ERRORS_IN_DIFFERENCE
-    factor = (value / allowed) ** 2
+    factor, size = (value / allowed) ** 2, batch_argument(run.attrs)
     return Check.below(
         "wbic_error",
         value,
         allowed,
         f"differences of {difference:g} nats are lost in the error; raise num_samples or "
-        f"num_chains about {np.ceil(factor):.0f}-fold, or batch_size",
+        f"num_chains about {np.ceil(factor):.0f}-fold{f', or {size}' * bool(size)}",
     )
 
 

@@ -28,7 +28,7 @@ def failed_chains(run: Run) -> Check:
         "failed_chains",
         len(failed),
         1,
-        f"{why}: those left are no fair sample; give a smaller step_size, or other initial_params",
+        f"{why}: those left are no fair sample; give a smaller step_size, or {_elsewhere(run)}",
     )
 
 
@@ -51,7 +51,7 @@ def stuck_chains(run: Run) -> Check | None:
         relative[worst],
         STUCK,
         f"chain {run.chains[worst]} hardly moves; give a larger step_size for it, more "
-        "warmup_steps, or other initial_params",
+        f"warmup_steps, or {_elsewhere(run)}",
     )
 
 
@@ -82,8 +82,13 @@ def chain_apart(run: Run) -> Check | None:
         worst,
         allowed,
         f"{place} sits in another place than the rest; raise warmup_steps, or bring every chain "
-        "into one mode by initial_params (a larger localization, of a local posterior)",
+        f"into one mode by {_elsewhere(run)}",
     )
+
+
+def _elsewhere(run: Run) -> str:
+    """Name what decides where chains start: a local posterior's do about w*."""
+    return "a larger localization" if "localization" in run.attrs else "other initial_params"
 
 
 def _draws_within(trace: Array) -> float:

@@ -13,10 +13,10 @@ import numpy as np
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import Array, errors_allowed, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.warmup.advice import quieter
 
 MARGIN = 0.1
 MOST_SKEWED = 2.0
-COOLER = "lower step_size or tolerance, raise batch_size, or take gradient='control_variate'"
 WARMER = "the sampler injects too little noise, or warm-up left it off its centre: check the "
 WARMER += "temperature, and raise warmup_steps"
 
@@ -46,7 +46,7 @@ def block_temperature(run: Run) -> Check | None:
         for place, name in enumerate(run.blocks)
     }
     worst = max(found, key=lambda name: _excess(*found[name]))
-    return _check("block_temperature", *found[worst], f"{worst!r}")
+    return _check(run, "block_temperature", found[worst], f"{worst!r}")
 
 
 def predicted_excess(run: Run) -> Check | None:
@@ -86,8 +86,8 @@ def gradient_noise(run: Run) -> Check | None:
         "gradient_noise",
         relative,
         MARGIN,
-        "minibatches and step heat the chains as the injected noise does; lower step_size, raise "
-        "batch_size (subsample_size), or take gradient='control_variate'",
+        f"{'minibatches and ' * bool(quieter(run.attrs))}step heat the chains as the injected "
+        f"noise does; {_cooler(run)}",
     )
 
 
@@ -111,7 +111,7 @@ def _from_warm_up(run: Run) -> float | None:
 
 def _of(run: Run, statistic: str, name: str, what: str) -> Check | None:
     values = run.stats.get(statistic)
-    return None if values is None else _check(name, *_relative(run, values, 1), what)
+    return None if values is None else _check(run, name, _relative(run, values, 1), what)
 
 
 def _relative(run: Run, values: Array, num_tests: int) -> tuple[float, float]:
@@ -133,9 +133,19 @@ def _excess(relative: float, margin: float) -> float:
     return found if np.isfinite(found) else float("inf")
 
 
-def _check(name: str, relative: float, margin: float, what: str) -> Check:
-    how = f"too hot; {COOLER}" if relative > 1 else f"too cold; {WARMER}"
+def _check(run: Run, name: str, found: tuple[float, float], what: str) -> Check:
+    relative, margin = found
+    how = f"too hot; {_cooler(run)}" if relative > 1 else f"too cold; {WARMER}"
+    if np.isnan(relative):
+        how = "a gradient was not finite; give a smaller step_size, and check the data"
     return Check.within(name, relative, 1.0, margin, f"{what} {relative:.2f} T: {how}")
+
+
+def _cooler(run: Run) -> str:
+    """Write what makes a run cooler, of the settings that it has."""
+    by_hand = run.attrs.get("step_size") != "auto"
+    ways = ["lower step_size" if by_hand else "lower tolerance, or step_size"]
+    return "; or ".join(ways + [quieter(run.attrs)] * bool(quieter(run.attrs)))
 
 
 def _largest(values: Array) -> float:

@@ -124,7 +124,7 @@ def _gradient(density: Density, args: Sequence[Any], position: Tensor) -> Gradie
     def gradient(positions: Tensor, *tensors: Tensor) -> list[Tensor]:
         return [estimate(positions, Batch((), (), tensors), None).gradient]
 
-    mode: CompileMode = "traced" if density.traceable else "eager"
+    mode: CompileMode = "traced" if density.way.traceable else "eager"
     built, _ = build(gradient, [position, *density.tensors], mode, STEPS)
 
     def at(positions: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """What the posterior is: a Pyro program as a log-density of one vector.
 
-density.py      the log-density of one vector, for one chain or all; sites and blocks of it
-trace.py        a run of the program at unconstrained values, and what it observes
-site_checks.py  supports and plates that can be sampled, and those that are refused
-explain.py      names the arguments to change when a trial run fails on them
-full_data.py    the density on all the data, through plates that subsample
+density.py         the log-density of one vector, for one chain or all; sites and blocks of it
+each_chain.py      one chain's function for all: batched or one after another, and its gradient
+trace.py           a run of the program at unconstrained values, and what it observes
+factorisations.py  matrices without a factor: NaN, and no error
+site_checks.py     supports and plates that can be sampled, and those that are refused
+explain.py         names the arguments to change when a trial run fails on them
+potential.py       a potential energy as a program
+full_data.py       the density on all the data, through plates that subsample
 """

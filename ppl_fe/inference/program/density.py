@@ -11,13 +11,13 @@ import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.inference.program.each_chain import Way, gradient_of, over_chains
 from ppl_fe.inference.program.explain import (
     argument_name,
     is_array,
@@ -35,6 +35,7 @@ from ppl_fe.inference.program.trace import (
 
 Tensors = tuple[Tensor, ...]
 Indices = Tensors  # into the data, one set a plate
+Data = Tensors | list[Tensors]  # shared or stacked over chains; a list where chains' shapes differ
 Blocks = Mapping[str, slice]  # names of consecutive runs of coordinates
 
 MOST_BLOCKS = 64  # a step takes one reduction a block
@@ -134,7 +135,7 @@ class Density:
         deterministic: the sites of `pyro.deterministic`, computed from the latent ones.
         transforms: site name -> constrained to unconstrained values at the trial run, as Pyro's
             kernels carry them; exact unless a support depends on another site.
-        traceable: whether the program makes one graph.
+        way: how it is run for several chains; `run_as` changes it.
 
     Raises:
         ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
@@ -166,7 +167,7 @@ class Density:
         vectorized: bool = True,
     ) -> None:
         self.chain_kwargs = dict(chain_kwargs or {})
-        self.data_per_chain, self.vectorized, self.traceable = data_per_chain, vectorized, True
+        self.data_per_chain, self.way = data_per_chain, Way(vectorized)
         self.program = ProgramCall(model, args, kwargs or {})
         self.tensors = self.program.tensors
         refuse_non_finite(self.tensors)
@@ -281,39 +282,38 @@ class Density:
         own = dict(zip(self.chain_kwargs, chain_values, strict=True))
         return run_program(lambda: self.program(data, own), self.split(position), named)
 
-    def run_as(self, *, vectorized: bool, traceable: bool = True) -> Density:
-        """Copy the density, to be batched over chains or not.
+    def try_data(self, tensors: Tensors) -> None:
+        """Run the program once on another minibatch than it was built with, Pyro's validation on.
 
-        Args:
-            vectorized: as in the constructor.
-            traceable: whether the program makes one graph. Default True.
+        Raises:
+            ValueError: it fails, or has other latent sites.
         """
+        first = {name: value[0] for name, value in self.chain_kwargs.items()}
+        given = [tuple(tensor.shape) for tensor in tensors]
+        try:
+            found = trial_run(lambda: self.program(tensors, first), tensors)
+        except TrialRunError as failed:
+            raise ValueError(
+                f"the model failed on a batch of tensors of shapes {given}: {failed.error}; pad "
+                "the loader's batches alike, or give the model plates of the batch's own length"
+            ) from failed.error
+        if found.sites != self.sites:
+            raise ValueError(
+                f"latent sites change their shape with the batch: {list(found.sites)} on tensors "
+                f"of shapes {given}, {list(self.sites)} before; pad the loader's batches alike"
+            )
+
+    def run_as(self, way: Way) -> Density:
+        """Copy the density, to be run in another way."""
         twin = copy.copy(self)
-        twin.vectorized, twin.traceable = vectorized, traceable
+        twin.way = way
         return twin
 
     def over_chains(
         self, function: Callable[..., Any], *arguments: Any, in_dims: tuple[int | None, ...]
     ) -> Any:
-        """Apply a function of one chain to all, by `vmap` or chain after chain.
-
-        Args:
-            function: of one chain.
-            *arguments: trees of tensors.
-            in_dims: for each argument 0 if it has a leading chain dimension, as the results have,
-                and None if all chains share it.
-        """
-        if self.vectorized:
-            return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
-        chained = [a for a, dim in zip(arguments, in_dims, strict=True) if dim == 0]
-        results = []
-        for chain in range(len(pytree.tree_leaves(chained)[0])):
-            own = [
-                pytree.tree_map(itemgetter(chain), argument) if dim == 0 else argument
-                for argument, dim in zip(arguments, in_dims, strict=True)
-            ]
-            results.append(function(*own))
-        return pytree.tree_map(lambda *values: torch.stack(values), *results)
+        """Apply a function of one chain to all, in the density's own way; see `over_chains`."""
+        return over_chains(function, *arguments, in_dims=in_dims, vectorized=self.way.vectorized)
 
     def batched_gradient(
         self,
@@ -321,7 +321,7 @@ class Density:
         position: Tensor,
         indices: Indices,
         chain_values: Tensors,
-        tensors: Tensors,
+        tensors: Data,
     ) -> tuple[Tensor, Terms]:
         """Differentiate all chains: the gradient (C, D) of the log-density, and the terms (C,).
 
@@ -330,7 +330,8 @@ class Density:
             position: (C, D).
             indices: (C, B) for each subsampled plate.
             chain_values: (C, ...) each.
-            tensors: the program's, with a leading chain dimension if `data_per_chain`.
+            tensors: the program's, with a leading chain dimension if `data_per_chain`, or a list
+                of those of each chain.
         """
 
         def objective(
@@ -340,7 +341,7 @@ class Density:
             return value.log_density, value
 
         gradient, found = self.over_chains(
-            torch.func.grad(objective, has_aux=True),
+            gradient_of(objective, functional=self.way.functional),
             position,
             indices,
             chain_values,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density, Indices, Tensors, Terms
+from ppl_fe.inference.program.each_chain import over_chains
 from ppl_fe.inference.program.trace import Subsample
 
 
@@ -22,7 +23,12 @@ def full_data_terms(
     if not density.subsamples:
         return density(position, None, chain_values, tensors)
     weights, chunks = weighted_chunks(density)
-    each = torch.func.vmap(lambda subset: density(position, subset, chain_values, tensors))(chunks)
+    each = over_chains(
+        lambda subset: density(position, subset, chain_values, tensors),
+        chunks,
+        in_dims=(0,),
+        vectorized=density.way.functional,
+    )
     # float64 data under a float32 prior make the terms float64.
     return Terms(*(weights.to(values.dtype) @ values for values in each))
 

@@ -51,9 +51,9 @@ def transform_of(name: str, fn: Any) -> Any:
             f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
             "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
         )
-    if ANGLES & {kind.__name__ for kind in type(_base_of(fn)).__mro__}:
+    if ANGLES & {kind.__name__ for kind in type(base_of(fn)).__mro__}:
         raise RefusedSiteError(
-            f"latent site {name!r} ({type(_base_of(fn)).__name__}) is an angle: its density has "
+            f"latent site {name!r} ({type(base_of(fn)).__name__}) is an angle: its density has "
             "period 2π, and chains would wander over the periods. Sample a direction, two sites "
             "x and y of Normal(0, 1), take torch.atan2(y, x) by pyro.deterministic, and give it "
             "the density by pyro.factor"
@@ -82,13 +82,14 @@ def is_real(fn: Any) -> bool:
 
 def tensor_held(fn: Any, otherwise: torch.dtype) -> Tensor:
     """Find a tensor of floats in the distribution, or make one of the other dtype."""
-    for value in vars(_base_of(fn)).values():
+    for value in vars(base_of(fn)).values():
         if isinstance(value, Tensor) and value.is_floating_point():
             return value
     return torch.empty((), dtype=otherwise)
 
 
-def _base_of(fn: Any) -> Any:
+def base_of(fn: Any) -> Any:
+    """Take a distribution out of those that expand, mask or transform it."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return fn
@@ -196,7 +197,9 @@ def refuse_broadcast(name: str, site: Any) -> None:
     """Refuse an observed site whose log-densities have another shape than its plates.
 
     Observations (N, 1) against means (N,) make N² terms: a posterior far too narrow, about the
-    mean of all data, that mixes well and passes every check of a sampler.
+    mean of all data, that mixes well and passes every check of a sampler. A dimension that no plate
+    declares is right where it makes no more terms than there are values: two coins in columns
+    under a plate of tosses, dim=-2.
 
     Args:
         name: of the site.
@@ -223,10 +226,13 @@ def refuse_broadcast(name: str, site: Any) -> None:
         padded[dim] if dim in frames and _is_unsized(frames[dim]) else _size(frames.get(dim))
         for dim in range(-depth, 0)
     )
-    if padded != wanted:
+    declared = tuple(padded[dim] if dim in frames else 1 for dim in range(-depth, 0))
+    value = site["value"]
+    in_values = prod(shape) <= prod(value.shape[: value.dim() - site["fn"].event_dim])
+    if padded != wanted and not (declared == wanted and in_values):
         raise ValueError(
             f"observed site {name!r} has log-densities of shape {shape}, its plates have "
-            f"{wanted}: value {tuple(site['value'].shape)} and distribution "
+            f"{wanted}: value {tuple(value.shape)} and distribution "
             f"{tuple(site['fn'].shape())} broadcast against each other. Give a column (N, 1) as "
             "(N,), by .squeeze(-1), or declare the other dimensions by .to_event(...) or a plate"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose, prod
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import pyro
@@ -20,9 +21,11 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from ppl_fe.inference.program.factorisations import NaNFactors
 from ppl_fe.inference.program.site_checks import (
     RefusedSiteError,
     Rows,
+    base_of,
     is_real,
     largest_plate,
     refuse_broadcast,
@@ -113,7 +116,13 @@ def run_program(
         indices: subsampled plate -> index set (B,).
     """
     handler = _Substitute(unconstrained, indices)
-    trace = _trace(call, handler, validate=False)
+    try:
+        trace = _trace(call, handler, validate=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        # Looked for only then, as that slows every operation down.
+        handler = _Substitute(unconstrained, indices)
+        with NaNFactors():
+            trace = _trace(call, handler, validate=False)
     log_density: Any = handler.log_jacobian
     log_likelihood: Any = torch.zeros(())
     values, found, log_probs = {}, {}, {}
@@ -319,6 +328,26 @@ class _Substitute(Messenger):
 def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> Any:
     # The block keeps an enclosing handler (MCMC.run traces too) from seeing these sites.
     with poutine.block(), pyro.validation_enabled(validate), handler:
-        trace = poutine.trace(call).get_trace()
-        trace.compute_log_prob()
+        try:
+            trace = poutine.trace(call).get_trace()
+        except RuntimeError as error:
+            made = _distribution_in(error)
+            if made is not None:  # the author of the program has not written the line that failed
+                error.add_note(f"in the code of {type(made).__name__}")
+            raise
+        try:
+            trace.compute_log_prob()
+        except RuntimeError as error:
+            sites = (site for site in trace.nodes.values() if site["type"] == "sample")
+            failed = next(site for site in sites if "log_prob_sum" not in site)
+            kind = type(base_of(failed["fn"])).__name__
+            error.add_note(f"in the log-density of site {failed['name']!r}, {kind}")
+            raise
     return trace
+
+
+def _distribution_in(error: BaseException) -> torch.distributions.Distribution | None:
+    """Find the distribution whose method raised an error, or called what raised it."""
+    held = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+    found = [own for own in held if isinstance(own, torch.distributions.Distribution)]
+    return found[-1] if found else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ppl_fe.diverged import DivergedError
+from ppl_fe.inference.program.factorisations import NaNFactors
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.warmup.curvature import largest_stable_step, stiffest
 
@@ -22,15 +23,31 @@ def failures(chains: Chains, warmup_steps: int) -> dict[int, str]:
         Chain -> why it failed.
     """
     totals, names = chains.totals, list(chains.blocks)
-    found = {}
-    for chain in torch.nonzero(totals.failed_at >= 0)[:, 0].tolist():
+    failed, found = torch.nonzero(totals.failed_at >= 0)[:, 0].tolist(), {}
+    coarse = too_coarse(chains) if failed else ""
+    for chain in failed:
         step = int(totals.failed_at[chain])
         when = f"warm-up step {step}" if step < warmup_steps else f"step {step - warmup_steps}"
         where = [names[k] for k in torch.nonzero(totals.failed_blocks[chain])[:, 0].tolist()]
         everywhere = len(where) == len(names)
         blocks = "every site" if everywhere and len(names) > 1 else ", ".join(where)
-        found[chain] = f"the gradient of {blocks} was not finite at {when}"
+        found[chain] = f"the gradient of {blocks} was not finite at {when}{coarse}"
     return found
+
+
+def too_coarse(chains: Chains) -> str:
+    """Write a clause on float32 where the program factorises matrices in it; "" where not."""
+    density = chains.density
+    if density.dtype != torch.float32:
+        return ""
+    with torch.no_grad(), NaNFactors() as factors:
+        density(chains.start[0])
+    if not factors.met:
+        return ""
+    return (
+        " (the program factorises a matrix, which rounding may leave without a factor: try "
+        "torch.set_default_dtype(torch.float64), and data of that type)"
+    )
 
 
 def stop_if_all_failed(failed: dict[int, str], chains: Chains) -> None:

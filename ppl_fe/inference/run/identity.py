@@ -15,6 +15,7 @@ from ppl_fe.files.digest import digest
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, Tensors
 from ppl_fe.inference.run_plan import RunPlan, Target
+from ppl_fe.inference.warmup.advice import LOADER
 from ppl_fe.version import __version__
 
 WIDTHS = (0.1, 1.0)  # of the cubes that the points lie in, at which a program is evaluated
@@ -23,13 +24,17 @@ EVALUATED = ("log-probability", "mean", "mean size")  # of a site, at each point
 
 def identity(kernel: Kernel, target: Target, plan: RunPlan) -> dict[str, Any]:
     """The settings that identify a run; a call that resumes it must give equal ones."""
-    density = target.density
+    density, source = target.density, target.source
+    batches = {plate.name: [plate.subsample_size, plate.size] for plate in density.subsamples}
+    if source is not None:
+        batches = {LOADER: [source.batch_size, source.num_data]}
     return {
         "inference_library_version": __version__,
         **kernel.settings,
         **vars(plan.length),
         "num_chains": plan.num_chains,
         "num_data": density.num_data,
+        "minibatches_of": batches,
         "sites": {site.name: list(site.shape) for site in density.sites},
         "seed": plan.seed,
     }

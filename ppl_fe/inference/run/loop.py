@@ -115,7 +115,7 @@ class Sampling:
             self.momenta is not None,
         )
         self.found = {
-            "chain_method": "vectorized" if chains.density.vectorized else "sequential",
+            "chain_method": "vectorized" if chains.density.way.vectorized else "sequential",
             "compile": chains.compile_mode,
         }
         self.report: dict[str, Tensor] = {}

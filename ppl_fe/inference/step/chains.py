@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Blocks, Density, Indices, merge_blocks
+from ppl_fe.inference.program.density import Blocks, Data, Density, Indices, merge_blocks
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation, exact_evaluation
-from ppl_fe.inference.step.random_stream import RandomStream
+from ppl_fe.inference.step.random_stream import RandomStream, shapes
 from ppl_fe.inference.step.step_function import (
     Fixed,
     Inputs,
@@ -67,7 +67,8 @@ class Chains:
         density: the target.
         sampler: what moves the chains.
         start: where they start.
-        stream: of noise and minibatches.
+        stream: of noise and minibatches. Where a loader's batches differ in shape from chain to
+            chain or from step to step, those steps are run eagerly, as they come.
         num_steps: expected; "auto" weighs the cost of compiling against it.
         compile: how to run the step, "auto" by default.
         blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
@@ -76,7 +77,6 @@ class Chains:
     Attributes:
         start: (C, D), where the chains started.
         near_mode: whether that was near a mode.
-        settings: of the sampler, (C, 1) each.
         compile_mode: what "auto" came to.
     """
 
@@ -91,8 +91,11 @@ class Chains:
         compile: CompileMode = "auto",
         blocks: Blocks | None = None,
     ) -> None:
-        self.density, self.stream = density, stream
-        self.dynamics, self._estimator, self.settings = sampler
+        data = density.tensors if stream.batches is None else next(stream.batches)
+        if isinstance(data, list):
+            compile = "eager"
+            density = density.run_as(density.way._replace(vectorized=False, traceable=False))
+        self.density, self.stream, self._sampler = density, stream, sampler
         self.start, self.near_mode = start.position.clone(), start.near_mode
         self.blocks = merge_blocks(blocks or density.blocks)
         metric, anchor = start.metric, start.anchor
@@ -112,21 +115,31 @@ class Chains:
             indices,
             self.settings,
             density.chain_values,
-            density.tensors if stream.batches is None else next(stream.batches),
+            data,
             self._fixed,
             tuple(torch.empty_like(tensor) for tensor in state),
         )
         # The leaves in order, overwritten from step to step: flattening anew would cost as much
         # as a small step itself.
-        self._leaves, structure = pytree.tree_flatten(inputs)
+        self._leaves, self._structure = pytree.tree_flatten(inputs)
         self._slots, self._state_type = inputs.slots(), type(state)
-        function = flat_step(self.dynamics, self._estimator, self.blocks, structure)
+        function = flat_step(self.dynamics, sampler.estimator, self.blocks, self._structure)
         self._step, self.compile_mode = build(
-            function, self._leaves, compile, num_steps, read_constants=density.vectorized
+            function, self._leaves, compile, num_steps, read_constants=density.way.vectorized
         )
         # Building took steps, and they were added up.
         self._leaves[self._slots.totals] = Totals.zero(own, len(self.blocks))
         self._evaluate: TensorFunction | None = None
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The sampler's step."""
+        return self._sampler.dynamics
+
+    @property
+    def settings(self) -> dict[str, Tensor]:
+        """Those of the sampler, (C, 1) each, to be changed in place."""
+        return self._sampler.settings
 
     @property
     def num_chains(self) -> int:
@@ -214,12 +227,34 @@ class Chains:
         leaves[slots.noise] = (noise,)
         if indices:
             leaves[slots.indices] = indices
+        step, given = self._step, leaves
         if stream.batches is not None:
-            leaves[slots.tensors] = next(stream.batches)
-        written = self._step(*leaves)
+            data = next(stream.batches)
+            if self._fits(data):
+                leaves[slots.tensors] = data
+            else:
+                step, given = self._step_on(data)
+        written = step(*given)
         state, spare = slots.state, slots.spare
         leaves[state], leaves[spare] = leaves[spare], leaves[state]
         return Statistics(*written)
+
+    @property
+    def _data(self) -> Data:
+        """The program's tensors: all of them, or a loader's last minibatches."""
+        batches = self.stream.batches
+        return self.density.tensors if batches is None else batches.current
+
+    def _fits(self, data: Data) -> bool:
+        """Return whether tensors are of the shapes that the step was built for."""
+        built = self._leaves[self._slots.tensors]
+        return not isinstance(data, list) and shapes(data) == shapes(built)
+
+    def _step_on(self, data: Data) -> tuple[TensorFunction, list[Tensor]]:
+        """Make the step for data of other shapes than it was built for, and its leaves."""
+        given: Inputs = pytree.tree_unflatten(self._leaves, self._structure)
+        leaves, structure = pytree.tree_flatten(given._replace(tensors=data))
+        return flat_step(*self._sampler[:2], self.blocks, structure), leaves
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
         """Take means over the steps since the last call, and begin new ones.
@@ -248,17 +283,18 @@ class Chains:
         Returns:
             The estimate, with the gradient in the chains' own coordinates.
         """
-        tensors = tuple(self._leaves[self._slots.tensors])
-        inputs = (position, Batch(indices, self.density.chain_values, tensors), self._fixed)
+        inputs = (position, Batch(indices, self.density.chain_values, self._data), self._fixed)
         leaves, structure = pytree.tree_flatten(inputs)
-        if self._evaluate is None:
-            mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
-            function = flat_evaluation(self._estimator, structure)
-            self._evaluate, _ = build(
-                function, leaves, mode, num_calls=1, read_constants=self.density.vectorized
-            )
+        function = flat_evaluation(self._sampler.estimator, structure)
+        if self._fits(self._data):
+            if self._evaluate is None:
+                mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
+                self._evaluate, _ = build(
+                    function, leaves, mode, num_calls=1, read_constants=self.density.way.vectorized
+                )
+            function = self._evaluate
         with torch.no_grad():
-            return Evaluation(*self._evaluate(*leaves))
+            return Evaluation(*function(*leaves))
 
     @property
     def has_gradient_noise(self) -> bool:
@@ -268,7 +304,7 @@ class Chains:
     def fresh_gradient(self) -> Tensor:
         """Estimate the gradient (C, D) at the present positions on minibatches of no step."""
         if self.stream.batches is not None:
-            self._leaves[self._slots.tensors] = next(self.stream.batches)
+            next(self.stream.batches)
         return self.evaluate(self._leaves[0], self.stream.indices()).gradient
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ppl_fe.inference.program.factorisations import NaNFactors
 from ppl_fe.inference.step.graph_passes import (
     inline_literals,
     replace_masks,
@@ -81,12 +83,13 @@ def trace(
     """
 
     def reading(*leaves: Tensor) -> Sequence[Tensor]:
-        with ReadConstants():  # type: ignore[no-untyped-call]
+        own = ReadConstants() if read_constants else nullcontext()  # type: ignore[no-untyped-call]
+        with own, NaNFactors():
             return function(*leaves)
 
     try:
         with torch.no_grad():
-            graph = make_fx(reading if read_constants else function)(*example)
+            graph = make_fx(reading)(*example)
     except RuntimeError as error:
         refuse_leaving_torch(error)
         raise

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.each_chain import gradient_of, hessian_of
 from ppl_fe.inference.program.full_data import full_data_terms
 
 MOST_PARAMETERS = 1000  # D² numbers a chain, and a D × D factorisation now and then
 NEWTON_STEPS = 200
+NUM_DRAWS, MOST_SHORT = 32, 1.0  # of the normal law about a mode; nats a coordinate
 SHRINKAGE = 10.0  # and one a parameter: draws that the present metric counts for
 
 
@@ -59,14 +61,22 @@ class LinearMap(NamedTuple):
         identity = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
         seen = torch.cov(u.T).reshape(identity.shape)
         covariance = (count * seen + prior * identity) / (count + prior)
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        if failed:  # of draws so far apart that their squares are not finite
+            return self
         share = count / (count + prior)
         return LinearMap(
-            self.to_position((share * u.mean(0)).expand_as(self.origin)),
-            self.factor @ torch.linalg.cholesky(covariance),
+            self.to_position((share * u.mean(0)).expand_as(self.origin)), self.factor @ root
         )
 
 
-def at_the_mode(density: Density, start: Tensor) -> LinearMap:
+def unit_map(start: Tensor) -> LinearMap:
+    """Make the map that changes nothing, for positions (C, D), to be learnt from draws alone."""
+    identity = torch.eye(start.shape[-1], dtype=start.dtype, device=start.device)
+    return LinearMap(torch.zeros_like(start), identity.repeat(len(start), 1, 1))
+
+
+def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
     """Find the map with c at a mode on unconstrained space, LLᵀ the inverse negative Hessian.
 
     Damped Newton steps (Levenberg-Marquardt) on all the data from the first chain's start, and one
@@ -77,8 +87,12 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap:
         density: the target.
         start: (C, D) positions.
 
+    Returns:
+        None where there is no mode, or one that says nothing of the posterior, as the neck of a
+        funnel does not: there the density is high and the volume is small.
+
     Raises:
-        ValueError: more than a thousand parameters, or minibatches drawn elsewhere.
+        ValueError: more than a thousand parameters.
     """
     if density.num_parameters > MOST_PARAMETERS:
         raise ValueError(
@@ -90,12 +104,17 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap:
     def energy(w: Tensor) -> Tensor:
         return -full_data_terms(density, w, own, density.tensors).log_density
 
+    functional = density.way.functional
+    gradient = gradient_of(lambda w: (energy(w), ()), functional=functional)
     w, damping = start[0], 1.0
     with torch.no_grad():
         value = energy(w)
         for _ in range(NEWTON_STEPS):
-            slope = torch.func.grad(energy)(w)
-            sizes, axes = _curvatures(energy, w)
+            slope, _ = gradient(w)
+            hessian = hessian_of(energy, w, functional=functional)
+            if not hessian.isfinite().all():
+                return None
+            sizes, axes = _curvatures(hessian)
             move = axes @ ((axes.T @ slope) / (sizes * (1 + damping)))
             there = energy(w - move)
             if torch.isfinite(there) and there <= value:
@@ -107,22 +126,40 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap:
                 break
             else:
                 damping = max(10 * damping, 1e-3)
-        sizes, axes = _curvatures(energy, w)
-    factor = axes * sizes.rsqrt()
+        hessian = hessian_of(energy, w, functional=functional)
+        if not hessian.isfinite().all():
+            return None
+        sizes, axes = _curvatures(hessian)
+        factor = axes * sizes.rsqrt()
+        if not _describes(energy, w, factor):
+            return None
     return LinearMap(w.expand_as(start).clone(), factor.expand(len(start), -1, -1).clone())
 
 
-def _curvatures(energy: Callable[[Tensor], Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompose the Hessian: sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
+def _describes(energy: Callable[[Tensor], Tensor], mode: Tensor, factor: Tensor) -> bool:
+    """Return whether a normal law N(mode, LLᵀ) lies where the density does, in most of its draws.
+
+    It does not if in more than a quarter of them the density falls short of the law's by more than
+    a nat a coordinate.
+    """
+    generator = torch.Generator(mode.device).manual_seed(len(mode))
+    u = torch.randn(
+        (NUM_DRAWS, len(mode)), generator=generator, dtype=mode.dtype, device=mode.device
+    )
+    fall = torch.stack([energy(w) for w in mode + u @ factor.T]) - energy(mode)
+    short = fall - 0.5 * u.square().sum(-1) > MOST_SHORT * len(mode)
+    return bool((short | ~fall.isfinite()).double().mean() <= 0.25)
+
+
+def _curvatures(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose a Hessian: sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
 
     Scaled to a unit diagonal first: an eigenvalue is only as good as the rounding of the largest,
     and coordinates in different units differ by more than that.
     """
-    # Reverse over reverse: forward mode promotes dtypes in some densities.
-    hessian = torch.func.jacrev(torch.func.grad(energy))(w)
     diagonal = hessian.diagonal().abs()
     scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * hessian * scale)
     sizes = values.abs()
-    floor = len(w) * torch.finfo(w.dtype).eps * sizes.max()
+    floor = len(sizes) * torch.finfo(sizes.dtype).eps * sizes.max()
     return sizes.maximum(floor), scale[:, None] * vectors

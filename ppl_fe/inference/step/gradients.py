@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.program.density import Density, Indices, Tensors, Terms
+from ppl_fe.inference.program.density import Data, Density, Indices, Tensors, Terms
 from ppl_fe.inference.program.full_data import full_data_terms, weighted_chunks
 
 
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     indices: Indices
     chain_values: Tensors
-    tensors: Tensors
+    tensors: Data
 
 
 class Evaluation(NamedTuple):

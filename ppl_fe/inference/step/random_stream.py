@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal, Self
 
@@ -10,37 +11,75 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data import LoaderData
-from ppl_fe.inference.program.density import Density, Indices, Tensors
+from ppl_fe.inference.program.density import Data, Density, Indices
 
 
 class Batches:
-    """Take the minibatches of a loader, all chains side by side: every tensor (C, B, ...).
+    """Take the minibatches of a loader, one a chain.
 
     Args:
         source: the loader; it is reshuffled for each chain.
+        density: of the program, which is tried on the first minibatch of every shape.
         num_chains: C.
         seed: of the orders.
 
     Attributes:
         taken: how many were taken.
+        current: the last of them, as `__next__` gave it.
     """
 
-    def __init__(self, source: LoaderData, num_chains: int, seed: int) -> None:
+    def __init__(self, source: LoaderData, density: Density, num_chains: int, seed: int) -> None:
         self._by_chain = zip(*source.replicas(num_chains, seed), strict=False)
+        self._density, self._tried = density, {shapes(density.tensors)}
         self.taken = 0
+        self.current: Data = density.tensors
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Tensors:
+    def __next__(self) -> Data:
+        """Give the tensors of all chains side by side, (C, B, ...); where the chains' shapes
+        differ, as with batches that are padded each to its own length, a list of one batch a chain.
+
+        Raises:
+            ValueError: a program that does not take a batch of this shape.
+        """
         self.taken += 1
-        leaves = [pytree.tree_leaves(batch) for batch in next(self._by_chain)]
-        return tuple(torch.stack(tensors) for tensors in zip(*leaves, strict=True))
+        each = [tuple(pytree.tree_leaves(batch)) for batch in next(self._by_chain)]
+        found = {shapes(batch): batch for batch in each}
+        for shape in found.keys() - self._tried:
+            self._density.try_data(found[shape])
+            if len(self._tried) == 1 and self._density.way.vectorized:
+                self._warn(shape)
+            self._tried.add(shape)
+        alike = len(found) == 1
+        self.current = tuple(map(torch.stack, zip(*each, strict=True))) if alike else each
+        return self.current
+
+    def _warn(self, shape: tuple[torch.Size, ...]) -> None:
+        first, other = ([tuple(size) for size in sizes] for sizes in (*self._tried, shape))
+        warnings.warn(
+            f"the loader's batches differ in shape, {first} and {other}: steps on such batches "
+            "run uncompiled and one chain after another. Pad all batches to one length, or pass "
+            "chain_method='sequential' to silence this",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def skip_to(self, taken: int) -> None:
         """Leave batches unused until so many were taken."""
         while self.taken < taken:
             next(self)
+
+
+def shapes(data: Data) -> tuple[torch.Size, ...]:
+    """List the shapes of all tensors.
+
+    Example:
+        >>> shapes((torch.zeros(3, 2), torch.zeros(3)))
+        (torch.Size([3, 2]), torch.Size([3]))
+    """
+    return tuple(tensor.shape for tensor in pytree.tree_leaves(data))
 
 
 Order = Literal["replacement", "epoch"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import Dynamics
-from ppl_fe.inference.program.density import Blocks, Indices, Tensors
+from ppl_fe.inference.program.density import Blocks, Data, Indices, Tensors
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation
 from ppl_fe.inference.step.temperature import block_virials, directional_virial
@@ -111,7 +111,7 @@ class Inputs(NamedTuple):
         indices: of the minibatch, a set (C, B) for each plate that subsamples.
         settings: "step_size", "temperature" and the sampler's own, (C, 1) each.
         chain_values: what differs from chain to chain in the program's arguments, (C, ...) each.
-        tensors: the program's data.
+        tensors: the program's data; a list of each chain's where their shapes differ.
         fixed: centre and direction of the temperature, anchor, metric.
         spare: where the step puts the new state. Chains swap it with `state` after every step:
             memory taken fresh for every step costs more in page faults than the step itself from
@@ -124,7 +124,7 @@ class Inputs(NamedTuple):
     indices: Indices
     settings: dict[str, Tensor]
     chain_values: Tensors
-    tensors: Tensors
+    tensors: Data
     fixed: Fixed
     spare: Tensors
 
