@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics import stein
@@ -139,7 +140,9 @@ def summary(draws: Any) -> pd.DataFrame:
     """
     import arviz_stats
 
+    posterior = open_draws(draws)["posterior"].to_dataset()
+    some = posterior[[name for name, values in posterior.data_vars.items() if values.size]]
     # Entries that no draw changes (the zeros of a Cholesky factor) have an R-hat of 0/0.
     with np.errstate(invalid="ignore"):
-        table: pd.DataFrame = arviz_stats.summary(open_draws(draws))
+        table: pd.DataFrame = arviz_stats.summary(xr.DataTree.from_dict({"posterior": some}))
     return table

@@ -97,7 +97,7 @@ def open_draws(draws: Any) -> xr.DataTree:
     missing = [group for group in ("posterior", "sample_stats") if group not in draws.children]
     if missing:
         raise ValueError(f"draws has no group {' and no '.join(missing)}; give fe.sample's draws")
-    return draws
+    return draws.compute()  # of draws that are read as they are needed; others are not copied
 
 
 def _from_disk(path: Path) -> xr.DataTree:
@@ -156,6 +156,7 @@ def read_run(draws: xr.DataTree, group: int | None = None) -> Run:
     tables = {
         str(name): _array(values.sel(moment="r_hat")).ravel()
         for name, values in moments.data_vars.items()
+        if values.size
     }
     return Run(
         stats=arrays,
@@ -198,6 +199,8 @@ def _scalars(posterior: xr.Dataset) -> tuple[dict[str, Array], dict[str, Array]]
     named: dict[str, Array] = {}
     sampled: dict[str, Array] = {}
     for key, variable in posterior.data_vars.items():
+        if not variable.size:
+            continue
         values = variable.values.reshape(*variable.shape[:2], -1)
         count = values.shape[-1]
         picked = np.unique(np.linspace(0, count - 1, min(count, MOST_OF_A_SITE)).astype(int))

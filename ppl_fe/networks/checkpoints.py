@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +25,8 @@ from ppl_fe.networks.hub_names import ADAPTER_FILES, MERGE_ADAPTER
 from ppl_fe.networks.matching import CheckpointError, is_counter, listed, match_state
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+SUMMED_AT_ONCE = 2**24  # bytes of a record of torch.save
+DIRECTORY = 0x10  # among the attributes of a record in a zip file
 MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit, in bytes
 FOLDER_FILES = (
     "model.safetensors",
@@ -194,6 +198,7 @@ def _read_torch(path: Path, otherwise: str) -> dict[str, Tensor]:
         # pickle protocols that it may not read safely, ends in the error below if it matters.
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            _check_sums(file)
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -210,6 +215,32 @@ def _read_torch(path: Path, otherwise: str) -> dict[str, Tensor]:
             f"{path} cannot be read, it is {otherwise} ({type(error).__name__}: {first_line})"
         ) from error
     return _tensors(content, str(path))
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Hold the records of a zip file against their sums, which torch does not look at.
+
+    Raises:
+        BadZipFile: a record is not what was written; or what else a damaged file ends in.
+    """
+    start = file.read(2)
+    file.seek(0)
+    if start != b"PK":
+        return
+    try:
+        with zipfile.ZipFile(file) as records:
+            for record in records.infolist():
+                if record.external_attr & DIRECTORY:  # torch would leave its tensor unwritten
+                    raise zipfile.BadZipFile(f"{record.filename!r} is marked as a folder")
+                if record.CRC:  # torch can be told to write none
+                    with records.open(record) as content:
+                        while content.read(SUMMED_AT_ONCE):
+                            pass
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile("a record begins before the file does") from error
+    file.seek(0)
 
 
 def _refused_code(error: Exception, path: Path) -> bool:
@@ -230,7 +261,7 @@ def _refused_code(error: Exception, path: Path) -> bool:
 def _read_folder(folder: Path) -> dict[str, Tensor]:
     for name in FOLDER_FILES:
         path = folder / name
-        if path.exists():
+        if path.is_file():
             return _read_shards(path) if path.suffix == ".json" else _read_file(path)
     if any((folder / name).exists() for name in ADAPTER_FILES):
         raise CheckpointError(f"the folder {folder} holds {MERGE_ADAPTER}")

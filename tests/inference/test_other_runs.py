@@ -111,7 +111,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an argument's number": (
         PLAIN,
         {"args": (X, Y, 5)},
-        "by another program .*log-probability of site 'y' is",
+        r"with {'minibatches_of': {'data': \[4, 40\]}}, not with .*5, 40",
     ),
     "a constant of the program": (
         PLAIN,
@@ -136,7 +136,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a loader's length": (
         on(loader()),
         on(loader(torch.cat([X, X[1:]]), torch.cat([Y, Y[1:]]))),
-        r"with other data \(.*the loader's length\)",
+        r"with {'minibatches_of': .*40\]}}, not with .*79\]}} and with other data",
     ),
 }
 

@@ -214,6 +214,15 @@ def test_draws_saved_again_by_their_reader_are_read(path: Path, tmp_path: Path) 
     assert again[["check", "value"]].equals(once[["check", "value"]])
 
 
+@pytest.mark.parametrize("chunks", [None, pytest.param({}, marks=pytest.mark.thorough)])
+def test_draws_that_are_read_as_they_are_needed(chunks: dict[str, int] | None, path: Path) -> None:
+    if chunks is not None:
+        pytest.importorskip("dask", reason="dask is not installed")
+    for read in (fe.summary, lambda draws: fe.diagnose(draws).table[["check", "value"]]):
+        with xr.open_datatree(path, engine="zarr", chunks=chunks) as lazy:
+            assert read(lazy).sort_index().equals(read(path).sort_index())
+
+
 STOP = 3 + 2 * 14  # after fourteen draws, of which twelve are on the way
 
 

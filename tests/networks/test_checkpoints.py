@@ -114,6 +114,30 @@ def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
         read_checkpoint(saved(module(), tmp_path / "a.pt"))
 
 
+def test_a_changed_weight_of_torch_save_is_noticed(tmp_path: Path) -> None:
+    """torch itself reads it as another weight, and a tensor marked as a folder as anything."""
+    path = saved({"weight": torch.full((4,), 1.25)}, tmp_path / "a.pt")
+    whole, numbers = path.read_bytes(), torch.full((4,), 1.25).numpy().tobytes()
+    place = whole.index(numbers) + 2
+    path.write_bytes(whole[:place] + b"\x20" + whole[place + 1 :])
+    assert torch.load(path, weights_only=True)["weight"][0] != 1.25
+    with pytest.raises(CheckpointError, match=r"a\.pt cannot be read, .*Bad CRC-32 for file"):
+        read_checkpoint(path)
+    name = whole.rindex(b"a/data/0")  # in the table at the file's end, after 46 bytes about it
+    path.write_bytes(whole[: name - 8] + b"\x10" + whole[name - 7 :])
+    with pytest.raises(CheckpointError, match=r"'a/data/0' is marked as a folder"):
+        read_checkpoint(path)
+
+
+def test_files_that_torch_saved_without_sums_are_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(state(), tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load_checkpoint(path, FlatNetwork(module())), expected())
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     whole = {
         "safetensors": safe(state(), tmp_path / "a.safetensors").read_bytes(),

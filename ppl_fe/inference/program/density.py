@@ -42,13 +42,14 @@ MOST_BLOCKS = 64  # a step takes one reduction a block
 
 
 def merge_blocks(blocks: Blocks, most: int = MOST_BLOCKS) -> dict[str, slice]:
-    """Merge neighbouring blocks, evenly, until there are no more than `most`.
+    """Merge neighbouring blocks, evenly, until there are no more than `most`; leave empty ones out.
 
     Example:
         >>> merge_blocks({"a": slice(0, 2), "b": slice(2, 3), "c": slice(3, 7)}, 2)
         {'a ... b': slice(0, 3, None), 'c': slice(3, 7, None)}
     """
-    names, size = list(blocks), -(-len(blocks) // most)
+    names = [name for name, block in blocks.items() if block.start < block.stop]
+    size = max(1, -(-len(names) // most))
     groups = [names[k : k + size] for k in range(0, len(names), size)]
     return {
         group[0] if len(group) == 1 else f"{group[0]} ... {group[-1]}": slice(

@@ -185,6 +185,11 @@ def trial_run(
         sites.append(Site(name, shape, tuple(msg["value"].shape)))
         static &= is_real(msg["fn"])
         transforms[name] = transform_of(name, msg["fn"]).inv
+    if not any(site.size for site in sites):
+        raise ValueError(
+            f"the model's latent sites hold no values ({', '.join(handler.latent)}), so there is "
+            "nothing to sample"
+        )
     subsamples, computed, num_data = [], [], 1
     for name, node in trace.nodes.items():
         if node["type"] != "sample":

@@ -112,7 +112,7 @@ def _sum(folder: Path, name: str) -> str:
             said = json.loads(content)
             said.pop("consolidated_metadata", None)
             content = json.dumps(said, sort_keys=True).encode()
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return "unreadable"
     return _sha(content)
 

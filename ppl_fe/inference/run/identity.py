@@ -70,8 +70,6 @@ def fingerprint(target: Target) -> dict[str, Any]:
     if target.start is not None:
         given["initial_params"] = target.start
     data = {name: digest({"": tensor}) for name, tensor in given.items()}
-    if target.source is not None:
-        data["the loader's length"] = str(target.source.num_data)
     return {
         "data": data,
         # Of other data in each call the program is other in each call.
