@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         integrate_free_energy,
         rank_checkpoints,
     )
-    from ppl_fe.inference import BAOAB, PSGLD, SGHMC, SGLD, SGNHT, Kernel, sample, schedules
+    from ppl_fe.inference import BAOAB, MALT, PSGLD, SGHMC, SGLD, SGNHT, Kernel, sample, schedules
     from ppl_fe.networks import (
         AppliedDelta,
         CheckpointError,
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAOAB",
+    "MALT",
     "PSGLD",
     "SGHMC",
     "SGLD",

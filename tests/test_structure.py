@@ -28,19 +28,21 @@ FLOORS = [
 ]
 # The same within the engine.
 ENGINE_FLOORS = [
-    {"schedules"},
+    {"schedules", "targets"},
     {"dynamics", "program"},
     {"step"},
     {"run_plan"},
-    {"record", "warmup"},
+    {"record"},
+    {"warmup"},
+    {"pyro_kernel"},
     {"kernels"},
-    {"samplers", "run"},
+    {"samplers", "adjusted", "run"},
     {"sampling"},
 ]
 PYRO_ROOMS = (
     "ppl_fe/inference/program/trace.py",
     "ppl_fe/inference/program/potential.py",
-    "ppl_fe/inference/kernels.py",
+    "ppl_fe/inference/pyro_kernel.py",
 )
 # A file is one idea, however long; above this many lines ask why.
 LONGEST_FILE = 400

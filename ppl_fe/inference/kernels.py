@@ -2,138 +2,29 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
-from ppl_fe.diverged import DivergedError
-from ppl_fe.inference.dynamics import Dynamics
+from ppl_fe.inference.dynamics import Dynamics, WithMomentum
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import (
     Potential,
-    PotentialProgram,
-    potential_arguments,
 )
-from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
+from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
+from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
 from ppl_fe.inference.step.dense_metric import at_the_mode, unit_map
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
 from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
-from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning
-
-
-class Prepared(NamedTuple):
-    """What a kernel makes of a target: chains at their start, and what tunes them in warm-up."""
-
-    chains: Chains
-    adaptation: Adaptation
-
-
-class PyroKernel(MCMCKernel, ABC):
-    """The protocol of `pyro.infer.MCMC`, for any kernel that can prepare chains."""
-
-    program: Callable[..., Any]
-    potential_fn: Potential | None
-
-    @abstractmethod
-    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
-        """Make chains of this sampler on the target."""
-
-    def clear(self) -> None:
-        """Forget the chain of `pyro.infer.MCMC`; `fe.sample` keeps none here."""
-        self._chains: Chains | None = None
-        self._initial: dict[str, Tensor] | None = None
-        self.transforms: dict[str, Any] = {}
-
-    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Make the one chain of `pyro.infer.MCMC`, which calls this with the program's arguments.
-
-        Args:
-            warmup_steps: steps in which "auto" settings are tuned.
-            *args, **kwargs: of the program.
-        """
-        if self.potential_fn is not None:
-            args = potential_arguments(args, self._initial)
-        density = Density(self.program, args, kwargs)
-        self.transforms = density.transforms
-        seed = int(torch.randint(2**31, ()))  # follows pyro.set_rng_seed
-        start = None
-        if self._initial is not None:
-            start = density.join({k: v[None] for k, v in self._initial.items()})
-        length = RunLength(1, warmup_steps)  # Pyro counts the draws
-        plan = RunPlan(length, num_chains=1, seed=seed, compile="traced")
-        self._chains, self._adaptation = self.prepare(Target(density, start=start), plan)
-        self._phases = Phases(self._chains, self._adaptation, warmup_steps)
-        self._steps_left = warmup_steps
-
-    @property
-    def initial_params(self) -> dict[str, Tensor]:
-        """The unconstrained values of every latent site where the chain starts."""
-        if self._chains is None:
-            return self._initial or {}
-        return self._chains.density.split(self._chains.position[0].clone())
-
-    @initial_params.setter
-    def initial_params(self, params: Mapping[str, Tensor]) -> None:
-        # MCMC sets this before it calls `setup`, so it is kept until then.
-        self._initial = dict(params)
-
-    @torch.no_grad()
-    def sample(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take one step.
-
-        Args:
-            params: site -> unconstrained values, from which the chain goes on.
-
-        Returns:
-            The same a step later.
-
-        Raises:
-            DivergedError: the log-density is not finite any more.
-        """
-        if self._chains is None:
-            raise RuntimeError("call setup() first, or run the kernel through MCMC or fe.sample")
-        chains = self._chains
-        position = chains.density.join({name: value[None] for name, value in params.items()})
-        if not torch.equal(position, chains.position):
-            chains.start_at(position)
-        if self._steps_left > 0:
-            self._phases.before_step()
-            self._steps_left -= 1
-        self._adaptation.before_step()
-        statistics = chains.advance()
-        self._statistics = statistics
-        if not torch.isfinite(statistics.log_density).all():
-            raise DivergedError(
-                f"the chain became non-finite at step size "
-                f"{chains.settings['step_size'].item():.3g}; use a smaller one or 'auto'"
-            )
-        # A copy: two steps later the chains write there again.
-        return chains.density.split(chains.position[0].clone())
-
-    def logging(self) -> dict[str, str]:
-        """Give what the progress bar of `pyro.infer.MCMC` shows."""
-        assert self._chains is not None
-        return {
-            "step size": f"{self._chains.settings['step_size'].item():.2e}",
-            "log density": f"{self._statistics.log_density.item():.4g}",
-        }
-
-    def diagnostics(self) -> dict[str, Any]:
-        """Give the step size that the run ended with."""
-        assert self._chains is not None
-        return {"step_size": self._chains.settings["step_size"].item()}
-
 
 StepSize = float | Literal["auto"] | Callable[[int], float]
 METRICS = ("identity", "dense")
@@ -201,15 +92,7 @@ class Kernel(PyroKernel):
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        if self.potential_fn is not None and self.model is None:
-            self.program = PotentialProgram(self.potential_fn)
-        elif self.potential_fn is None and callable(self.model):
-            self.program = self.model
-        else:
-            raise TypeError(
-                f"{type(self).__name__} takes a Pyro program, or potential_fn= in its place; got "
-                f"model={self.model!r}, potential_fn={self.potential_fn!r}"
-            )
+        self._take_program()
         for name, choice, known in [
             ("gradient", self.gradient, tuple(ESTIMATORS)),
             ("minibatches", self.minibatches, ORDERS),
@@ -233,13 +116,6 @@ class Kernel(PyroKernel):
                 "against; give a number"
             )
         self.clear()
-
-    def __repr__(self) -> str:
-        own = {**self.settings, "step_size": self.step_size}
-        given = [f"{name}={value!r}" for name, value in own.items() if name != "sampler"]
-        given_as = self.potential_fn or self.model
-        program = getattr(given_as, "__qualname__", repr(given_as))
-        return f"{type(self).__name__}({', '.join([program, *given])})"
 
     @property
     def hyperparameters(self) -> dict[str, float | Literal["auto"]]:
@@ -316,14 +192,22 @@ class Kernel(PyroKernel):
             compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
-        adaptation = Adaptation(
+        return Prepared(chains, self.adaptation(chains, target, plan.length.warmup_steps))
+
+    def adaptation(self, chains: Chains, target: Target, warmup_steps: int) -> Adaptation:
+        """Make what tunes chains of this sampler over a warm-up of so many steps."""
+        return Adaptation(
             self._tuning(),
             chains,
-            plan.length.warmup_steps,
+            warmup_steps,
             least_curvature=target.least_curvature,
             num_groups=target.num_groups,
         )
-        return Prepared(chains, adaptation)
+
+    @property
+    def own_statistics(self) -> tuple[str, ...]:
+        """The kinetic temperature, where there are momenta."""
+        return ("kinetic_temperature",) * isinstance(self.dynamics, WithMomentum)
 
     def _start(self, density: Density, position: Tensor, given: bool, seed: int) -> Start:
         """Start at the positions (C, D), or where none were given about the modes found there."""

@@ -13,8 +13,13 @@ from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.targets import Targets
 
 ChainMethod = Literal["vectorized", "sequential", "parallel"]
+
+
+# Draws kept for each effective one that is asked for: with fewer R-hat fails by chance for ever.
+DRAWS_AN_EFFECTIVE_ONE = 2.0
 
 
 def check_chains(num_chains: int, chain_method: str) -> None:
@@ -66,7 +71,8 @@ class RunPlan:
     """Say how chains are run.
 
     Args:
-        length: of every chain.
+        length: of every chain; with `until` its numbers are where the run begins.
+        until: targets that end the run, none by default.
         num_chains: C, 4 by default.
         seed: of noise, minibatches and starts, 0 by default.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `sample`.
@@ -80,6 +86,7 @@ class RunPlan:
     """
 
     length: RunLength
+    until: Targets | None = None
     num_chains: int = 4
     seed: int = 0
     chain_method: ChainMethod = "vectorized"
@@ -92,6 +99,20 @@ class RunPlan:
         check_chains(self.num_chains, self.chain_method)
         if self.resume and self.save_to is None:
             raise ValueError("resume=True goes on with the run at save_to; give save_to")
+        if self.until is not None and (self.resume or self.chain_method == "parallel"):
+            given = "resume=True" if self.resume else "chain_method='parallel'"
+            raise ValueError(
+                f"{given} needs a run of fixed length: give num_samples, warmup_steps and "
+                "thinning, and no target"
+            )
+        if self.until is not None:
+            held = self.length.num_samples * self.num_chains
+            if held < DRAWS_AN_EFFECTIVE_ONE * self.until.ess:
+                raise ValueError(
+                    f"target_ess={self.until.ess:g} needs room: num_samples times num_chains, the "
+                    f"draws that are kept, must be at least {DRAWS_AN_EFFECTIVE_ONE:g} times as "
+                    f"many, got {held}"
+                )
         if self.resume and self.chain_method == "parallel":
             raise ValueError("resume=True needs chain_method 'vectorized' or 'sequential'")
 

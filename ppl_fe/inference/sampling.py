@@ -17,22 +17,31 @@ from torch.utils.data import DataLoader
 
 from ppl_fe.arguments import refuse_unknown
 from ppl_fe.data import LoaderData
-from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import potential_arguments
+from ppl_fe.inference.pyro_kernel import PyroKernel
+from ppl_fe.inference.run.conclusion import conclude
 from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
+from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS
+from ppl_fe.inference.targets import Targets
 from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
 
 
 def sample(
-    kernel: Kernel,
+    kernel: PyroKernel | Callable[..., Any],
     *args: Any,
-    num_samples: int = 1000,
-    warmup_steps: int = 500,
+    num_samples: int | None = None,
+    warmup_steps: int | None = None,
     num_chains: int = 4,
-    thinning: int = 1,
+    thinning: int | None = None,
+    target_ess: float | None = None,
+    target_r_hat: float | None = None,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
     chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized",
     initial_params: Mapping[str, Tensor] | None = None,
     seed: int = 0,
@@ -42,21 +51,36 @@ def sample(
     compile: CompileMode = "auto",
     **kwargs: Any,
 ) -> xr.DataTree:
-    """Draw from a Pyro program's posterior with a stochastic-gradient kernel.
+    """Draw from a Pyro program's posterior until the draws are an answer.
 
     All chains advance in one vectorised step, each with its own minibatches and start; the step is
     traced to a graph, and compiled when the run is long enough to pay for it.
 
+    Without lengths, or with a target, the warm-up ends when step size, metric and positions have
+    settled, and the run when every named scalar (the sites of up to 500 values, and the loss) has
+    the effective sample size and R-hat asked for. Where `num_samples` draws are not enough, every
+    second one goes and `thinning` doubles, so that memory stays what it was. With lengths and no
+    target they are what is run.
+
     Args:
-        kernel: `fe.BAOAB(model, ...)` or another of the family.
+        kernel: a Pyro program, whose sampler is then chosen: `fe.MALT` where gradients are exact,
+            `fe.BAOAB` where plates subsample or a loader gives minibatches; or a sampler,
+            `fe.BAOAB(model, ...)`.
         *args: the program's arguments. A single `DataLoader` stands for data larger than memory:
             the program is called with its minibatches (inputs, targets), reshuffled for each chain.
             They may differ in shape, as batches that are padded each to its own length.
-        num_samples: S, kept draws a chain. Default 1000.
-        warmup_steps: steps before the first kept draw, in which "auto" settings are tuned.
-            Default 500.
+        num_samples: S, kept draws a chain, 1000 by default; with a target the most that are kept.
+        warmup_steps: steps before the first kept draw, in which "auto" settings are tuned: 500 by
+            default, and with a target as many as it takes.
         num_chains: C. Default 4.
-        thinning: steps a kept draw costs. Default 1. `sample_stats.loss` averages over all of them.
+        thinning: steps a kept draw costs, 1 by default, and with a target as many as it takes.
+            `sample_stats.loss` averages over all of them. A step of `fe.MALT` is a trajectory.
+        target_ess: bulk and tail effective sample size of every named scalar. Default 400, where
+            no length is given; with lengths there is no target unless one is given.
+        target_r_hat: likewise, of rank-normalised split R-hat. Default 1.01.
+        max_steps: gradients a chain, warm-up included, that a run with targets takes at most.
+            Default 50,000. It ends earlier where they would not be enough.
+        max_seconds: of drawing, likewise. Default none; a clock makes draws irreproducible.
         chain_method: "vectorized" (default); "sequential" for programs that cannot be batched over
             chains, as those whose control flow depends on latent values; "parallel" for one process
             a chain, as many at once as there are cores.
@@ -100,9 +124,9 @@ def sample(
             stable one, which the message names.
 
     Warns:
-        RuntimeWarning: a warm-up shorter than five relaxation times of the slowest direction, a
-            chain that was left out, a program that cannot be batched over chains, or a loader whose
-            batches differ in shape.
+        RuntimeWarning: a target that was missed; a warm-up shorter than five relaxation times of
+            the slowest direction; a chain that was left out; a program that cannot be batched over
+            chains; or a loader whose batches differ in shape.
 
     Example:
         >>> import pyro, pyro.distributions as dist, torch
@@ -112,18 +136,26 @@ def sample(
         ...     with pyro.plate("data", len(y)):
         ...         pyro.sample("y", dist.Normal(0.0, scale), obs=y)
         >>> y = torch.linspace(-1, 1, 50)
-        >>> draws = fe.sample(fe.BAOAB(model), y, num_samples=200, progress_bar=False)
-        >>> dict(draws.posterior.sizes)
-        {'chain': 4, 'draw': 200}
+        >>> draws = fe.sample(model, y, progress_bar=False)
+        >>> dict(draws.posterior.sizes), fe.diagnose(draws).passed
+        ({'chain': 4, 'draw': 1000}, True)
     """
-    if not isinstance(kernel, Kernel):
+    if not callable(kernel) and not isinstance(kernel, PyroKernel):
         raise TypeError(
-            f"kernel must be one of the samplers, got {type(kernel).__name__}; give the program to "
-            "one, as in fe.sample(fe.BAOAB(model), ...)"
+            "kernel must be a Pyro program or one of the samplers, as in fe.BAOAB(model), got "
+            f"{type(kernel).__name__}"
         )
-    _refuse_misspelt(kernel.program, kwargs)
+    program = kernel.program if isinstance(kernel, PyroKernel) else kernel
+    _refuse_misspelt(program, kwargs)
+    lengths = _given(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
+    targets = _given(
+        ess=target_ess, r_hat=target_r_hat, max_steps=max_steps, max_seconds=max_seconds
+    )
+    whole = chain_method == "parallel" or save_to is not None  # such a run has a length
+    until = Targets(**targets) if targets or not (lengths or whole) else None
     plan = RunPlan(
-        RunLength(num_samples, warmup_steps, thinning),
+        RunLength(**lengths),
+        until=until,
         num_chains=num_chains,
         seed=seed,
         chain_method=chain_method,
@@ -132,15 +164,12 @@ def sample(
         resume=resume,
         progress=progress_bar,
     )
-    source: LoaderData | None = None
-    if len(args) == 1 and isinstance(args[0], DataLoader | LoaderData):
-        source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
-        args = source.first()
-    if kernel.potential_fn is not None:
+    source, args = _loader_of(args)
+    if isinstance(kernel, PyroKernel) and kernel.potential_fn is not None:
         given = initial_params and {k: torch.as_tensor(v)[0] for k, v in initial_params.items()}
         args = potential_arguments(args, given)
     density = Density(
-        kernel.program,
+        program,
         args,
         kwargs,
         data_per_chain=source is not None,
@@ -153,9 +182,35 @@ def sample(
             raise ValueError(
                 f"initial_params holds {len(start)} chains, num_chains is {num_chains}"
             )
-    draws = run(kernel, Target(density, source, start), plan)
-    _warn_short_warm_up(draws.attrs)
+    sampler = kernel if isinstance(kernel, PyroKernel) else _chosen(program, density)
+    draws = run(sampler, Target(density, source, start), plan)
+    if until is None:
+        _warn_short_warm_up(draws.attrs)
+    else:
+        conclude(draws, density, progress_bar)
     return draws
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _loader_of(args: tuple[Any, ...]) -> tuple[LoaderData | None, tuple[Any, ...]]:
+    """Take a loader that stands for the data, and its first minibatch as the arguments."""
+    if len(args) != 1 or not isinstance(args[0], DataLoader | LoaderData):
+        return None, args
+    source = args[0] if isinstance(args[0], LoaderData) else LoaderData(args[0])
+    return source, source.first()
+
+
+def _chosen(program: Callable[..., Any], density: Density) -> PyroKernel:
+    """Choose a sampler for a program that was given without one."""
+    if density.data_per_chain:
+        return BAOAB(program)
+    if not density.subsamples:
+        return MALT(program)
+    small = density.num_parameters <= MOST_PARAMETERS  # so that modes are found to anchor at
+    return BAOAB(program, gradient="control_variate" if small else "minibatch")
 
 
 def _refuse_misspelt(program: Callable[..., Any], given: Mapping[str, Any]) -> None:
@@ -173,7 +228,7 @@ def _refuse_misspelt(program: Callable[..., Any], given: Mapping[str, Any]) -> N
 
 def _warn_short_warm_up(attributes: Mapping[Any, Any]) -> None:
     """Warn of a warm-up too short for the chains to forget their starts, and of what would help."""
-    if attributes["step_size"] != "auto":
+    if attributes["step_size"] != "auto" or "tuned_relaxation_steps" not in attributes:
         return
     slowest = nanmax(attributes["tuned_relaxation_steps"])
     wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)

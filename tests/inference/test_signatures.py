@@ -16,6 +16,7 @@ from torch import Tensor
 import ppl_fe as fe
 from ppl_fe import inference
 from ppl_fe.inference.run_plan import RunLength, RunPlan
+from ppl_fe.inference.targets import Targets
 
 FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 Y = torch.linspace(-1.0, 1.0, 6)
@@ -120,7 +121,9 @@ def test_sample_has_the_defaults_of_its_plan() -> None:
     shown = defaults(fe.sample)
     for bundle in (RunLength, RunPlan):
         for name, default in defaults(bundle).items():
-            if name not in ("length", "progress"):  # a call shows a bar, a plan by itself none
+            if name in vars(RunLength()) | vars(Targets()):  # none given: as many as it takes
+                assert shown.get(name) is None
+            elif name not in ("length", "until", "progress"):  # a call shows a bar, a plan none
                 assert shown[name] == default, name
 
 

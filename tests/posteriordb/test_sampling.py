@@ -125,6 +125,20 @@ def test_plain_minibatches(name: str, batch: int) -> None:
     check(name, {}, length, subsample_size=batch)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_one_call_at_the_defaults_is_an_answer(name: str) -> None:
+    """Every mean within 0.1 reference sd, every sd within 5 %, and the run says that it is done."""
+    program, arguments = POSTERIORS[name]
+    reference = load(name)
+    draws = fe.sample(program, *arguments(reference.data), progress_bar=False)
+    assert draws.attrs["target_missed"] == ""
+    found = compare(draws, reference)
+    assert found.mean < MEAN_MARGIN
+    assert found.sd < 0.05
+    assert fe.diagnose(draws).passed
+
+
 def test_every_posterior_is_sampled() -> None:
     assert sorted([*SMALL, *BATCHES]) == sorted(POSTERIORS)
 

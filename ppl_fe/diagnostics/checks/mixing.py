@@ -25,9 +25,10 @@ from scipy.stats import binom, chi2
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, FALSE_ALARM, Array, mean_and_error
 from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.targets import ESS_LIMIT as ESS_LIMIT
+from ppl_fe.inference.targets import R_HAT_LIMIT as R_HAT_LIMIT
 from ppl_fe.inference.warmup.advice import batch_argument, has_dense_metric
 
-R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
 # Of many quantities that are only ranked: a looser limit, which one in a hundred may exceed.
 LOOSE_R_HAT_LIMIT, SHARE_LOOSE = 1.1, 0.01
 TAILS = (0.05, 0.95)

@@ -3,6 +3,7 @@
 sgld.py   stochastic gradient Langevin dynamics
 psgld.py  the same with a diagonal metric, learnt in warm-up
 sghmc.py  stochastic gradient Hamiltonian Monte Carlo: momentum and friction
+malt.py   trajectories of underdamped dynamics, accepted or rejected: exact at every step
 sgnht.py  a thermostat that takes up gradient noise
 baoab.py  underdamped Langevin dynamics, exact where −log p is quadratic; the default
 

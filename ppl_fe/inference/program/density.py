@@ -29,6 +29,7 @@ from ppl_fe.inference.program.trace import (
     Site,
     Subsample,
     TrialRunError,
+    centred_sites,
     run_program,
     trial_run,
 )
@@ -215,6 +216,11 @@ class Density:
             site.name: slice(end - site.size, end)
             for site, end in zip(self.sites, ends, strict=True)
         }
+
+    def centred_sites(self) -> tuple[str, ...]:
+        """Name the latent sites whose scale is itself latent."""
+        first = {name: value[0] for name, value in self.chain_kwargs.items()}
+        return centred_sites(lambda: self.program(self.tensors, first))
 
     def split(self, position: Tensor) -> dict[str, Tensor]:
         """Positions (..., D) -> site name -> unconstrained values (..., *unconstrained shape)."""

@@ -219,6 +219,22 @@ def trial_run(
     )
 
 
+def centred_sites(call: Callable[[], Any]) -> tuple[str, ...]:
+    """Name the latent sites whose scale is itself latent: the centred form of a hierarchy.
+
+    Args:
+        call: runs the program.
+    """
+    handler = _Substitute(None, None, gradient=True)
+    with torch.enable_grad():
+        _trace(call, handler, validate=False)
+    scales = {
+        name: getattr(base_of(msg["fn"]), "scale", None)
+        for name, (_, msg) in handler.latent.items()
+    }
+    return tuple(name for name, scale in scales.items() if getattr(scale, "requires_grad", False))
+
+
 def _is_likelihood(site: Any) -> bool:
     """Return whether data were observed there; factors and deterministic values only look so."""
     return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not _is_computed(site)

@@ -37,6 +37,13 @@ STATISTICS = (
     "configurational_temperature",
     "stiff_temperature",
 )
+AVERAGED = {
+    "loss",
+    "configurational_temperature",
+    "stiff_temperature",
+    "block_temperature",
+    "acceptance_rate",
+}
 MOMENTS = ("mean", "sd", "r_hat", "ess")
 
 
@@ -51,7 +58,9 @@ class Recorder:
         store: where draws go on disk. Default nowhere.
         num_groups: equal consecutive groups of chains, each with its own target and moments.
             Default 1.
-        has_momentum: whether the sampler has a kinetic temperature to keep. Default False.
+        own_statistics: names of what the sampler alone has to keep, (C,) a draw each. Default
+            none.
+        keeps_positions: hold the unconstrained draws, too, so that `halve` can work. Default False.
 
     Attributes:
         num_draws: kept so far, of each chain.
@@ -66,13 +75,14 @@ class Recorder:
         num_samples: int,
         store: Store | None = None,
         num_groups: int = 1,
-        has_momentum: bool = False,
+        own_statistics: tuple[str, ...] = (),
+        keeps_positions: bool = False,
     ) -> None:
         self.density, self.store, self.num_draws = density, store, 0
         self._num_groups = num_groups
         size, dtype, device = density.num_parameters, density.dtype, density.device
-        self._block = max(1, min(256, num_samples, BLOCK_VALUES // (num_chains * size)))
-        self._positions = torch.empty((num_chains, self._block, size), dtype=dtype, device=device)
+        block = max(1, min(256, num_samples, BLOCK_VALUES // (num_chains * size)))
+        self._positions = torch.empty((num_chains, block, size), dtype=dtype, device=device)
         self.moments = RunningMoments(num_chains, size, num_samples, dtype=dtype, device=device)
         self._reduced = {
             site.name: Projection(site.size, density.device)
@@ -82,9 +92,10 @@ class Recorder:
         self._names = list(blocks)
         sizes = [block.stop - block.start for block in blocks.values()]
         self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
-        self._scalars = STATISTICS + ("kinetic_temperature",) * has_momentum
+        self._scalars = STATISTICS + own_statistics
+        self._kept_positions: list[Tensor] | None = [] if keeps_positions else None
         rows = len(self._scalars) + (len(blocks) if len(blocks) > 1 else 0)
-        self._statistics = torch.empty((self._block, num_chains, rows), dtype=dtype, device=device)
+        self._statistics = torch.empty((block, num_chains, rows), dtype=dtype, device=device)
         self._filled = 0
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
         self._last_flush = time.monotonic()
@@ -96,7 +107,7 @@ class Recorder:
         loss: Tensor,
         virials: Tensor,
         step_size: Tensor,
-        kinetic_temperature: Tensor | None = None,
+        own_statistics: tuple[Tensor, ...] = (),
     ) -> bool:
         """Keep one draw of every chain; return whether it, and all before it, went to the store.
 
@@ -107,12 +118,12 @@ class Recorder:
             virials: (C, L + 1), temperatures times their numbers of coordinates: of the blocks,
                 and along the stiffest direction.
             step_size: (C,).
-            kinetic_temperature: (C,), of a sampler with momentum.
+            own_statistics: (C,) each, of the sampler alone.
         """
         row, filled = self._statistics[self._filled], len(self._scalars)
-        kinetic = () if kinetic_temperature is None else (kinetic_temperature,)
         self._positions[:, self._filled] = position
-        self.moments.add(position)
+        if self._kept_positions is None:
+            self.moments.add(position)
         torch.stack(
             (
                 statistics.log_density,
@@ -121,7 +132,7 @@ class Recorder:
                 step_size,
                 virials[:, :-1].sum(-1) / self.density.num_parameters,
                 virials[:, -1],
-                *kinetic,
+                *own_statistics,
             ),
             -1,
             out=row[:, :filled],
@@ -131,7 +142,7 @@ class Recorder:
         self._filled += 1
         self.num_draws += 1
         late = self.store is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
-        if self._filled == self._block or late:
+        if self._filled == len(self._statistics) or late:
             self.flush()
             return self.store is not None
         return False
@@ -141,6 +152,8 @@ class Recorder:
         if not self._filled:
             return
         self._last_flush = time.monotonic()
+        if self._kept_positions is not None:
+            self._kept_positions.append(self._positions[:, : self._filled].clone())
         posterior: Arrays = {}
         for name, value in self.density.constrain(self._positions[:, : self._filled]).items():
             if name in self._reduced:
@@ -159,6 +172,22 @@ class Recorder:
         if self.store is not None:
             self.store.append(groups)
         self._filled = 0
+
+    def halve(self) -> None:
+        """Let every second draw go, the first one to begin with, so that as many fit again.
+
+        What is averaged over a draw's steps is averaged over the two, and so means the same as in
+        the draws to come.
+        """
+        assert self._kept_positions is not None
+        draws, _ = self.contents()
+        for group, arrays in draws.items():
+            later = {name: values[:, 1::2] for name, values in arrays.items()}
+            for name in AVERAGED & later.keys():
+                later[name] = (later[name] + arrays[name][:, : 2 * later[name].shape[1] : 2]) / 2
+            self._kept[group] = [later]
+        self._kept_positions[:] = [torch.cat(self._kept_positions, 1)[:, 1::2]]
+        self.num_draws //= 2
 
     def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:
         """Go on after the draws, and the sums of moments, that a store holds."""
@@ -194,6 +223,14 @@ class Recorder:
             complete: the run has all its draws. Default True.
         """
         draws, _ = self.contents()
+        if self._kept_positions:
+            positions = torch.cat(self._kept_positions, 1)
+            chains, count, size = positions.shape
+            self.moments = RunningMoments(
+                chains, size, count, dtype=positions.dtype, device=positions.device
+            )
+            for position in positions.unbind(1):
+                self.moments.add(position)
         good = [chain for chain in range(len(self._positions)) if chain not in failed]
         attrs = {name: plain(value) for name, value in attributes.items()}
         measured = np.full(len(self._positions), np.nan)

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.files.digest import digest
-from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, Tensors
+from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.warmup.advice import LOADER
 from ppl_fe.version import __version__
@@ -22,7 +22,7 @@ WIDTHS = (0.1, 1.0)  # of the cubes that the points lie in, at which a program i
 EVALUATED = ("log-probability", "mean", "mean size")  # of a site, at each point
 
 
-def identity(kernel: Kernel, target: Target, plan: RunPlan) -> dict[str, Any]:
+def identity(kernel: PyroKernel, target: Target, plan: RunPlan) -> dict[str, Any]:
     """The settings that identify a run; a call that resumes it must give equal ones."""
     density, source = target.density, target.source
     batches = {plate.name: [plate.subsample_size, plate.size] for plate in density.subsamples}
@@ -32,6 +32,7 @@ def identity(kernel: Kernel, target: Target, plan: RunPlan) -> dict[str, Any]:
         "inference_library_version": __version__,
         **kernel.settings,
         **vars(plan.length),
+        **({} if plan.until is None else {"until": vars(plan.until)}),
         "num_chains": plan.num_chains,
         "num_data": density.num_data,
         "minibatches_of": batches,

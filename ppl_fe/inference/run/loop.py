@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import warnings
+from math import ceil
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -13,18 +14,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppl_fe.inference.dynamics import WithMomentum
 from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
 from ppl_fe.inference.run.identity import refuse_other_run
+from ppl_fe.inference.run.until import Until, named_scalars, worst_of
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
+from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import overdispersed_positions
+from ppl_fe.inference.warmup.step_size import Adaptation
+from ppl_fe.inference.warmup.windows import Windows
 
 
 class Interrupts:
@@ -97,14 +103,19 @@ class Sampling:
 
     def __init__(
         self,
-        kernel: Kernel,
+        kernel: PyroKernel,
         target: Target,
         plan: RunPlan,
         store: Store | None = None,
     ) -> None:
-        self.target, self.plan, self.store = target, plan, store
+        self._begun = time.perf_counter()
+        self.kernel, self.target, self.plan, self.store = kernel, target, plan, store
         self.chains, self.adaptation = chains, _ = kernel.prepare(target, plan)
-        self.momenta = chains.dynamics if isinstance(chains.dynamics, WithMomentum) else None
+        self.num_warmup_steps = plan.length.warmup_steps
+        self.thinning, self.until = (
+            plan.length.thinning,
+            None if plan.until is None else Until(plan.until),
+        )
         self.recorder = Recorder(
             chains.density,
             chains.blocks,
@@ -112,7 +123,8 @@ class Sampling:
             plan.length.num_samples,
             store,
             target.num_groups,
-            self.momenta is not None,
+            chains.own_statistics,
+            keeps_positions=plan.until is not None,
         )
         self.found = {
             "chain_method": "vectorized" if chains.density.way.vectorized else "sequential",
@@ -150,14 +162,14 @@ class Sampling:
             self.recorder,
             self.watch,
         )
-        length, interrupted = self.plan.length, False
+        interrupted = False
         started = time.perf_counter()  # set-up, compilation and warm-up are left out
         self._remember()
         try:
             with Interrupts() as interrupts, torch.no_grad():
-                while recorder.num_draws < length.num_samples:
+                while not self._is_done():
                     num_steps = 0
-                    while num_steps < length.thinning:
+                    while num_steps < self.thinning:
                         interrupts.check()
                         adaptation.before_step()
                         position = chains.position
@@ -177,10 +189,11 @@ class Sampling:
             if recorder.num_draws == 0:
                 raise
             # Only what may be averaged stays in the store, so a chain lost is lost for good.
-            ended = self.store is None or bool(failures(chains, length.warmup_steps))
+            ended = self.store is None or bool(self._failed())
             go_on = "" if ended else "; resume=True goes on with them"
             warnings.warn(
-                f"interrupted: {recorder.num_draws} of {length.num_samples} draws were kept{go_on}",
+                f"interrupted: {recorder.num_draws} of {self.plan.length.num_samples} draws were "
+                f"kept{go_on}",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -191,21 +204,30 @@ class Sampling:
             raise
         seconds = time.perf_counter() - started
         known = {f"tuned_{name}": value for name, value in self.report.items()}
-        facts = {**self.found, **known, "sampling_time": seconds}
+        facts = {**self.found, **known, "sampling_time": seconds, **self._reached()}
         return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
 
     def _warm_up(self) -> None:
         """Start overdispersed about a centre if there is one, then tune while the chains move."""
         chains, adaptation, target = self.chains, self.adaptation, self.target
+        if isinstance(chains, Trajectories) or isinstance(adaptation, Windows):
+            assert isinstance(adaptation, Windows)
+            adaptation.run(self.watch.after_step)
+            self.num_warmup_steps = adaptation.num_steps
+            return
         if target.center is not None:
             adaptation.measure()
             least, stiffest = target.least_curvature or 1.0, adaptation.found.stiffest
             seed = self.plan.seed
             chains.start_at(overdispersed_positions(chains, target.center, least, stiffest, seed))
-        warmup_steps = self.plan.length.warmup_steps
-        phases = Phases(chains, adaptation, warmup_steps, target.center)
+        self._tune(chains, adaptation, self.num_warmup_steps)
+        if self.until is not None:
+            self._tune_until_relaxed(chains, adaptation)
+
+    def _tune(self, chains: Chains, adaptation: Adaptation, num_steps: int) -> None:
+        phases = Phases(chains, adaptation, num_steps, self.target.center)
         with torch.no_grad():
-            for step in range(warmup_steps):
+            for step in range(num_steps):
                 phases.before_step()
                 adaptation.before_step()
                 chains.advance()
@@ -214,6 +236,26 @@ class Sampling:
                     self._stop_if_all_failed()
         phases.begin_sampling()
         chains.take_means(1)
+
+    def _tune_until_relaxed(self, chains: Chains, adaptation: Adaptation) -> None:
+        """Warm up again until that is five relaxation times; then thin by half of one.
+
+        A relaxation time is known only after a warm-up, and the settings that it learns from
+        chains far out may be none to draw with.
+        """
+        assert self.plan.until is not None
+        most = self.plan.until.max_steps // 2
+        while (relaxation := adaptation.report().get("relaxation_steps")) is not None:
+            slowest = float(relaxation[relaxation.isfinite()].max())
+            wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
+            self.thinning = max(1, min(ceil(slowest / 2), most // self.plan.length.num_samples))
+            if wanted <= self.num_warmup_steps or 2 * self.num_warmup_steps > most:
+                break
+            again = min(max(wanted, self.num_warmup_steps), most - self.num_warmup_steps)
+            assert isinstance(self.kernel, Kernel)
+            self.adaptation = adaptation = self.kernel.adaptation(chains, self.target, again)
+            self._tune(chains, adaptation, again)
+            self.num_warmup_steps += again
 
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""
@@ -233,20 +275,59 @@ class Sampling:
         self.report = parts["report"]
         self.store.cut(stopped.num_draws)  # all that is read is read, and found to be whole
 
+    def _is_done(self) -> bool:
+        """Say whether all draws are there; of too few effective ones let every second one go."""
+        full = self.recorder.num_draws >= self.plan.length.num_samples
+        if self.until is None:
+            return full
+        if self.recorder.num_draws and self.until.out_of_time(self.chains.num_gradients):
+            return True
+        if not full:
+            return False
+        draws, _ = self.recorder.contents()
+        if self.until.is_done(draws, self.chains.num_gradients):
+            return True
+        self.recorder.halve()
+        self.thinning *= 2
+        return False
+
+    def _reached(self) -> dict[str, Any]:
+        """Give what a run until its targets came to: its lengths, the worst scalars, and why."""
+        if self.until is None:
+            return {}
+        worst = self.until.worst or worst_of(named_scalars(self.recorder.contents()[0]))
+        return {
+            "num_samples": self.recorder.num_draws,
+            "thinning": self.thinning,
+            "warmup_steps": self.num_warmup_steps,
+            "num_gradients": self.chains.num_gradients,
+            "seconds": time.perf_counter() - self._begun,
+            "worst_r_hat": worst.r_hat[0],
+            "worst_r_hat_of": worst.r_hat[1],
+            "worst_ess": worst.ess[0],
+            "worst_ess_of": worst.ess[1],
+            "target_missed": self.until.gave_up,
+        }
+
     def _keep(self, position: Tensor, statistics: Statistics) -> bool:
         """Record a draw; return whether it, and all before it, are in the store."""
-        chains, momenta = self.chains, self.momenta
-        loss, virials = chains.take_means(self.plan.length.thinning)
+        chains = self.chains
+        loss, virials = chains.take_means(self.thinning)
         step_size = chains.settings["step_size"][:, 0]
-        kinetic = None
-        if momenta is not None:
-            kinetic = momenta.kinetic_temperature(chains.state, chains.settings)
-        return self.recorder.add(position, statistics, loss, virials, step_size, kinetic)
+        own = chains.take_own_statistics(self.thinning)
+        return self.recorder.add(position, statistics, loss, virials, step_size, own)
+
+    def _failed(self) -> dict[int, str]:
+        """Give the chains that failed, and why; of trajectories none: failures are rejected."""
+        if isinstance(self.chains, Trajectories):
+            return {}
+        return failures(self.chains, self.num_warmup_steps)
 
     def _stop_if_all_failed(self) -> dict[int, str]:
         """Give the chains that failed, and why; raise where no other is left."""
-        failed = failures(self.chains, self.plan.length.warmup_steps)
-        stop_if_all_failed(failed, self.chains)
+        failed = self._failed()
+        if isinstance(self.chains, Chains):
+            stop_if_all_failed(failed, self.chains)
         return failed
 
     def _remember(self) -> None:
@@ -277,7 +358,7 @@ class Watch:
         self,
         plan: RunPlan,
         num_groups: int,
-        chains: Chains,
+        chains: Chains | Trajectories,
         recorder: Recorder,
         seconds: float = 0.5,
     ) -> None:

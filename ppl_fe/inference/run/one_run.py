@@ -9,9 +9,8 @@ from typing import Any
 
 import xarray as xr
 
-from ppl_fe.inference.dynamics import WithMomentum
-from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import merge_blocks
+from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_run
@@ -21,7 +20,7 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 
 
 def run(
-    kernel: Kernel, target: Target, plan: RunPlan, attributes: Mapping[str, Any] | None = None
+    kernel: PyroKernel, target: Target, plan: RunPlan, attributes: Mapping[str, Any] | None = None
 ) -> xr.DataTree:
     """Sample a density that is already built: what `sample` and the estimators call.
 
@@ -77,7 +76,7 @@ def run(
 
 
 def _collect_in_processes(
-    kernel: Kernel, target: Target, plan: RunPlan, store: Store | None
+    kernel: PyroKernel, target: Target, plan: RunPlan, store: Store | None
 ) -> Collected:
     """Collect all draws of chains that run in a process each."""
     started = time.perf_counter()
@@ -97,7 +96,7 @@ def _collect_in_processes(
         plan.length.num_samples,
         store,
         target.num_groups,
-        isinstance(kernel.dynamics, WithMomentum),
+        kernel.own_statistics,
     )
     recorder.restore(part.draws, part.moments)
     if store is not None:

@@ -8,5 +8,7 @@ compile.py        that function as a graph, compiled or not
 graph_passes.py   rewrites of the graph, for speed
 random_stream.py  noise, index sets, minibatches
 chains.py         the state of all chains and the step that moves them
+trajectories.py   the same for trajectories that are accepted or rejected
+metric_factor.py  their metric, learnt from draws and gradients
 batchable.py      programs that cannot be batched over chains
 """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.dynamics import Dynamics
+from ppl_fe.inference.dynamics import Dynamics, WithMomentum
 from ppl_fe.inference.program.density import Blocks, Data, Density, Indices, merge_blocks
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
 from ppl_fe.inference.step.dense_metric import LinearMap
@@ -306,6 +306,23 @@ class Chains:
         if self.stream.batches is not None:
             next(self.stream.batches)
         return self.evaluate(self._leaves[0], self.stream.indices()).gradient
+
+    @property
+    def own_statistics(self) -> tuple[str, ...]:
+        """Names of what this sampler alone has to keep of a draw."""
+        return ("kinetic_temperature",) * isinstance(self.dynamics, WithMomentum)
+
+    def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
+        """Measure them, (C,) each; `num_steps` of the draw play no part in these."""
+        dynamics = self.dynamics
+        if not isinstance(dynamics, WithMomentum):
+            return ()
+        return (dynamics.kinetic_temperature(self.state, self.settings),)
+
+    @property
+    def num_gradients(self) -> int:
+        """Count the gradients of each chain's steps so far."""
+        return int(self.totals.num_steps[0])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give all that changes in a run, stream included; see `load_state_dict`."""

@@ -1,6 +1,8 @@
 """What is learnt in warm-up, then held fixed.
 
 starts.py             where chains start, and the modes that they start about
+newton.py             where the posterior has its mass, by damped Newton steps
+windows.py            step size and metric of trajectories
 curvature.py          stiffest and slowest direction, and the gradient noise along the stiffest
 step_size.py          step size and friction from them
 learned_in_warmup.py  metric, anchor of control variates, centre of the temperature

@@ -1,0 +1,68 @@
+"""The line that stays at the end of a run: what it took, and whether to trust it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+from tqdm.auto import tqdm
+
+from ppl_fe.inference.program.density import Density
+
+
+def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
+    """Say what a run until its targets came to, and warn where it fell short.
+
+    Args:
+        draws: of the run; the numbers are in their attributes.
+        density: of the program.
+        show: the line, on the terminal or in the notebook. The warning comes in any case.
+
+    Warns:
+        RuntimeWarning: a target was missed; with what to do.
+    """
+    attrs = draws.attrs
+    if show:
+        tqdm.write(_line(attrs))
+    if attrs["target_missed"] and not attrs["interrupted"]:
+        warnings.warn(
+            f"not an answer yet: {_worst(attrs)}; {attrs['target_missed']}. "
+            + _advice(attrs, density),
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _line(attrs: Mapping[Any, Any]) -> str:
+    verdict = "targets missed" if attrs["target_missed"] else "targets reached"
+    return (
+        f"{attrs['sampler']}: {attrs['num_chains']} chains of {attrs['num_samples']} draws, "
+        f"{attrs['num_gradients']} gradients each, {attrs['seconds']:.1f} s with warm-up; "
+        f"{_worst(attrs)}: {verdict}"
+    )
+
+
+def _worst(attrs: Mapping[Any, Any]) -> str:
+    return (
+        f"worst R-hat {attrs['worst_r_hat']:.3f} ({attrs['worst_r_hat_of']}), "
+        f"worst ESS {attrs['worst_ess']:.0f} ({attrs['worst_ess_of']})"
+    )
+
+
+def _advice(attrs: Mapping[Any, Any], density: Density) -> str:
+    """Name the reparametrisation that a funnel wants, or else what is left to try."""
+    centred = density.centred_sites()
+    if centred:
+        names = " and ".join(map(repr, centred))
+        return (
+            f"The scale of {names} is latent, which makes a funnel: write x = loc + scale * z with "
+            "z ~ Normal(0, 1), or wrap the program in pyro.poutine.reparam with LocScaleReparam(0)"
+        )
+    site = attrs["worst_ess_of"].split("[")[0]
+    return (
+        f"{site!r} is where it is slowest: its posterior has separate modes, a heavy tail, or a "
+        "scale that others narrow and widen with; give such a site a lighter-tailed prior or "
+        "another parametrisation, or raise max_steps"
+    )

@@ -1,0 +1,140 @@
+"""When a run is an answer: R-hat and ESS of every named scalar, against its targets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from arviz_stats.base import array_stats
+from numpy.typing import NDArray
+
+from ppl_fe.inference.targets import Targets
+
+# The standard error of a standard deviation, as a share of it: a heavy tail needs more draws for
+# its sd than an ESS of 400 says, and gets up to four times as many.
+SD_ERROR, SD_PATIENCE = 0.02, 4
+MOST_NAMED = 500  # values of a site that are judged one by one
+AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
+TAILS = (0.05, 0.95)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The worst of all named scalars, each number with the scalar that has it.
+
+    Attributes:
+        r_hat: largest rank-normalised split R-hat.
+        ess: smallest of bulk and tail ESS.
+        sd_error: largest standard error of a standard deviation, as a share of it.
+    """
+
+    r_hat: tuple[float, str]
+    ess: tuple[float, str]
+    sd_error: tuple[float, str]
+
+    def reaches(self, targets: Targets) -> bool:
+        """Say whether both targets are met."""
+        return self.ess[0] >= targets.ess and self.r_hat[0] <= targets.r_hat
+
+    def __str__(self) -> str:
+        r_hat, ess = self.r_hat, self.ess
+        return f"worst R-hat {r_hat[0]:.3f} ({r_hat[1]}), worst ESS {ess[0]:.0f} ({ess[1]})"
+
+
+def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, Array]:
+    """Name every scalar (C, S) that is judged: the small sites' values, and the loss or −log p.
+
+    Entries that no draw changes (the zeros of a Cholesky factor) are left out.
+
+    Args:
+        draws: "posterior" and "sample_stats", each name -> (C, S, *shape).
+    """
+    found = dict[str, Array]()
+    for name, values in draws["posterior"].items():
+        flat = values.reshape(*values.shape[:2], -1)
+        if flat.shape[2] > MOST_NAMED:
+            continue
+        for k in range(flat.shape[2]):
+            shape = np.unravel_index(k, values.shape[2:])
+            found[name + (str([int(i) for i in shape]) if shape else "")] = flat[..., k]
+    stats = draws["sample_stats"]
+    found["loss" if np.ptp(stats["loss"]) else "lp"] = stats[
+        "loss" if np.ptp(stats["loss"]) else "lp"
+    ]
+    return {k: np.asarray(v, dtype=np.float64) for k, v in found.items() if np.ptp(v) > 0}
+
+
+def worst_of(scalars: Mapping[str, Array]) -> Worst:
+    """Find the worst R-hat, ESS and error of a standard deviation; what is not known is worst."""
+
+    def largest(values: dict[str, float]) -> tuple[float, str]:
+        known = {k: v if np.isfinite(v) else np.inf for k, v in values.items()}
+        label = max(known, key=lambda name: known[name], default="nothing moves")
+        return known.get(label, np.inf), label
+
+    def ess(x: Array, method: str, **more: Any) -> float:
+        return float(array_stats.ess(x, **AXES, method=method, **more))
+
+    r_hat = {k: float(array_stats.rhat(x, **AXES, method="rank")) for k, x in scalars.items()}
+    sizes = {k: min(ess(x, "bulk"), ess(x, "tail", prob=TAILS)) for k, x in scalars.items()}
+    errors = {
+        k: float(array_stats.mcse(x, **AXES, method="sd")) / float(x.std())
+        for k, x in scalars.items()
+        if k not in ("loss", "lp")
+    }
+    inverse, label = largest({k: 1 / v if v > 0 else np.inf for k, v in sizes.items()})
+    return Worst(largest(r_hat), (1 / inverse if inverse else np.inf, label), largest(errors))
+
+
+class Until:
+    """Decide, whenever all draws that are kept are there, whether to go on.
+
+    Args:
+        targets: of the run.
+
+    Attributes:
+        worst: as of the last look; None before.
+        gave_up: why the run ended short of its targets; "" otherwise.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self.targets, self.worst, self.gave_up = targets, None, ""
+        self._begun, self._looks = time.perf_counter(), 0
+
+    worst: Worst | None
+
+    def out_of_time(self, num_steps: int) -> bool:
+        """Say whether the budget of steps (so far, a chain) or seconds is spent."""
+        targets = self.targets
+        if num_steps >= targets.max_steps:
+            self.gave_up = f"max_steps={targets.max_steps} were taken"
+        elif targets.max_seconds and time.perf_counter() - self._begun > targets.max_seconds:
+            self.gave_up = f"max_seconds={targets.max_seconds:g} were over"
+        return bool(self.gave_up)
+
+    def is_done(self, draws: Mapping[str, Mapping[str, NDArray[Any]]], num_steps: int) -> bool:
+        """Look at the draws; num_steps are those taken for them, a chain."""
+        self.worst = worst = worst_of(named_scalars(draws))
+        self._looks += 1
+        if worst.reaches(self.targets):
+            patience = self._looks <= SD_PATIENCE.bit_length() - 1
+            return not (
+                patience and np.isfinite(worst.sd_error[0]) and worst.sd_error[0] > SD_ERROR
+            )
+        # An ESS grows in proportion to the steps, R-hat − 1 as their inverse.
+        growth = self.targets.max_steps / max(1, num_steps)
+        needed = max(
+            self.targets.ess / max(worst.ess[0], 1e-9),
+            (worst.r_hat[0] - 1) / (self.targets.r_hat - 1),
+        )
+        if needed > 2 * growth:
+            self.gave_up = (
+                f"at this rate about {needed * num_steps:.2g} steps would be needed, and "
+                f"max_steps={self.targets.max_steps} are allowed"
+            )
+        return bool(self.gave_up)

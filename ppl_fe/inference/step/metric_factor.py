@@ -1,0 +1,152 @@
+"""A metric as a factor F with FFᵀ near the posterior covariance: dense, or diagonal and low-rank.
+
+Both are learnt from draws *and gradients* by minimising the Fisher divergence between the whitened
+posterior and N(0, I), as nutpie does (Seyboldt et al. 2026, arXiv 2603.18845): the best FFᵀ is the
+geometric mean of the draws' covariance and the inverse of the gradients' covariance. Where −log p
+is quadratic this is exact from D + 1 draws on, whatever law they have, since the gradients tell the
+curvature and not only the spread of chains that may not have spread yet.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+MOST_DENSE = 200  # parameters: D² numbers, and D × D decompositions in warm-up
+MOST_AXES = 32  # of a low-rank factor
+FLATTEST, CUTOFF = 1e-12, 1.5  # share of an eigenvalue that counts; ratio from which an axis pays
+PRIOR_DRAWS = 5.0  # that the present metric counts for, and one a parameter more
+
+
+class Factor(Protocol):
+    """F, as the step needs it; a NamedTuple of tensors, which the compiled step takes as inputs."""
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """Map velocities (C, D) to directions of positions, F v."""
+
+    def transpose(self, gradient: Tensor) -> Tensor:
+        """Map gradients (C, D) to whitened coordinates, Fᵀ g."""
+
+    def dual(self, direction: Tensor) -> Tensor:
+        """Map a whitened direction v (D,) to F⁻ᵀ v, whose product with F v is |v|²."""
+
+    def refined(self, positions: Tensor, gradients: Tensor) -> tuple[Self, float]:
+        """Learn from draws (N, D) and the gradients of log p there.
+
+        Returns:
+            The factor, and by how much it changed: the largest ratio of two standard deviations of
+            one direction, in whitened coordinates, from 1 on.
+        """
+
+
+class DenseFactor(NamedTuple):
+    """F itself (D, D)."""
+
+    factor: Tensor
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return velocity @ self.factor.mT
+
+    def transpose(self, gradient: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return gradient @ self.factor
+
+    def dual(self, direction: Tensor) -> Tensor:
+        """As in `Factor`."""
+        solved: Tensor = torch.linalg.solve(self.factor.mT.double(), direction.double())
+        return solved.to(direction)
+
+    def refined(self, positions: Tensor, gradients: Tensor) -> tuple[DenseFactor, float]:
+        """As in `Factor`; shrunk towards the present metric, so that few draws do no harm."""
+        factor = self.factor.double()
+        u = torch.linalg.solve(factor, (positions - positions.mean(0)).double().mT).mT
+        g = gradients.double() @ factor
+        values, axes = _geometric_mean(u, g - g.mean(0), PRIOR_DRAWS + u.shape[1])
+        stretch = values.sqrt()
+        new = factor @ ((axes * stretch) @ axes.mT)
+        return DenseFactor(new.to(self.factor)), _largest_ratio(stretch)
+
+
+class LowRankFactor(NamedTuple):
+    """F = diag(s)(I + A diag(r − 1) Aᵀ): scale s (D,), orthonormal A (D, K), stretch r (K,)."""
+
+    scale: Tensor
+    axes: Tensor
+    stretch: Tensor
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return self.scale * self._stretched(velocity, self.stretch - 1)
+
+    def transpose(self, gradient: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return self._stretched(self.scale * gradient, self.stretch - 1)
+
+    def dual(self, direction: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return self._stretched(direction, 1 / self.stretch - 1) / self.scale
+
+    def refined(self, positions: Tensor, gradients: Tensor) -> tuple[LowRankFactor, float]:
+        """As in `Factor`; scales first, then the axes along which draws and gradients differ."""
+        x = (positions - positions.mean(0)).double()
+        g = (gradients - gradients.mean(0)).double()
+        count, prior = len(x), PRIOR_DRAWS
+        spread, steepness = x.square().sum(0), g.square().sum(0)
+        known = self.scale.double()
+        # Shrunk towards the present scales, in whose units both variances are near one.
+        spread = (spread / known**2 + prior) / (count + prior)
+        steepness = (steepness * known**2 + prior) / (count + prior)
+        scale = known * (spread / steepness) ** 0.25
+        u, whitened = x / scale, g * scale
+        # Only what the draws or the gradients span can differ from the identity.
+        _, _, along = torch.linalg.svd(torch.cat([u, whitened]), full_matrices=False)
+        basis = along[: min(len(along), 2 * MOST_AXES)].mT
+        values, axes = _geometric_mean(u @ basis, whitened @ basis, prior + basis.shape[1])
+        order = values.log().abs().argsort(descending=True)[: self.axes.shape[1]]
+        stretch, axes = values[order].sqrt(), (basis @ axes)[:, order]
+        pays = (stretch.log().abs() > torch.tensor(CUTOFF).log() / 2).to(stretch)
+        stretch = 1 + pays * (stretch - 1)
+        missing = self.axes.shape[1] - len(order)
+        pad = torch.nn.functional.pad
+        new = LowRankFactor(
+            scale.to(self.scale),
+            pad(axes, (0, missing)).to(self.scale),
+            pad(stretch, (0, missing), value=1.0).to(self.scale),
+        )
+        return new, _largest_ratio(scale / known)
+
+    def _stretched(self, values: Tensor, more: Tensor) -> Tensor:
+        axes = self.axes.to(values)
+        return values + ((values @ axes) * more) @ axes.mT
+
+
+def identity_factor(position: Tensor) -> DenseFactor | LowRankFactor:
+    """Make the factor that changes nothing, for positions (C, D): dense while D allows it."""
+    size = position.shape[1]
+    if size <= MOST_DENSE:
+        return DenseFactor(torch.eye(size, dtype=position.dtype, device=position.device))
+    ones = position.new_ones(size)
+    return LowRankFactor(ones, position.new_zeros(size, MOST_AXES), ones[:MOST_AXES].clone())
+
+
+def _largest_ratio(ratios: Tensor) -> float:
+    return float(ratios.log().abs().max().exp())
+
+
+def _geometric_mean(u: Tensor, g: Tensor, prior: float) -> tuple[Tensor, Tensor]:
+    """Decompose the S with S·cov(g)·S = cov(u), both shrunk towards I: values (D,), axes (D, D)."""
+    identity = torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
+    spread, steepness = ((m.mT @ m + prior * identity) / (len(m) + prior) for m in (u, g))
+    root, inverse = _power(steepness, 0.5), _power(steepness, -0.5)
+    mean = inverse @ _power(root @ spread @ root, 0.5) @ inverse
+    values, axes = torch.linalg.eigh(0.5 * (mean + mean.mT))
+    return values.clamp_min(FLATTEST), axes
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    values, axes = torch.linalg.eigh(0.5 * (matrix + matrix.mT))
+    raised: Tensor = (axes * values.clamp_min(FLATTEST * values[-1]) ** exponent) @ axes.mT
+    return raised

@@ -1,0 +1,289 @@
+"""Chains that move by Metropolis-adjusted trajectories, all in lockstep, by one graph a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ppl_fe.inference.dynamics import malt
+from ppl_fe.inference.program.density import Blocks, Density, Tensors, merge_blocks
+from ppl_fe.inference.step.compile import CompileMode, build
+from ppl_fe.inference.step.gradients import Batch, Estimator, full_data
+from ppl_fe.inference.step.metric_factor import DenseFactor, LowRankFactor, identity_factor
+from ppl_fe.inference.step.random_stream import RandomStream
+from ppl_fe.inference.step.step_function import Statistics, Totals
+from ppl_fe.inference.step.temperature import block_virials
+
+MOST_STEPS = 256  # of a trajectory, however small the step
+
+
+class Inputs(NamedTuple):
+    """All that a step of a trajectory reads.
+
+    state: where the chains stand. noise (C, D): standard normal. step_size, decay (C, 1): h, and
+    exp(−f h) or 0 where the velocity is drawn afresh. factor: of the metric. chain_values, tensors:
+    of the program.
+    """
+
+    state: malt.State
+    noise: Tensor
+    step_size: Tensor
+    decay: Tensor
+    factor: DenseFactor | LowRankFactor
+    chain_values: Tensors
+    tensors: Tensors
+
+
+def verlet(estimator: Estimator, given: Inputs) -> malt.State:
+    """Take one step of a trajectory, O B A B: one gradient (`dynamics/malt.py`)."""
+    state, h, factor = given.state, given.step_size, given.factor
+    velocity = malt.refreshed(state.velocity, given.noise, given.decay)
+    before = malt.energy(velocity, state.log_density)
+    velocity = velocity + 0.5 * h * factor.transpose(state.gradient)
+    position = state.position + h * factor.forward(velocity)
+    at = estimator(position, Batch((), given.chain_values, given.tensors), None)
+    velocity = velocity + 0.5 * h * factor.transpose(at.gradient)
+    error = state.energy_error + malt.energy(velocity, at.log_density) - before
+    return malt.State(position, velocity, *at, error)
+
+
+class Path(NamedTuple):
+    """friction f and length T = h L of a trajectory, in whitened coordinates."""
+
+    friction: float
+    length: float
+
+
+class Thermometer(NamedTuple):
+    """Where temperatures are measured: centre c (D,), and a pair a, b (D,) with a·b = 1.
+
+    E[(a·(w − c)) (b·∇U)] = a·b in any units; a = F⁻ᵀe and b = Fe for a whitened direction e.
+    """
+
+    center: Tensor
+    dual: Tensor
+    direction: Tensor
+
+
+class Trajectories:
+    """Hold the state of C chains, and move it trajectory by trajectory.
+
+    It has the part of `Chains` that a run needs, with a trajectory for a step.
+
+    Args:
+        density: the target; plates that subsample are taken whole.
+        position: (C, D), where the chains start.
+        friction: f, in whitened coordinates.
+        trajectory_length: T = h L, in whitened coordinates.
+        seed: of velocities and acceptances.
+        num_calls: gradients expected; "auto" weighs the cost of compiling against it.
+        compile: how to run a step, "auto" by default.
+        blocks: names of consecutive runs of coordinates, for temperatures; by default the sites.
+
+    Attributes:
+        state: at accepted positions.
+        factor: of the metric, which `set_factor` changes.
+        num_gradients: so far.
+        acceptance: (C,), the chance with which the last trajectory was accepted.
+        step: h, of all chains.
+        path: friction and length of trajectories.
+        compile_mode: what "auto" came to.
+    """
+
+    own_statistics = ("acceptance_rate",)
+
+    def __init__(
+        self,
+        density: Density,
+        position: Tensor,
+        *,
+        friction: float,
+        trajectory_length: float,
+        seed: int,
+        num_calls: int,
+        compile: CompileMode = "auto",
+        blocks: Blocks | None = None,
+    ) -> None:
+        self.density, self.num_gradients = density, 0
+        self.path = Path(friction, trajectory_length)
+        self.blocks = merge_blocks(blocks or density.blocks)
+        self.stream = RandomStream(density, len(position), seed)
+        self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
+        self.factor = identity_factor(position)
+        zeros = [torch.zeros_like(position[:, 0]) for _ in range(3)]
+        self.state = malt.State(
+            position.clone(), torch.zeros_like(position), torch.zeros_like(position), *zeros
+        )
+        self._build(full_data(density), compile, num_calls)
+        self.totals = Totals.zero(position, len(self.blocks))
+        self.acceptance, self._acceptances = torch.ones_like(zeros[0]), torch.zeros_like(zeros[0])
+        self._thermometer = Thermometer(*(torch.zeros_like(position[0]) for _ in range(3)))
+        self.set_step(0.1)
+        self.start_at(position)
+
+    def _build(self, estimator: Estimator, compile: CompileMode, num_calls: int) -> None:
+        # Copies: of two inputs that are one tensor the tracer sees only one.
+        leaves, structure = pytree.tree_flatten(
+            self._inputs(self.state, self.state.velocity, 0.0, 0.0)
+        )
+        leaves = [leaf.clone() for leaf in leaves]
+
+        def function(*leaves: Tensor) -> list[Tensor]:
+            return [*verlet(estimator, pytree.tree_unflatten(list(leaves), structure))]
+
+        self._step, self.compile_mode = build(
+            function, leaves, compile, num_calls, read_constants=self.density.way.vectorized
+        )
+
+    def _inputs(self, state: malt.State, noise: Tensor, h: float, decay: float) -> Inputs:
+        column = state.position[:, :1]
+        return Inputs(
+            state,
+            noise,
+            torch.full_like(column, h),
+            torch.full_like(column, decay),
+            self.factor,
+            self.density.chain_values,
+            self.density.tensors,
+        )
+
+    @property
+    def num_chains(self) -> int:
+        """C."""
+        return len(self.state.position)
+
+    @property
+    def position(self) -> Tensor:
+        """The accepted positions (C, D)."""
+        return self.state.position
+
+    @property
+    def num_steps(self) -> int:
+        """L, the steps of a trajectory."""
+        return max(1, min(MOST_STEPS, round(self.path.length / self.step)))
+
+    def set_step(self, step: float) -> None:
+        """Set h of all chains."""
+        self.step = step
+
+    @property
+    def settings(self) -> dict[str, Tensor]:
+        """Settings (C, 1), as `Chains` has them."""
+        values = {
+            "step_size": self.step**2,
+            "friction": self.path.friction,
+            "trajectory_length": self.step * self.num_steps,
+        }
+        column = self.state.position[:, :1]
+        return {name: torch.full_like(column, value) for name, value in values.items()}
+
+    def set_factor(self, factor: DenseFactor | LowRankFactor) -> None:
+        """Go on from the same positions in another metric."""
+        self.factor = factor
+
+    def evaluate(self, position: Tensor) -> malt.State:
+        """Evaluate positions (C, D): the state of chains at rest there."""
+        rest = self.state._replace(position=position, velocity=torch.zeros_like(position))
+        at = self._move(rest, rest.velocity, 0.0, 0.0)
+        return at._replace(velocity=rest.velocity, energy_error=torch.zeros_like(at.log_density))
+
+    def start_at(self, position: Tensor) -> None:
+        """Put the chains at positions (C, D)."""
+        self.state = self.evaluate(position)
+
+    def measure_temperature(self, center: Tensor) -> None:
+        """Measure temperatures about a centre (D,), and along an arbitrary whitened direction."""
+        first = torch.zeros_like(center)
+        first[0] = 1.0
+        self._thermometer = Thermometer(
+            center, self.factor.dual(first), self.factor.forward(first[None])[0]
+        )
+
+    def advance(self) -> Statistics:
+        """Take one trajectory of every chain; call it under `torch.no_grad()`.
+
+        Returns:
+            By-products at the positions that it started from.
+        """
+        start = self.state
+        end = start._replace(energy_error=torch.zeros_like(start.energy_error))
+        decay = 0.0
+        for _ in range(self.num_steps):
+            noise, _ = self.stream.next()
+            end = self._move(end, noise, self.step, decay)
+            decay = float(torch.tensor(-self.path.friction * self.step).exp())
+        self._add_up(start)
+        self.acceptance = malt.acceptance(end)
+        self._acceptances += self.acceptance
+        uniform = torch.rand(
+            self.num_chains,
+            generator=self._uniform,
+            dtype=self.density.dtype,
+            device=self.density.device,
+        )
+        self.state = malt.accept(start, end, uniform)
+        norm = torch.linalg.vector_norm(start.gradient, dim=-1)
+        return Statistics(torch.stack([start.log_density, norm], -1))
+
+    def _move(self, state: malt.State, noise: Tensor, h: float, decay: float) -> malt.State:
+        self.num_gradients += 1
+        with torch.no_grad():
+            return malt.State(
+                *self._step(*pytree.tree_leaves(self._inputs(state, noise, h, decay)))
+            )
+
+    def _add_up(self, state: malt.State) -> None:
+        center, dual, direction = self._thermometer
+        displacement = state.position - center
+        virials = block_virials(self.blocks, displacement, state.gradient)
+        along = -((displacement @ dual) * (state.gradient @ direction))[:, None]
+        self.totals = self.totals.add(state.log_likelihood, torch.cat([virials, along], -1))
+
+    def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Take means over the trajectories since the last call, as `Chains.take_means`."""
+        totals = self.totals
+        loss = -totals.log_likelihood / (num_steps * self.density.num_data)
+        temperatures = totals.virials / num_steps
+        for total in (totals.log_likelihood, totals.virials):
+            total.zero_()
+        return loss, temperatures
+
+    def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
+        """Take the mean acceptance (C,) over the trajectories since the last call."""
+        mean = self._acceptances / num_steps
+        self._acceptances = torch.zeros_like(mean)
+        return (mean,)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Give all that changes in a run; see `load_state_dict`."""
+        return {
+            **{f"state/{name}": value for name, value in self.state._asdict().items()},
+            **{f"totals/{name}": value for name, value in self.totals._asdict().items()},
+            **{f"factor/{name}": value for name, value in self.factor._asdict().items()},
+            **{f"stream/{name}": value for name, value in self.stream.state().items()},
+            "uniform": self._uniform.get_state(),
+            "acceptances": self._acceptances,
+            **{f"thermometer/{k}": value for k, value in self._thermometer._asdict().items()},
+            "step": torch.tensor(self.step, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on exactly from a `state_dict`."""
+
+        def part(name: str, kind: Any) -> Any:
+            return kind(*(state[f"{name}/{field}"].clone() for field in kind._fields))
+
+        self.state, self.totals = part("state", malt.State), part("totals", Totals)
+        self.factor = part("factor", type(self.factor))
+        self._uniform.set_state(state["uniform"])
+        self._acceptances = state["acceptances"].clone()
+        self._thermometer = part("thermometer", Thermometer)
+        self.set_step(float(state["step"]))
+        prefix = "stream/"
+        self.stream.restore(
+            {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
+        )
