@@ -93,6 +93,17 @@ def refuse_unknown(called: str, unknown: Iterable[str], known: Collection[str]) 
     raise TypeError(f"{called}() has no argument {'; nor '.join(clauses)}")
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Ask for the nearest of the known names to a misspelt one; "" where none is near.
+
+    Example:
+        >>> did_you_mean("clasifier", ["embedding", "classifier"]), did_you_mean("x", ["bias"])
+        ("did you mean 'classifier'?", '')
+    """
+    near = get_close_matches(name, dict.fromkeys(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def require_positive(name: str, value: object) -> None:
     """Refuse anything but a positive, finite number.
 

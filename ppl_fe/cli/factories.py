@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ppl_fe.arguments import did_you_mean
+
 
 def load_factory(option: str, text: str) -> Any:
     """Call `module:factory`, found on the path or in the current folder.
@@ -23,5 +25,7 @@ def load_factory(option: str, text: str) -> Any:
         sys.path.insert(0, folder)
     module = importlib.import_module(module_name)
     if not hasattr(module, name):
-        raise ValueError(f"{option}: module {module_name!r} has no {name!r}")
+        public = [own for own in vars(module) if not own.startswith("_")]
+        near = did_you_mean(name, public)
+        raise ValueError(f"{option}: module {module_name!r} has no {name!r}{near and f'; {near}'}")
     return getattr(module, name)()

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import rankdata
 
+from ppl_fe.arguments import did_you_mean
+
 Array = npt.NDArray[np.float64]
 METHODS = ("pearson", "spearman")
 # Sums in float32 are not known better than this. Checkpoints trained to one loss differ in it by
@@ -99,7 +101,10 @@ def correlations(
     wanted = [*criteria, outcome] + ([] if groups is None else [groups])
     missing = [name for name in wanted if name not in table.columns]
     if missing:
-        raise ValueError(f"table has no column {missing}; it has {list(table.columns)}")
+        near = did_you_mean(missing[0], map(str, table.columns))
+        raise ValueError(
+            f"table has no column {missing}; {near or f'it has {list(table.columns)}'}"
+        )
     unknown = [name for name in method if name not in METHODS]
     if unknown:
         raise ValueError(f"method={unknown} is unknown; choose from {METHODS}")

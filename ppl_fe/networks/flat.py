@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
 from ppl_fe.networks.matching import listed, match_state, tied_names
 
@@ -259,7 +259,7 @@ def _chosen_names(
         if unknown:
             raise ValueError(
                 f"parameters names {len(unknown)} that the module has not: {listed(unknown)}; "
-                f"it has: {listed(list(first))}"
+                + (did_you_mean(str(unknown[0]), first) or f"it has: {listed(list(first))}")
             )
     if not names:
         raise ValueError(f"parameters chooses none of: {listed(list(first))}")

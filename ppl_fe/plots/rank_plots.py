@@ -11,9 +11,10 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.diagnostics.error_bars import AXES
 from ppl_fe.diagnostics.run_data import open_draws, read_run
+from ppl_fe.networks.matching import listed
 from ppl_fe.plots.palette import BAND, COLOURS, LINE_STYLES, bare, new_figure
 
 Array = NDArray[np.float64]
@@ -66,7 +67,8 @@ def plot_ranks(
     chosen = moving[:MOST_PICTURES] if names is None else list(names)
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
-        raise ValueError(f"names={unknown}: there are {', '.join(list(known)[:20])}")
+        near = did_you_mean(unknown[0], known) if unknown else ""
+        raise ValueError(f"names={unknown}: {near or f'there are {listed(list(known))}'}")
     if len(run.chains) < 2:
         raise ValueError("one chain only: ranks compare chains; raise num_chains")
     columns = min(COLUMNS, len(chosen))

@@ -206,8 +206,21 @@ def test_the_head_is_found_by_prefix_of_whole_names() -> None:
     assert head_names(net, None) == ()
     with pytest.raises(ValueError, match=r"names no parameter; there are: cls\.weight"):
         head_names(net, "head")
+    with pytest.raises(ValueError, match=r"names no parameter; did you mean 'cls'\?"):
+        head_names(net, "cls3")
     with pytest.raises(ValueError, match="names every parameter"):
         head_names(FlatNetwork(nn.ModuleDict({"a": nn.Linear(1, 1)})), "a")
+
+
+def test_a_misspelt_head_of_a_large_network_is_told_its_parts() -> None:
+    body = nn.Sequential(*(nn.Linear(1, 1) for _ in range(9)))
+    net = FlatNetwork(nn.ModuleDict({"encoder": body, "classifier": nn.Linear(1, 1)}))
+    with pytest.raises(ValueError, match=r"'clasifier' names no parameter; did you mean 'classif"):
+        head_names(net, "clasifier")
+    with pytest.raises(ValueError, match=r"did you mean 'encoder\.3'\?"):
+        head_names(net, "encodr.3")
+    with pytest.raises(ValueError, match=r"there are: encoder, classifier, encoder\.0, "):
+        head_names(net, "fc")
 
 
 def test_an_unknown_optimiser_is_refused() -> None:

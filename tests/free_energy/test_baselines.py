@@ -138,6 +138,9 @@ def test_errors_name_the_argument() -> None:
     w = network.anchor
     with pytest.raises(ValueError, match="features='9' is no submodule"):
         layer_inputs(network, w, inputs, "9")
+    named = FlatNetwork(nn.ModuleDict({"encoder": nn.Linear(1, 1), "pooler": nn.Linear(1, 1)}))
+    with pytest.raises(ValueError, match=r"'pooller' is no submodule; did you mean 'pooler'\?"):
+        layer_inputs(named, named.anchor, inputs, "pooller")
     with pytest.raises(ValueError, match="only floating inputs"):
         geometric_complexity(network, w, torch.zeros(3, 3, dtype=torch.int64), "4")
     with pytest.raises(ValueError, match="integer classes"):

@@ -265,6 +265,8 @@ def test_bad_choices_are_refused() -> None:
     module = nn.Linear(2, 1)
     with pytest.raises(ValueError, match="names 2 that the module has not: a, b; it has: weight"):
         FlatNetwork(module, ["a", "weight", "b"])
+    with pytest.raises(ValueError, match=r"has not: wieght; did you mean 'weight'\?"):
+        FlatNetwork(module, ["wieght"])
     with pytest.raises(ValueError, match="chooses none of: weight, bias"):
         FlatNetwork(module, lambda name: name == "head")
     with pytest.raises(TypeError, match=r"pass \['weight'\]"):

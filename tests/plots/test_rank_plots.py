@@ -78,6 +78,8 @@ def test_by_default_the_loss_and_small_sites() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"names=\['slope'\]: there are loss, w\[0\]"):
         plot_ranks(draws_of(), ["slope"])
+    with pytest.raises(ValueError, match=r"names=\['los'\]: did you mean 'loss'\?"):
+        plot_ranks(draws_of(), ["los"])
     with pytest.raises(ValueError, match="one chain only"):
         plot_ranks(draws_of(noise(1, 100)))
     with pytest.raises(ValueError, match="'loss' never moves"):

@@ -9,6 +9,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
+from ppl_fe.arguments import did_you_mean
 from ppl_fe.finetuning.rules.at_random import Random
 from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
@@ -63,7 +64,10 @@ def find_rule(rule: str | Rule) -> Rule:
             f"{rule!r}"
         )
     if rule not in RULES:
-        raise ValueError(f"rule must be one of {list(RULE_NAMES)}, got {rule!r}")
+        near = did_you_mean(rule, RULE_NAMES)
+        raise ValueError(
+            f"rule must be one of {list(RULE_NAMES)}, got {rule!r}{near and f'; {near}'}"
+        )
     return RULES[rule]()
 
 

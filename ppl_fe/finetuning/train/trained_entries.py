@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_fe.arguments import did_you_mean
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.matching import listed
+from ppl_fe.networks.matching import SHOWN, listed
 
 # Name of a parameter -> sorted positions of its trained entries; None for all of them.
 Entries = Mapping[str, Tensor | None]
@@ -36,10 +37,20 @@ def head_names(network: FlatNetwork, head: str | None) -> tuple[str, ...]:
         return ()
     names = tuple(name for name in network.names if name == head or name.startswith(f"{head}."))
     if not names:
-        raise ValueError(f"head={head!r} names no parameter; there are: {listed(network.names)}")
+        parts, few = _parts(network), len(network.names) <= SHOWN
+        shown = listed(network.names if few else parts)
+        instead = did_you_mean(head, parts) or f"there are: {shown}"
+        raise ValueError(f"head={head!r} names no parameter; {instead}")
     if len(names) == len(network.names):
         raise ValueError(f"head={head!r} names every parameter; nothing pretrained is left")
     return names
+
+
+def _parts(network: FlatNetwork) -> list[str]:
+    """List what a head may be, from the outermost modules to single tensors."""
+    paths = [name.split(".") for name in network.names]
+    depths = range(1, max(map(len, paths)) + 1)
+    return list(dict.fromkeys(".".join(path[:depth]) for depth in depths for path in paths))
 
 
 def check_mask(network: FlatNetwork, mask: Tensor) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ppl_fe.arguments import did_you_mean
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.matching import listed
 
 
 def last_linear(network: FlatNetwork) -> str:
@@ -57,7 +59,9 @@ def layer_inputs(network: FlatNetwork, vector: Tensor, inputs: Tensor, layer: st
     """
     modules = dict(network.module.named_modules())
     if not layer or layer not in modules:
-        raise ValueError(f"features={layer!r} is no submodule; there are {sorted(modules)[1:]}")
+        named = [name for name in modules if name]
+        instead = did_you_mean(layer, named) or f"there are: {listed(named)}"
+        raise ValueError(f"features={layer!r} is no submodule; {instead}")
     entered: list[Tensor] = []
     hook = modules[layer].register_forward_pre_hook(lambda _, args: entered.append(args[0]))
     try:
