@@ -13,7 +13,7 @@ from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics import stein
 from ppl_fe.diagnostics.checks import lengths, mixing, single_chains, temperatures
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
-from ppl_fe.diagnostics.run_data import open_draws, read_run
+from ppl_fe.diagnostics.run_data import Run, open_draws, read_run
 from ppl_fe.inference.kernels import Kernel
 
 
@@ -40,7 +40,8 @@ def diagnose(
     - the level: λ̂ below zero (chains below L_n(w*)), drift of the loss;
     - mixing: worst rank R-hat < 1.01 and worst bulk and tail ESS > 400 of the loss and the sites of
       few values (Vehtari et al. 2021); of networks the split R-hat of all coordinates, and the
-      share of them above 1.01, overall and in the worst layer;
+      share of them above 1.01, overall and in the worst layer. An estimate of the free energy is
+      made of the loss alone: what single weights do is then a note, which fails nothing;
     - with `model` and `data`, the draws against the model's scores on all the data (`stein`).
 
     Random checks fail a healthy run once in 10⁵ each, but for R-hat < 1.01 and ESS > 400, which
@@ -108,15 +109,30 @@ def diagnose(
         lengths.below_anchor(run),
         lengths.drift(run),
         nested if nested is not None else mixing.r_hat(run),
-        mixing.coordinate_r_hat(run),
-        mixing.coordinates_unmixed(run),
-        mixing.layer_unmixed(run),
+        *_of_coordinates(run),
         mixing.ess_bulk(run),
         mixing.ess_tail(run),
         mixing.wbic_error(run, difference),
         stein.stein_p_value(open_draws(draws), model, data, group),
     ]
     return Diagnosis(tuple(check for check in checks if check is not None))
+
+
+def _of_coordinates(run: Run) -> list[Check | None]:
+    """Check the mixing of single coordinates; of an estimate it is a note, as it is not for them.
+
+    Hidden units that change places leave no weight the same law in all chains, and the loss the
+    same one.
+    """
+    checks = [
+        mixing.coordinate_r_hat(run),
+        mixing.coordinates_unmixed(run),
+        mixing.layer_unmixed(run),
+    ]
+    if not run.is_estimate:
+        return checks
+    checks.append(single_chains.coordinate_apart(run))
+    return [None if check is None else check.as_note() for check in checks]
 
 
 @named_arguments

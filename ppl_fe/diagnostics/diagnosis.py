@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -21,6 +21,8 @@ class Check:
         threshold: where the check fails.
         passed: whether the value is on the right side; never of a value that is not a number.
         advice: one sentence that names the argument to change; empty where the check passed.
+        noted: the value is on the wrong side, of something that this run is not for: the check
+            passed with a note, which is its advice.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Check:
     threshold: float
     passed: bool
     advice: str = ""
+    noted: bool = False
 
     @classmethod
     def below(cls, name: str, value: float, threshold: float, advice: str) -> Check:
@@ -53,10 +56,20 @@ class Check:
             return cls.above(name, value, center - margin, advice)
         return cls.below(name, value, center + margin, advice)
 
+    def as_note(self) -> Check:
+        """Make a check that never fails: what it found becomes a note.
+
+        Example:
+            >>> check = Check.below("coordinate_r_hat", 1.3, 1.01, "raise num_samples").as_note()
+            >>> check.passed, check.noted, check.advice
+            (True, True, 'raise num_samples')
+        """
+        return replace(self, passed=True, noted=not self.passed)
+
     @property
     def bound(self) -> str:
         """Say what would pass: "< 1.01" or "> 400"."""
-        less = (self.value < self.threshold) == self.passed
+        less = (self.value < self.threshold) == (self.passed and not self.noted)
         sign = "" if np.isnan(self.value) else "< " if less else "> "
         return sign + _short(self.threshold)
 
@@ -108,14 +121,13 @@ class Diagnosis:
 
     def _title(self) -> str:
         if self.passed:
-            return f"Diagnosis: pass, all {len(self.checks)} checks"
+            notes = sum(check.noted for check in self.checks)
+            said = f", {notes} with a note" if notes else ""
+            return f"Diagnosis: pass, all {len(self.checks)} checks{said}"
         return f"Diagnosis: FAIL, {len(self.failures)} of {len(self.checks)} checks"
 
     def _rows(self) -> list[tuple[str, str, str, str, str]]:
-        return [
-            (c.name, _short(c.value), c.bound, "pass" if c.passed else "FAIL", c.advice)
-            for c in self.checks
-        ]
+        return [(c.name, _short(c.value), c.bound, _outcome(c), c.advice) for c in self.checks]
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -137,6 +149,12 @@ class Diagnosis:
             for row in self._rows()
         )
         return f"<table><caption>{self._title()}</caption><tr>{heads}</tr>{body}</table>"
+
+
+def _outcome(check: Check) -> str:
+    if check.noted:
+        return "note"
+    return "pass" if check.passed else "FAIL"
 
 
 def _short(value: float) -> str:

@@ -62,9 +62,23 @@ class Run:
         return float(self.attrs["temperature"])
 
     @property
-    def all_named(self) -> bool:
-        """Say whether every coordinate is among `named`."""
-        return len(self.r_hat) < len(self.named)
+    def is_estimate(self) -> bool:
+        """Say whether the draws are those of an estimate about a w*, whose loss was recorded."""
+        return "anchor_loss" in self.attrs
+
+    @property
+    def wanted(self) -> Mapping[str, Array]:
+        """Give what the run is for and so has to mix, label -> (C, S).
+
+        Of an estimate that is the loss, from which WBIC and λ̂ = nβ(E[L] − L(w*)) are made, and
+        not a weight; of any other run all of `named`.
+        """
+        return {"loss": self.level} if self.is_estimate else self.named
+
+    @property
+    def all_wanted(self) -> bool:
+        """Say whether every coordinate is among `wanted`."""
+        return len(self.r_hat) < len(self.wanted)
 
     @property
     def num_draws(self) -> int:

@@ -70,6 +70,19 @@ def test_as_text_and_in_a_notebook() -> None:
     assert str(fe.Diagnosis(VERDICT.checks[:1])).startswith("Diagnosis: pass, all 1 checks")
 
 
+def test_a_note_does_not_fail() -> None:
+    checks = VERDICT.checks
+    noted = fe.Diagnosis((checks[0], checks[1].as_note(), checks[0].as_note()))
+    assert noted.passed
+    assert noted.failures == []
+    assert noted.table["passed"].all()
+    lines = str(noted).splitlines()
+    assert lines[0] == "Diagnosis: pass, all 3 checks, 1 with a note"
+    assert lines[2].split() == ["ess_bulk", "30", ">", "400", "note", "raise", "<num_samples>"]
+    assert lines[3].split() == lines[1].split()
+    assert "<td>note</td>" in noted._repr_html_()
+
+
 def test_a_path_and_an_estimate_do_as_well(draws: xr.DataTree, path: Path) -> None:
     expected = str(fe.diagnose(draws))
     for given in (path, str(path), SimpleNamespace(draws=draws)):

@@ -67,6 +67,49 @@ def test_the_error_against_the_difference_that_matters(at_minimum: fe.FreeEnergy
     assert "wbic_error" not in fe.diagnose(at_minimum).table["check"].tolist()
 
 
+COORDINATES = ["coordinate_r_hat", "coordinates_unmixed", "coordinate_apart"]
+
+
+def of_an_estimate(changed: xr.DataTree, r_hat: float = 1.0) -> xr.DataTree:
+    """Draws of known law as an estimate's: L(w*) = 0, and R-hat of every coordinate."""
+    changed.attrs.update(anchor_loss=0.0, inverse_temperature=0.2, localization=1.0)
+    changed.attrs["blocks"] = json.dumps({"a": [0, 2], "b": [2, 5]})
+    table = np.ones((4, 5))
+    table[2] = r_hat
+    over = {"moment": ["mean", "sd", "r_hat", "ess"]}
+    changed["moments"] = xr.Dataset({"w": (("moment", "w_dim_0"), table)}, coords=over)
+    return changed
+
+
+def mirrored(axis: float = 0.0) -> xr.DataTree:
+    """One chain in a mirror image of the others' mode: its loss is theirs, its weights are not."""
+    tree = synthetic(np.random.default_rng(5))
+    posterior = tree["posterior"].to_dataset()
+    posterior["w"][2] += axis
+    tree["posterior"] = posterior
+    return tree
+
+
+def test_weights_that_do_not_mix_are_a_note_of_an_estimate() -> None:
+    verdict = fe.diagnose(of_an_estimate(mirrored(20.0), r_hat=3.0))
+    assert verdict.passed, verdict
+    assert [check.name for check in verdict.checks if check.noted] == COORDINATES
+    assert fe.diagnose(of_an_estimate(mirrored())).passed
+    # Of any other run they are what it is for.
+    failures = fe.diagnose(mirrored(20.0)).failures
+    assert {"chain_apart", "r_hat", "ess_bulk"} <= set(failures)
+
+
+def test_the_loss_of_an_estimate_has_to_mix() -> None:
+    tree = of_an_estimate(mirrored())
+    stats = tree["sample_stats"].to_dataset()
+    stats["loss"][2] += 20.0
+    tree["sample_stats"] = stats
+    failures = fe.diagnose(tree).failures
+    assert {"chain_apart", "r_hat", "ess_bulk"} <= set(failures)
+    assert not set(COORDINATES) & set(failures)
+
+
 def test_layers_are_the_network_s(at_minimum: fe.FreeEnergyEstimate) -> None:
     draws = at_minimum.draws
     assert json.loads(draws.attrs["blocks"]) == {"weight": [0, 2], "bias": [2, 3]}

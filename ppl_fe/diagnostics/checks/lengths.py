@@ -145,7 +145,7 @@ def relaxation(run: Run) -> Relaxation:
     ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
     """
     predicted = run.tuned("relaxation_steps")
-    found = [float(array_stats.ess(x, **AXES, method="bulk")) for x in run.named.values()]
+    found = [float(array_stats.ess(x, **AXES, method="bulk")) for x in run.wanted.values()]
     least = min(found, default=float("nan"))
     ratio = max(run.loss.size / least, 1.1)
     measured = float(run.attrs["thinning"]) / float(np.log((ratio + 1) / (ratio - 1)))

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 from scipy.stats import binom, chi2
@@ -31,11 +32,53 @@ from ppl_fe.inference.warmup.advice import batch_argument, has_dense_metric
 
 # Of many quantities that are only ranked: a looser limit, which one in a hundred may exceed.
 LOOSE_R_HAT_LIMIT, SHARE_LOOSE = 1.1, 0.01
+# Chains that disagree by more, or fewer effective draws than ten of each of four chains, leave even
+# the size of a standard error unknown (Gelman et al. 2013, Bayesian Data Analysis, 11.5).
+LEAST_BELIEVED_ESS = 40.0
 TAILS = (0.05, 0.95)
 SHARE_ABOVE = 0.05
 HALF_CHAIN_ESS = 50.0  # of coordinates: 100 a chain
 # Two runs of this error each order a pair at that difference wrongly in Φ(−4/√2) = 0.2 % of cases.
 ERRORS_IN_DIFFERENCE = 4.0
+
+
+def errors_believed(r_hat: float, ess: float) -> bool:
+    """Say whether the Monte Carlo standard error of a scalar's mean is worth anything.
+
+    Args:
+        r_hat: its rank-normalised split R-hat.
+        ess: its bulk effective sample size.
+
+    Example:
+        >>> errors_believed(1.03, 150.0), errors_believed(1.4, 5.0), errors_believed(1.0, 12.0)
+        (True, False, False)
+    """
+    return r_hat < LOOSE_R_HAT_LIMIT and ess > LEAST_BELIEVED_ESS
+
+
+def trace_believed(trace: Array) -> bool:
+    """Say the same of a scalar's draws (C, S); one chain is held against itself, half by half."""
+    half = trace.shape[1] // 2
+    chains = trace if len(trace) > 1 else np.stack([trace[0, :half], trace[0, -half:]])
+    r_hat = float(array_stats.rhat(chains, **AXES, method="rank"))
+    return errors_believed(r_hat, float(array_stats.ess(trace, **AXES, method="bulk")))
+
+
+def believed_errors(table: pd.DataFrame, errors: Array) -> Array:
+    """Put NaN for the standard errors of a table's rows that are worth nothing.
+
+    Args:
+        table: with the columns `r_hat` and `ess` of the same chains; without them all are believed.
+        errors: (R,), one a row.
+
+    Example:
+        >>> table = pd.DataFrame({"r_hat": [1.0, 1.4], "ess": [900.0, 5.0]})
+        >>> believed_errors(table, np.array([0.1, 0.1])).tolist()
+        [0.1, nan]
+    """
+    if not {"r_hat", "ess"} <= set(table):
+        return errors
+    return np.where(list(map(errors_believed, table["r_hat"], table["ess"])), errors, np.nan)
 
 
 def mixing_notes(r_hat: float, ess: float) -> list[str]:
@@ -46,8 +89,8 @@ def mixing_notes(r_hat: float, ess: float) -> list[str]:
         ess: its bulk effective sample size.
 
     Example:
-        >>> mixing_notes(1.002, 900.0)
-        []
+        >>> mixing_notes(1.002, 900.0), mixing_notes(1.002, 100.0)[0][:39]
+        ([], 'not mixed: ESS 100 (above 400 if mixed)')
     """
     wrong = []
     if not r_hat < R_HAT_LIMIT:
@@ -56,9 +99,10 @@ def mixing_notes(r_hat: float, ess: float) -> list[str]:
         wrong.append(f"ESS {ess:.0f} (above {ESS_LIMIT:.0f} if mixed)")
     if not wrong:
         return []
+    worthless = "" if errors_believed(r_hat, ess) else ", so that the error bars are worth nothing"
     return [
-        f"not mixed: {', '.join(wrong)}; raise num_samples, thinning or warmup_steps, or "
-        "localization"
+        f"not mixed: {', '.join(wrong)}{worthless}; raise num_samples, thinning or "
+        "warmup_steps, or localization"
     ]
 
 
@@ -96,7 +140,7 @@ def mixing_notes_of_many(
 
 
 def r_hat(run: Run) -> Check:
-    """Check the worst rank-normalised split R-hat of the loss and the named scalars."""
+    """Check the worst rank-normalised split R-hat of what the run is for."""
     if len(run.chains) < 2:
         return Check.below(
             "r_hat",
@@ -146,7 +190,7 @@ def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
         return float(array_stats.rhat_nested(trace, members, **AXES, method="rank"))
 
     value, worst = _worst(run, nested, 1)
-    fraction = chi2.isf(FALSE_ALARM / max(1, len(run.named)), superchains - 1) / (superchains - 1)
+    fraction = chi2.isf(FALSE_ALARM / max(1, len(run.wanted)), superchains - 1) / (superchains - 1)
     return Check.below(
         "nested_r_hat",
         value,
@@ -157,13 +201,13 @@ def nested_r_hat(run: Run, superchains: int | None) -> Check | None:
 
 
 def ess_bulk(run: Run) -> Check:
-    """Check the worst bulk ESS of the loss and the named scalars."""
+    """Check the worst bulk ESS of what the run is for."""
     value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="bulk"), -1)
     return _enough("ess_bulk", value, worst)
 
 
 def ess_tail(run: Run) -> Check:
-    """Check the worst ESS of the 5 % and 95 % quantiles of the loss and the named scalars."""
+    """Check the worst ESS of the 5 % and 95 % quantiles of what the run is for."""
     value, worst = _worst(run, lambda x: array_stats.ess(x, **AXES, method="tail", prob=TAILS), -1)
     return _enough("ess_tail", value, worst)
 
@@ -181,7 +225,7 @@ def _enough(name: str, value: float, worst: str) -> Check:
 
 def coordinate_r_hat(run: Run) -> Check | None:
     """Check the worst split R-hat of all D coordinates against its law at 100 draws a chain."""
-    if run.all_named or not _moments_known(run):
+    if run.all_wanted or not _moments_known(run):
         return None
     return Check.below(
         "coordinate_r_hat",
@@ -199,7 +243,7 @@ def coordinates_unmixed(run: Run) -> Check | None:
     cent above it, and more than chance adds to so few coordinates, means that a part of them has
     fewer effective draws, however good the rest are.
     """
-    if run.all_named or not _moments_known(run):
+    if run.all_wanted or not _moments_known(run):
         return None
     return Check.below(
         "coordinates_unmixed",
@@ -212,7 +256,7 @@ def coordinates_unmixed(run: Run) -> Check | None:
 
 def layer_unmixed(run: Run) -> Check | None:
     """Check the share of `coordinates_unmixed` in the layer that is worst by what it is allowed."""
-    if run.all_named or not _moments_known(run) or len(run.layers) < 2:
+    if run.all_wanted or not _moments_known(run) or len(run.layers) < 2:
         return None
     found = {
         name: (_share(run, values), _share_allowed(len(values), len(run.layers)))
@@ -247,7 +291,7 @@ def wbic_error(run: Run, difference: float | None) -> Check | None:
 
 def _worst(run: Run, statistic: Callable[[Array], float], sign: int) -> tuple[float, str]:
     """Find the largest (sign 1) or smallest (−1) value of the named scalars; NaN is worst."""
-    found = {label: float(statistic(trace)) for label, trace in run.named.items()}
+    found = {label: float(statistic(trace)) for label, trace in run.wanted.items()}
     if not found:
         return float("nan"), "nothing moves"
     for label, value in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
 from arviz_stats.base import array_stats
@@ -62,9 +63,18 @@ def chain_apart(run: Run) -> Check | None:
     errors of a median as the worst of all scalars and chains may stray. The effective number of
     draws is that of the autocorrelation within chains, which knows of one mode only.
     """
-    if len(run.chains) < 2:
+    coordinates = {} if run.is_estimate else run.sampled
+    return _apart("chain_apart", {**coordinates, "loss": run.level}, run)
+
+
+def coordinate_apart(run: Run) -> Check | None:
+    """Check the same of the coordinates alone, for an estimate, whose loss `chain_apart` checks."""
+    return _apart("coordinate_apart", run.sampled, run)
+
+
+def _apart(name: str, traces: Mapping[str, Array], run: Run) -> Check | None:
+    if len(run.chains) < 2 or not traces:
         return None
-    traces = {**run.sampled, "loss": run.level}
     errors = errors_allowed(len(traces) * len(run.chains)) * MEDIAN_ERROR
     worst, place, allowed = 0.0, "", APART
     for label, trace in traces.items():
@@ -78,7 +88,7 @@ def chain_apart(run: Run) -> Check | None:
             worst, allowed = far, limit
             place = f"{label}: chain {run.chains[int(np.argmax(away))]}"
     return Check.below(
-        "chain_apart",
+        name,
         worst,
         allowed,
         f"{place} sits in another place than the rest; raise warmup_steps, or bring every chain "
