@@ -56,6 +56,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "estimate_free_energy": lambda n, data, like: fe.estimate_free_energy(
         n, data, likelihood=like, progress_bar=False
     ),
+    "integrate_free_energy": lambda n, data, like: fe.integrate_free_energy(
+        n, data, likelihood=like, num_rungs=4, progress_bar=False
+    ),
+    "rank_checkpoints": lambda n, data, like: fe.rank_checkpoints(
+        [n.module.state_dict()], n.module, data, likelihood=like, progress_bar=False
+    ),
 }
 
 
@@ -65,6 +71,21 @@ def test_shapes_that_are_not_one_number_a_datum_are_refused(case: str, call: str
     make, targets, likelihood = CASES[case]
     with pytest.raises(ValueError, match=r"(?i)shape"):
         CALLS[call](make(), (X, targets), likelihood)
+
+
+def test_so_are_those_of_other_data() -> None:
+    data, column = (X, LABELS), (X, LABELS[:, None])
+    network = classes()
+    with pytest.raises(ValueError, match=r"(?i)shape"):
+        fe.finetune(network, data, validation=column, method="full", progress_bar=False)
+    with pytest.raises(ValueError, match=r"(?i)shape"):
+        fe.rank_checkpoints(
+            [network.module.state_dict()],
+            network.module,
+            data,
+            held_out=column,
+            progress_bar=False,
+        )
 
 
 def test_a_program_without_plates_is_held_to_its_shapes_too() -> None:

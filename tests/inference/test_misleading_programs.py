@@ -31,6 +31,11 @@ def two_angles() -> None:
     pyro.sample("angle", law)
 
 
+def mixed_angles() -> None:
+    parts = dist.VonMises(torch.tensor([0.0, 2.0]), 4.0)
+    pyro.sample("angle", dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts))
+
+
 def scoped() -> None:
     with scope(prefix="regression"):
         pyro.sample("mean", dist.Normal(0.0, 1.0))
@@ -64,6 +69,7 @@ PROGRAMS: dict[str, tuple[Callable[[], Callable[[], None]], str]] = {
     "an angle": (lambda: angle, r"'angle' \(VonMises\) is an angle.*atan2"),
     "angles as one event": (lambda: angles, r"'angle' \(VonMises\) is an angle"),
     "a pair of angles": (lambda: two_angles, r"'angle' \(SineBivariateVonMises\) is an angle"),
+    "a mixture of angles": (lambda: mixed_angles, r"'angle' \(VonMises\) is an angle"),
     "a scope": (lambda: scoped, r"'regression/mean' holds a slash.*'regression.mean'"),
     "a value with a slash": (lambda: scoped_value, "'two/means' holds a slash"),
     "a loop over rows": (lambda: loop, r"loop over the plate 'rows'.*with pyro\.plate\('rows'"),

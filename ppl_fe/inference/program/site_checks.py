@@ -51,9 +51,11 @@ def transform_of(name: str, fn: Any) -> Any:
             f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
             "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
         )
-    if ANGLES & {kind.__name__ for kind in type(base_of(fn)).__mro__}:
+    inner = base_of(fn)
+    inner = base_of(getattr(inner, "component_distribution", inner))  # of a mixture of one family
+    if ANGLES & {kind.__name__ for kind in type(inner).__mro__}:
         raise RefusedSiteError(
-            f"latent site {name!r} ({type(base_of(fn)).__name__}) is an angle: its density has "
+            f"latent site {name!r} ({type(inner).__name__}) is an angle: its density has "
             "period 2π, and chains would wander over the periods. Sample a direction, two sites "
             "x and y of Normal(0, 1), take torch.atan2(y, x) by pyro.deterministic, and give it "
             "the density by pyro.factor"
