@@ -26,7 +26,10 @@ def add(commands: Any) -> None:
     rank = commands.add_parser(
         "rank",
         help="rank checkpoints by pretraining free energy",
-        description="Rank checkpoints of one architecture by pretraining free energy (WBIC).",
+        description="Rank checkpoints of one architecture by pretraining free energy (WBIC). Exit "
+        "status 0: every checkpoint has a number and an error bar, 1: one has no number, or chains "
+        "that have not mixed, so that its error bar is worth nothing and no p_best is given, 2: "
+        "bad input.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
@@ -67,7 +70,7 @@ def _add_chains(group: Any) -> None:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Rank, print and write the table; 1 if a checkpoint got no number."""
+    """Rank, print and write the table; 1 if a checkpoint has no number, or no error bar."""
     from ppl_fe.free_energy.ranking import rank_checkpoints
 
     output = given.pop("output", None)
@@ -82,12 +85,27 @@ def run(given: dict[str, Any]) -> int:
         given.setdefault("features", given.pop("head"))
     if given.get("batch_size") == 0:
         given["batch_size"] = None
-    named = dict(_name_and_path(text) for text in given.pop("checkpoints"))
+    named = _by_name(given.pop("checkpoints"))
     table = rank_checkpoints(named, module, data, progress_bar=sys.stderr.isatty(), **given)
     print(_printed(table))
     if output is not None:
         write_table(table, Path(output))
-    return 0 if (table["error"] == "").all() else 1
+    return 0 if table["p_best"].notna().all() else 1
+
+
+def _by_name(texts: list[str]) -> dict[str, str]:
+    """Read PATH and NAME=PATH.
+
+    Raises:
+        ValueError: one name for two checkpoints.
+    """
+    pairs = [_name_and_path(text) for text in texts]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"checkpoints: the name {twice!r} is given twice; leave one out or rename")
+    return named
 
 
 def _name_and_path(text: str) -> tuple[str, str]:
@@ -96,8 +114,8 @@ def _name_and_path(text: str) -> tuple[str, str]:
 
 
 def _printed(table: pd.DataFrame) -> str:
-    numbers = table.drop(columns=["note", "error"]).round(3).dropna(axis=1, how="all")
-    lines = [numbers.to_string(), ""]
+    numbers = table.drop(columns=["note", "error"]).round(3)
+    lines = [numbers.to_string(na_rep="—"), ""]
     for column in ("note", "error"):
         said = table[table[column] != ""][column]
         lines += [f"{column}: {name}: {text}" for name, text in said.items()]

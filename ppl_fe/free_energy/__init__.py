@@ -1,6 +1,7 @@
 """Which checkpoint to fine-tune: free energy, local learning coefficient, ranking.
 
 ranking.py        several checkpoints, best first
+candidates.py     their names, and which of them the data can be put through
 estimators.py     WBIC and local learning coefficient of one
 estimate.py       these numbers with their error bars and notes
 thermodynamic.py  −log Z itself, over a ladder of temperatures

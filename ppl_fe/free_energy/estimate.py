@@ -9,6 +9,7 @@ from html import escape
 import pandas as pd
 import xarray as xr
 
+from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.renamed import warn_of_old_name
 
@@ -19,7 +20,8 @@ class FreeEnergyEstimate:
 
     Attributes:
         wbic: E[nL_n(w)] at β, in nats: the pretraining WBIC at β = 1/log n.
-        wbic_mcse: its Monte-Carlo standard error, from the effective sample size.
+        wbic_mcse: its Monte-Carlo standard error, from the effective sample size; printed as "—"
+            where R-hat and ESS say that it is worth nothing.
         llc: λ̂ = nβ(E[L_n(w)] − L_n(w*)), the local learning coefficient.
         llc_mcse: its Monte-Carlo standard error.
         anchor_loss: L_n(w*), nats an example, on all the data.
@@ -74,9 +76,12 @@ class FreeEnergyEstimate:
         write_netcdf(self.draws, path, numbers)
 
     def _rows(self) -> list[tuple[str, str]]:
+        believed = errors_believed(self.r_hat, self.ess)
+        wbic_error = f"{self.wbic_mcse:.2f}" if believed else "—"
+        llc_error = f"{self.llc_mcse:.3f}" if believed else "—"
         return [
-            ("WBIC  E[nL]", f"{self.wbic:.2f} ± {self.wbic_mcse:.2f} nats"),
-            ("λ̂  nβ(E[L] − L(w*))", f"{self.llc:.3f} ± {self.llc_mcse:.3f}"),
+            ("WBIC  E[nL]", f"{self.wbic:.2f} ± {wbic_error} nats"),
+            ("λ̂  nβ(E[L] − L(w*))", f"{self.llc:.3f} ± {llc_error}"),
             ("L(w*)", f"{self.anchor_loss:.5f} nats an example, n = {self.num_data}"),
             (
                 "β, γ, ε",

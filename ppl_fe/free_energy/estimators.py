@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def estimate_free_energy(
     Raises:
         TypeError: a misspelt argument, before any work is done.
         ValueError: β, γ, ε not positive; labels out of range; NaN in weights or data.
-        DivergedError: no chain stayed finite.
+        DivergedError: the loss of w* is not finite, or no chain stayed finite.
 
     Example:
         >>> import torch
@@ -146,7 +146,7 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
         group: the number of the anchor, from 0.
 
     Raises:
-        DivergedError: none of its chains stayed finite.
+        DivergedError: none of its chains stayed finite, or their mean loss is not.
     """
     stats = chains.draws.sample_stats
     per_group = len(chains.inverse_temperature) // chains.num_groups
@@ -162,6 +162,11 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
     n, beta = chains.num_data, float(chains.inverse_temperature[wanted[0]])
     anchor_loss = float(chains.anchor_loss[min(group, len(chains.anchor_loss) - 1)])
     mean, mcse, r_hat, ess = loss_summary(loss)
+    if not isfinite(mean):
+        raise DivergedError(
+            f"the mean loss of the draws is {mean}; give a smaller step_size or a larger "
+            "localization, and check the weights"
+        )
     llc, llc_mcse = n * beta * (mean - anchor_loss), n * beta * mcse
     notes = [
         *chains.notes,

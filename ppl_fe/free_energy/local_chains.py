@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
+from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, merge_blocks
 from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.program.full_data import full_data_sums
 from ppl_fe.inference.run.one_run import run
-from ppl_fe.inference.run_plan import RunLength, RunPlan, Target, check_chains
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood, categorical
@@ -27,6 +28,10 @@ from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork
 
+NOT_FINITE = (
+    "the network's outputs at w*, or their log-likelihood, are not finite; check the weights and "
+    "the data"
+)
 USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
 
 
@@ -116,19 +121,11 @@ def sample_local_posteriors(
 
     Raises:
         ValueError: options out of range; data or weights that do not fit.
+        DivergedError: the loss of an anchor is not finite, or no chain stayed so.
     """
-    check_chains(options.num_chains, options.chain_method)
     source = as_data(data)
     n, loader = source.num_data, source if isinstance(source, LoaderData) else None
-    batch_size = options.batch_size if loader is None else loader.batch_size
-    program = local_posterior(
-        network,
-        options.likelihood,
-        options.localization,
-        options.inverse_temperature,
-        batch_size,
-        n,
-    )
+    program, kernel = program_and_kernel(network, source, options)
     args = first_rows(source)
     check_data(program, network, *args)
     if ladder is None:
@@ -144,6 +141,9 @@ def sample_local_posteriors(
         vectorized=vectorized,
     )
     anchor_loss = data_loss(program, anchors, source, vectorized=vectorized)
+    wrong = anchor_loss[~anchor_loss.isfinite()]
+    if len(wrong):  # no chain about it would be worth running
+        raise DivergedError(f"L(w*) is {float(wrong[0])}: {NOT_FINITE}")
     target = Target(
         density,
         loader,
@@ -153,14 +153,14 @@ def sample_local_posteriors(
         blocks=network.slices,
     )
     draws = run(
-        options.kernel(program, step_size=options.step_size, tolerance=options.tolerance),
+        kernel,
         target,
         options.plan(len(own_anchor)),
         attributes={
             "localization": options.localization,
             "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
             "num_groups": num_groups,
-            "batch_size": min(batch_size or n, n),
+            "batch_size": min(program.batch_size or n, n),
             "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
             "blocks": {
                 name: [block.start, block.stop]
@@ -169,11 +169,32 @@ def sample_local_posteriors(
         },
     )
     notes: tuple[str, ...] = ()
-    if batch_size is not None and batch_size > n:
-        notes = (
-            f"batch_size={batch_size} exceeds the data's {n} examples: every step uses all of them",
-        )
+    size = program.batch_size
+    if size is not None and size > n:
+        notes = (f"batch_size={size} exceeds the data's {n} examples: every step uses all of them",)
     return LocalChains(draws, anchor_loss, n, own_beta, num_groups, notes)
+
+
+def program_and_kernel(
+    network: FlatNetwork, source: TensorData | LoaderData, options: ChainOptions
+) -> tuple[LocalPosterior, Kernel]:
+    """Make the program of a network's chains, and its sampler.
+
+    Raises:
+        TypeError, ValueError: options out of range.
+    """
+    options.plan(options.num_chains)
+    program = local_posterior(
+        network,
+        options.likelihood,
+        options.localization,
+        options.inverse_temperature,
+        options.batch_size if isinstance(source, TensorData) else source.batch_size,
+        source.num_data,
+    )
+    program.resolved_inverse_temperature(source.num_data)
+    kernel = options.kernel(program, step_size=options.step_size, tolerance=options.tolerance)
+    return program, kernel
 
 
 def first_rows(source: TensorData | LoaderData) -> tuple[Any, Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import log
 from pathlib import Path
@@ -14,18 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.arguments import named_arguments
-from ppl_fe.data.sources import TensorData, as_data
-from ppl_fe.diverged import DivergedError
+from ppl_fe.data.sources import LoaderData, TensorData, as_data
+from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.free_energy.baselines.columns import baseline_columns
+from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words, named_checkpoints
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
-from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    ChainOptions,
+    held_out_loss,
+    program_and_kernel,
+    sample_local_posteriors,
+)
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run_plan import RunLength, check_chains
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
-from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork, require_network
+from ppl_fe.networks.matching import listed
 from ppl_fe.renamed import renamed_arguments
 
 COLUMNS = ["wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "p_best"]
@@ -45,7 +53,7 @@ READ_FIRST = (
 @renamed_arguments(baseline_columns="baselines", head="features")
 @named_arguments
 def rank_checkpoints(
-    checkpoints: Mapping[str, str | Path | Mapping[str, Tensor]],
+    checkpoints: Mapping[str, Checkpoint] | Iterable[Checkpoint],
     module: nn.Module,
     data: Any,
     *,
@@ -75,7 +83,8 @@ def rank_checkpoints(
     `estimate_free_energy`). Checkpoints run side by side as further chains of one vectorised step.
 
     Args:
-        checkpoints: name -> file, folder or state dict, all of one architecture.
+        checkpoints: name -> file, folder or state dict, all of one architecture; or a list of
+            them, where files go by their paths and a state dict by its place.
         module: the architecture; its own weights do not matter and are not changed.
         data: the pretraining data, as in `estimate_free_energy`.
         held_out: pretraining data that no checkpoint was trained on. Adds the columns
@@ -109,12 +118,16 @@ def rank_checkpoints(
         One row a checkpoint, best first: wbic, wbic_mcse, llc, llc_mcse, anchor_loss, r_hat, ess,
         p_best (the probability of the lowest WBIC given the standard errors; it knows
         nothing of transfer), note (read it before the number) and error (why there is no number).
-        No row is ever lost. `table.attrs["read_first"]` says when the criterion is to be trusted.
+        No row is ever lost. p_best is NaN where chains have mixed so badly (R-hat of 1.1 and more,
+        or an ESS of 40 and less) that their standard error is worth nothing; the others are then
+        compared among themselves. `table.attrs["read_first"]` says so, and when the criterion
+        is to be trusted.
 
     Raises:
-        TypeError: a misspelt argument, before any file is read.
-        ValueError: no checkpoints; options out of range. A bad checkpoint raises nothing: its row
-            says what is wrong.
+        TypeError: a misspelt argument, before any file is read; one checkpoint, not several.
+        ValueError: no checkpoints, or two of one name; options out of range; data that no
+            checkpoint and not the module itself can be put through. A bad checkpoint raises
+            nothing: its row says what is wrong, and the others are ranked without it.
 
     Example:
         >>> import torch
@@ -127,8 +140,7 @@ def rank_checkpoints(
         >>> list(table.index)
         ['w=0.0', 'w=1.0']
     """
-    if not checkpoints:
-        raise ValueError("checkpoints is empty: give at least one name -> file or state dict")
+    named = named_checkpoints(checkpoints)
     options = ChainOptions(
         likelihood=likelihood,
         localization=localization,
@@ -145,52 +157,93 @@ def rank_checkpoints(
         progress_bar=progress_bar,
         compile=compile,
     )
-    check_chains(num_chains, chain_method)
     template = FlatNetwork(module)
     require_network(template)
-    rows: dict[str, dict[str, Any]] = {name: {"note": "", "error": ""} for name in checkpoints}
-    networks: dict[str, FlatNetwork] = {}
-    for name, source in checkpoints.items():
-        try:
-            networks[name] = template.with_state(read_checkpoint(source))
-        except (ValueError, OSError) as error:
-            rows[name]["error"] = str(error)
+    source, other = as_data(data), None if held_out is None else as_data(held_out)
+    program_and_kernel(template, source, options)  # what it refuses should cost no reading
     if save_to is not None and Path(save_to).exists():
         raise FileExistsError(f"save_to: {save_to} already exists; give a new folder")
+    networks, errors = Trial(source, other, options).come_through(template, named)
+    rows: dict[str, dict[str, Any]] = {
+        name: {"note": "", "error": errors.get(name, "")} for name in named
+    }
     if baselines:  # before the chains: what they cannot take should cost no hours
-        for name, columns in _baselines(networks, data, features).items():
+        for name, columns in _baselines(networks, source, features).items():
             rows[name] |= columns
-    for lot, names in enumerate(_side_by_side(networks, num_chains)):
-        own = replace(
-            options,
-            seed=seed + lot * LOT_SEEDS_APART,
-            save_to=None if save_to is None else Path(save_to) / f"{lot}.zarr",
-        )
-        found = _rank_lot({name: networks[name] for name in names}, data, held_out, own)
-        for name, columns in found.items():
-            rows[name] |= columns
-    return _table(rows, seed, as_data(data).num_data)
+    for name, columns in _run_lots(networks, source, other, options):
+        notes = [rows[name]["note"], columns.pop("note", "")]
+        rows[name] |= {**columns, "note": "; ".join(filter(None, notes))}
+    return _table(rows, seed, source.num_data)
 
 
 def _baselines(
-    networks: Mapping[str, FlatNetwork], data: Any, features: str | None
-) -> dict[str, dict[str, float]]:
-    tensors = as_data(data)
-    if not isinstance(tensors, TensorData) or not isinstance(tensors.inputs, Tensor):
+    networks: Mapping[str, FlatNetwork], source: TensorData | LoaderData, features: str | None
+) -> dict[str, dict[str, Any]]:
+    """Compute the criteria of each checkpoint; what keeps one of them from it becomes a note.
+
+    Raises:
+        ValueError: data of another kind; what none of the checkpoints can do.
+    """
+    if not isinstance(source, TensorData) or not isinstance(source.inputs, Tensor):
         raise ValueError("baselines=True needs the data as a tuple of two tensors")
-    pair = tensors.inputs, tensors.targets
-    return {name: baseline_columns(net, pair, features) for name, net in networks.items()}
+    pair = source.inputs, source.targets
+    found: dict[str, dict[str, Any]] = {}
+    failed: dict[str, Exception] = {}
+    for name, network in networks.items():
+        try:
+            found[name] = dict(baseline_columns(network, pair, features))
+        except Exception as error:
+            failed[name] = error
+    if failed and not found:
+        raise next(iter(failed.values()))
+    notes = {name: {"note": f"no baselines: {in_words(error)}"} for name, error in failed.items()}
+    return found | notes
+
+
+def _run_lots(
+    networks: Mapping[str, FlatNetwork],
+    source: TensorData | LoaderData,
+    held_out: TensorData | LoaderData | None,
+    options: ChainOptions,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run the chains of all checkpoints, lot after lot; give the columns of each.
+
+    A lot that fails is divided, and its halves run anew after all others, until what fails stands
+    alone.
+    """
+    lots = deque(enumerate(_side_by_side(networks, options.num_chains)))
+    count = len(lots)
+    while lots:
+        number, names = lots.popleft()
+        folder = None if options.save_to is None else Path(options.save_to) / f"{number}.zarr"
+        own = replace(options, seed=options.seed + number * LOT_SEEDS_APART, save_to=folder)
+        try:
+            found = _rank_lot({name: networks[name] for name in names}, source, held_out, own)
+        except Exception as error:  # whatever one of them can raise
+            if len(names) == 1:
+                yield names[0], {"error": in_words(error)}
+                continue
+            half = len(names) // 2
+            lots.extend([(count, names[:half]), (count + 1, names[half:])])
+            count += 2
+            if folder is not None:  # half a run, with which nothing goes on
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f"{folder.name}.resume").unlink(missing_ok=True)
+        else:
+            yield from found.items()
 
 
 def _rank_lot(
-    networks: Mapping[str, FlatNetwork], data: Any, held_out: Any, options: ChainOptions
+    networks: Mapping[str, FlatNetwork],
+    source: TensorData | LoaderData,
+    held_out: TensorData | LoaderData | None,
+    options: ChainOptions,
 ) -> dict[str, dict[str, Any]]:
     """Run the chains of checkpoints that share their buffers; give the columns of each."""
     shared = next(iter(networks.values()))
     anchors = torch.stack([network.anchor for network in networks.values()])
-    chains = sample_local_posteriors(shared, anchors, data, options)
     losses = None
-    if held_out is not None:
+    if held_out is not None:  # before the chains, as it is what may fail
         losses = held_out_loss(
             shared,
             anchors,
@@ -198,12 +251,13 @@ def _rank_lot(
             likelihood=options.likelihood,
             batch_size=options.batch_size,
         )
+    chains = sample_local_posteriors(shared, anchors, source, options)
     found: dict[str, dict[str, Any]] = {}
     for group, name in enumerate(networks):
         try:
             estimate = summarize_group(chains, group)
-        except DivergedError as error:
-            found[name] = {"error": str(error)}
+        except Exception as error:
+            found[name] = {"error": in_words(error)}
             continue
         found[name] = _row(estimate)
         if losses is not None:
@@ -256,14 +310,28 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> p
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=_ordered(rows))
     table.index.name = "checkpoint"
     known = table["wbic"].notna() & table["wbic_mcse"].notna()
-    if known.any():
-        chosen = table.loc[known]
-        table.loc[known, "p_best"] = probability_of_lowest(
+    believed = known & np.array(list(map(errors_believed, table["r_hat"], table["ess"])))
+    if believed.any():
+        chosen = table.loc[believed]
+        table.loc[believed, "p_best"] = probability_of_lowest(
             chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
         )
     table = table.sort_values(by="wbic", na_position="last", kind="stable")
-    table.attrs["read_first"] = f"{_unequal_losses(table, num_data)}{READ_FIRST}"
+    warnings = _no_probability(table), _unequal_losses(table, num_data)
+    table.attrs["read_first"] = "".join(warnings) + READ_FIRST
     return table
+
+
+def _no_probability(table: pd.DataFrame) -> str:
+    """Name the checkpoints that have a place in the order, but no error bar to believe it by."""
+    without = table.index[table["wbic"].notna() & table["p_best"].isna()]
+    if not len(without):
+        return ""
+    names = listed([str(name) for name in without])
+    return (
+        f"The order is not settled: the chains of {names} have not mixed, so that their error "
+        "bars and their places are worth nothing, and p_best is not given for them. "
+    )
 
 
 def _unequal_losses(table: pd.DataFrame, num_data: int) -> str:

@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ppl_fe.arguments import named_arguments, require_positive
+from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimators import loss_summary
 from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
@@ -36,7 +37,8 @@ class ThermodynamicEstimate:
 
     Attributes:
         free_energy: F(β) = −log ∫ exp(−nβL_n(w)) N(w; w*, I/γ) dw.
-        mcse: Monte-Carlo standard error, over the rungs' own.
+        mcse: Monte-Carlo standard error, over the rungs' own; printed as "—" where a rung's R-hat
+            and ESS say that it is worth nothing.
         ladder_error: how far the result is from that of every second rung: an upper bound, about
             sixteen times too large, of the ladder's own discretisation error.
         ladder: one row a rung: inverse_temperature, energy E[nL_n], energy_mcse, variance, r_hat,
@@ -68,10 +70,21 @@ class ThermodynamicEstimate:
         write_netcdf(self.draws, path, numbers, {"ladder": ladder})
 
     def __str__(self) -> str:
+        # The prior's own draws are independent, and no chains.
+        r_hat, ess = self.ladder["r_hat"].iloc[1:], self.ladder["ess"].iloc[1:]
+        believed = list(map(errors_believed, r_hat, ess))
+        error, unmixed = f"{self.mcse:.3f}", ""
+        if not all(believed):
+            error = "—"
+            unmixed = (
+                f"; {believed.count(False)} rungs have not mixed, R-hat up to "
+                f"{r_hat.max():.2f} and ESS down to {ess.min():.0f}, so that the error bars are "
+                "worth nothing: raise num_samples or warmup_steps"
+            )
         return (
-            f"−log Z = {self.free_energy:.3f} ± {self.mcse:.3f} nats (Monte Carlo), "
+            f"−log Z = {self.free_energy:.3f} ± {error} nats (Monte Carlo), "
             f"ladder of {len(self.ladder)} rungs: error below {self.ladder_error:.3f}, "
-            f"worst R-hat {self.ladder['r_hat'].max():.3f}"
+            f"worst R-hat {r_hat.max():.3f}{unmixed}"
         )
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from ppl_fe.arguments import require_integer
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.program.each_chain import Way
-from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.step.compile import COMPILE_MODES, CompileMode
 from ppl_fe.inference.targets import Targets
 
 ChainMethod = Literal["vectorized", "sequential", "parallel"]
@@ -82,7 +82,8 @@ class RunPlan:
         progress: show a progress bar. Default False.
 
     Raises:
-        ValueError: a number of chains below one, an unknown method, a run that cannot be resumed.
+        ValueError: a number of chains below one, an unknown method or way to compile, a run that
+            cannot be resumed.
     """
 
     length: RunLength
@@ -97,6 +98,8 @@ class RunPlan:
 
     def __post_init__(self) -> None:
         check_chains(self.num_chains, self.chain_method)
+        if self.compile not in COMPILE_MODES:
+            raise ValueError(f"compile must be one of {COMPILE_MODES}, got {self.compile!r}")
         if self.resume and self.save_to is None:
             raise ValueError("resume=True goes on with the run at save_to; give save_to")
         if self.until is not None and (self.resume or self.chain_method == "parallel"):

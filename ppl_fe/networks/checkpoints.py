@@ -61,6 +61,7 @@ def read_checkpoint(
         copied.
 
     Raises:
+        TypeError: neither a path nor a mapping.
         FileNotFoundError: there is nothing at the path.
         CheckpointError: the file is empty, damaged, no checkpoint, without tensors, or a pickle
             that would run code; or the folder has no weights, or an index that leads outside it.
@@ -71,6 +72,12 @@ def read_checkpoint(
     """
     if isinstance(path_or_state_dict, Mapping):
         return _tensors(path_or_state_dict, "the state dict")
+    if not isinstance(path_or_state_dict, str | os.PathLike):
+        kind = type(path_or_state_dict).__name__
+        module = "; give module.state_dict()" if hasattr(path_or_state_dict, "state_dict") else ""
+        raise TypeError(
+            f"a checkpoint must be a file, a folder or a state dict, got {kind}{module}"
+        )
     path = Path(path_or_state_dict)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")

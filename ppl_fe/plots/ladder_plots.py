@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.diagnostics.checks.mixing import believed_errors
 from ppl_fe.plots.palette import COLOURS, NUM_ERRORS, row_of_axes
 
 COLUMNS = ("inverse_temperature", "energy", "energy_mcse", "variance")
@@ -25,7 +26,8 @@ def plot_ladder(ladder: Any) -> NDArray[Any]:
     b = 0, is a dashed line. Right: b·E_b on the same axis, so that equal areas are equal parts
     of F (but for that below the first rung, b₁·E₀ or so). The curve has the rungs' values and their
     slopes dE/db = −Var_b[nL_n]; its integral over b is exactly the estimate, the trapezoid rule
-    with its correction (Friel, Hurn & Wyse 2014).
+    with its correction (Friel, Hurn & Wyse 2014). A rung whose chains have not mixed has no bar,
+    and the legend counts such rungs.
 
     Args:
         ladder: the estimate of `integrate_free_energy`, or its `ladder`.
@@ -50,6 +52,9 @@ def plot_ladder(ladder: Any) -> NDArray[Any]:
     beta, energy, error, variance = (table[name].to_numpy(float) for name in COLUMNS)
     if len(beta) < 3 or beta[0] != 0 or (np.diff(beta) <= 0).any():
         raise ValueError(f"inverse_temperature must rise from 0 over three rungs, got {beta}")
+    error, unmixed = believed_errors(table, error), ""
+    if wrong := np.isnan(error[1:]).sum():  # the prior's own draws are no chains
+        unmixed = f", {wrong} rungs not mixed"
     curve = CubicHermiteSpline(beta, energy, -variance)
     free_energy = float(curve.integrate(0, beta[-1]))
     grid = np.geomspace(beta[1], beta[-1], CURVE_POINTS)
@@ -81,7 +86,7 @@ def plot_ladder(ladder: Any) -> NDArray[Any]:
         color=COLOURS[4],
         alpha=0.4,
         linewidth=0,
-        label=f"area F = {free_energy:.5g} nats",
+        label=f"area F = {free_energy:.5g} nats{unmixed}",
     )
     right.set_ylabel("β E[nL] (nats per unit of ln β)")
     for axes in every:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.diagnostics.checks.mixing import trace_believed
 from ppl_fe.diagnostics.error_bars import mean_and_error
 from ppl_fe.diagnostics.run_data import open_draws
 from ppl_fe.plots.palette import COLOURS, NUM_ERRORS, legend_beside, one_axes
@@ -29,7 +30,8 @@ def plot_loss_traces(
     """Plot the loss of every chain against the draw, with L_n(w*) and the plateau.
 
     The plateau is the mean over chains and draws; the band is two of its Monte Carlo standard
-    errors either way. A healthy trace levels off above L_n(w*) after the warm-up (which is not
+    errors either way. Chains that have not mixed have no plateau and no band: the line is then
+    called their mean. A healthy trace levels off above L_n(w*) after the warm-up (which is not
     stored); one that goes below it, or still falls, says that its λ̂ is not to be believed.
 
     Args:
@@ -82,7 +84,21 @@ def plot_loss_traces(
         colour = COLOURS[number % (len(COLOURS) - 1)]  # black is for the lines across
         axes.plot(trace, color=colour, linewidth=0.6, alpha=0.8, label=label)
     mean, error, _ = mean_and_error(traces)
-    bar = NUM_ERRORS * error
+    if trace_believed(traces):
+        _draw_plateau(axes, mean, NUM_ERRORS * error)
+    else:
+        axes.axhline(mean, color="black", linewidth=1.2, zorder=4, label="mean, not mixed")
+    if anchor_loss is not None:
+        axes.axhline(anchor_loss, color="black", linewidth=1.4, linestyle="--", label="$L_n(w^*)$")
+    thinning = int(tree.attrs.get("thinning", 1))
+    axes.set_xlabel("draw" if thinning == 1 else f"draw ({thinning} steps each)")
+    axes.set_ylabel("loss L (nats an example)")
+    axes.set_xlim(0, traces.shape[1] - 1)
+    legend_beside(axes)
+    return axes
+
+
+def _draw_plateau(axes: Axes, mean: float, bar: float) -> None:
     axes.axhspan(mean - bar, mean + bar, color="white", alpha=0.7, linewidth=0, zorder=3)
     axes.axhline(mean, color="black", linewidth=1.2, zorder=4, label="plateau E[L]")
     axes.axhspan(
@@ -95,11 +111,3 @@ def plot_loss_traces(
         zorder=4,
         label=f"± {NUM_ERRORS:.0f} MCSE",
     )
-    if anchor_loss is not None:
-        axes.axhline(anchor_loss, color="black", linewidth=1.4, linestyle="--", label="$L_n(w^*)$")
-    thinning = int(tree.attrs.get("thinning", 1))
-    axes.set_xlabel("draw" if thinning == 1 else f"draw ({thinning} steps each)")
-    axes.set_ylabel("loss L (nats an example)")
-    axes.set_xlim(0, traces.shape[1] - 1)
-    legend_beside(axes)
-    return axes

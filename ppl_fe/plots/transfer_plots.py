@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import did_you_mean, named_arguments
+from ppl_fe.diagnostics.checks.mixing import believed_errors
 from ppl_fe.plots.palette import COLOURS, MARKERS, one_axes
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def plot_transfer(
     Args:
         table: of `rank_checkpoints`, with the outcome as a further column; the columns
             `{criterion}_mcse` and `{outcome}_error` give the bars (one standard error), where
-            they exist.
+            they exist; chains that have not mixed have none.
         outcome: the column on the vertical axis.
         criterion: the column on the horizontal axis.
         groups: a label a checkpoint (its learning rate, say), shown by colour and marker; none by
@@ -49,7 +50,9 @@ def plot_transfer(
     """
     for name in (criterion, outcome):
         if name not in table:
-            raise ValueError(f"the table has no column {name!r}; it has {list(table.columns)}")
+            near = did_you_mean(name, map(str, table.columns))
+            instead = near or f"it has {list(table.columns)}"
+            raise ValueError(f"the table has no column {name!r}; {instead}")
     if groups is not None and len(groups) != len(table):
         raise ValueError(f"groups: {len(groups)} labels for {len(table)} checkpoints")
     own = axes is None
@@ -60,7 +63,7 @@ def plot_transfer(
         axes.errorbar(
             part[criterion].to_numpy(float),
             part[outcome].to_numpy(float),
-            xerr=_errors(part, f"{criterion}_mcse"),
+            xerr=_monte_carlo_errors(part, f"{criterion}_mcse"),
             yerr=_errors(part, f"{outcome}_error"),
             fmt=MARKERS[number % len(MARKERS)],
             color=COLOURS[number % len(COLOURS)],
@@ -74,6 +77,11 @@ def plot_transfer(
     if own and groups is not None:
         axes.legend(frameon=False)
     return axes
+
+
+def _monte_carlo_errors(table: pd.DataFrame, name: str) -> Any:
+    errors = _errors(table, name)
+    return None if errors is None else believed_errors(table, errors)
 
 
 def _errors(table: pd.DataFrame, name: str) -> Any:

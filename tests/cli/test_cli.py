@@ -40,7 +40,7 @@ def held_out():
 def broken():
     raise ValueError("no such data set here")
 """
-QUICK = ["--likelihood", "normal", "--num-samples", "30", "--warmup-steps", "30", "--thinning", "1"]
+QUICK = ["--likelihood", "normal", "--num-samples", "40", "--warmup-steps", "40", "--thinning", "5"]
 RANK = ["rank", "--network", "factories_of_a_test:network", "--data", "factories_of_a_test:data"]
 
 
@@ -103,7 +103,7 @@ def test_every_option_arrives(folder: Path) -> None:
     assert "geometric_complexity" not in row
     attrs = json.loads((folder / "draws" / "0.zarr" / "zarr.json").read_text())["attributes"]
     expected = {"localization": 20.0, "inverse_temperature": 0.5, "step_size": 0.001, "seed": 7}
-    expected |= {"num_chains": 3, "batch_size": 50, "num_samples": 30, "warmup_steps": 30}
+    expected |= {"num_chains": 3, "batch_size": 50, "num_samples": 40, "warmup_steps": 40}
     assert {name: attrs[name] for name in expected} == expected
 
 
@@ -127,11 +127,25 @@ def test_a_checkpoint_without_a_number_makes_the_status_one(
     assert list(pd.read_csv(folder / "table.csv")["checkpoint"]) == ["a.safetensors", "nowhere.pt"]
 
 
+def test_error_bars_worth_nothing_make_the_status_one(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank("a.safetensors", "b.safetensors", "--step-size", "1e-9", "--warmup-steps", "0") == 1
+    printed = capsys.readouterr().out
+    header, *lines = printed.splitlines()
+    assert header.split()[-1] == "p_best"
+    assert [line.split()[-1] for line in lines[1:3]] == ["—", "—"]
+    assert "The order is not settled: the chains of" in printed
+    assert "error:" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--network", "network"], "--network must be MODULE:FACTORY, got 'network'"),
         (["--network", "factories_of_a_test:nothing"], "has no 'nothing'"),
+        (["--network", "factories_of_a_test:netwrok"], "did you mean 'network'?"),
+        (["a=b.safetensors", "a=a.safetensors"], "the name 'a' is given twice"),
         (["--data", "no_module_of_this_name:data"], "no_module_of_this_name"),
         (["--data", "factories_of_a_test:broken"], "no such data set here"),
         (["--localization", "-1"], "localization must be a positive number"),
@@ -184,7 +198,16 @@ def test_a_factory_is_found_in_the_current_folder() -> None:
     ("arguments", "said"),
     [
         (["--help"], ["demo", "rank"]),
-        (["rank", "--help"], ["MODULE:FACTORY", "NAME=PATH", "--localization", "default 1/log n"]),
+        (
+            ["rank", "--help"],
+            [
+                "Exit status 0: every checkpoint has",
+                "MODULE:FACTORY",
+                "NAME=PATH",
+                "--localization",
+                "default 1/log n",
+            ],
+        ),
         (["demo", "--help"], ["--output", "--seed"]),
         (["--version"], [__version__]),
     ],

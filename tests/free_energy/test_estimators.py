@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from cases.rankings import Cliff
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.diagnostics.checks.mixing import mixing_notes
 from ppl_fe.free_energy.estimators import loss_summary
 
 N = 60
@@ -64,6 +66,24 @@ def test_printing(good: fe.FreeEnergyEstimate, poor: fe.FreeEnergyEstimate) -> N
     assert f"n = {N}" in text
     assert "note" not in text
     assert str(poor).count("\nnote: ") == len(poor.notes) > 2
+
+
+def test_error_bars_that_are_worth_nothing_are_not_printed(
+    good: fe.FreeEnergyEstimate,
+) -> None:
+    for r_hat, ess in ((1.4, 900.0), (1.0, 5.0)):
+        bad = replace(good, r_hat=r_hat, ess=ess)
+        assert f"{good.wbic:.2f} ± — nats" in str(bad)
+        assert f"{good.llc:.3f} ± —" in str(bad)
+    # What failed is named, and nothing else.
+    for (r_hat, ess), (said, unsaid) in {
+        (1.4, 900.0): ("R-hat 1.400 (below 1.01), so that the error bars are", "ESS"),
+        (1.0, 5.0): ("ESS 5 (above 400), so that the error bars are", "R-hat"),
+        (1.02, 900.0): ("R-hat 1.020 (below 1.01); raise", "worth nothing"),
+    }.items():
+        (note,) = mixing_notes(r_hat, ess)
+        assert said in note
+        assert unsaid not in note
 
 
 def test_printing_in_a_notebook(poor: fe.FreeEnergyEstimate) -> None:

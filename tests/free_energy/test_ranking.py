@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from cases.rankings import LABELS, SHORT, Cliff, N, X, linear_state, rank_lines
+from cases.rankings import LABELS, QUICKEST, SHORT, Cliff, N, X, linear_state, rank_lines
 from safetensors.torch import save_file
 from torch import nn
 
@@ -24,7 +25,7 @@ from ppl_fe.free_energy.ranking import probability_of_lowest
 
 def test_best_first_and_what_to_read_first() -> None:
     states = {f"w={size}": linear_state(size) for size in (2.0, 0.0, 4.0)}
-    table = rank_lines(states, localization=50.0)
+    table = rank_lines(states, localization=50.0, thinning=8)
     assert list(table.index) == ["w=0.0", "w=2.0", "w=4.0"]
     assert table.index.name == "checkpoint"
     assert list(table.columns) == [*ranking.COLUMNS, "note", "error"]
@@ -68,12 +69,19 @@ def test_held_out_and_baseline_columns() -> None:
         )
 
 
+OTHERS = [torch.float16, torch.float64]
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
 def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
     torch.manual_seed(123)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     states = {}
     for k in range(2):
-        state = {name: value.clone() for name, value in module.state_dict().items()}
+        state = state_of(module)
         state["1.running_mean"] = torch.full((4,), 0.5 * k)
         state["1.running_var"] = torch.full((4,), 1.0 + k)
         states[f"shift {k}"] = state
@@ -89,6 +97,56 @@ def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
         assert table["anchor_loss"][name] == pytest.approx(loss, rel=1e-5)
         assert table["validation_loss"][name] == pytest.approx(held_out, rel=1e-5)
     assert table["anchor_loss"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(other, marks=pytest.mark.thorough) for other in OTHERS)],
+)
+def test_checkpoints_of_another_precision_are_those_of_their_values(dtype: torch.dtype) -> None:
+    torch.manual_seed(124)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    stored = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state_of(module).items()}
+    table = fe.rank_checkpoints({"a": stored}, module, (X, LABELS), **QUICKEST)
+    module.load_state_dict({k: v.float() for k, v in stored.items()})
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(module.eval()(X), LABELS).item()
+    assert table["anchor_loss"]["a"] == pytest.approx(loss, rel=1e-5)
+    assert np.isfinite(table["wbic"]["a"])
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class Answering(nn.Linear):
+    """A linear layer whose output is a dict or an object that has logits."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__(3, 2)
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.kind(logits=super().forward(x), hidden=x)
+
+
+@pytest.mark.parametrize("kind", [dict, Output])
+def test_networks_that_answer_with_logits_rank_by_them(kind: type) -> None:
+    torch.manual_seed(125)
+    plain = nn.Linear(3, 2)
+    (row,) = fe.rank_checkpoints(
+        [plain.state_dict()],
+        Answering(kind),
+        (X, LABELS),
+        held_out=(X[:20], LABELS[:20]),
+        **QUICKEST,
+    ).to_dict("records")
+    loss = nn.functional.cross_entropy(plain(X), LABELS).item()
+    held_out = nn.functional.cross_entropy(plain(X[:20]), LABELS[:20]).item()
+    assert (row["anchor_loss"], row["validation_loss"]) == pytest.approx((loss, held_out), rel=1e-5)
+    assert np.isfinite(row["wbic"])
 
 
 def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,6 +187,41 @@ def test_probability_of_lowest() -> None:
     assert found.sum() == pytest.approx(1.0)
     assert abs(found[0] - 0.8413) < 4 * math.sqrt(0.8413 * 0.1587 / ranking.NUM_SIMULATIONS)
     assert np.array_equal(found, probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0]))
+
+
+def rows(**changed: tuple[float, float, float]) -> dict[str, dict[str, Any]]:
+    """Rows of one standard error each, by name: WBIC, R-hat, ESS."""
+    return {
+        name: {"wbic": wbic, "wbic_mcse": 1.0, "anchor_loss": 0.0, "r_hat": r_hat, "ess": ess}
+        | {"note": "", "error": ""}
+        for name, (wbic, r_hat, ess) in changed.items()
+    }
+
+
+@pytest.mark.parametrize(("r_hat", "ess"), [(1.4, 900.0), (1.001, 5.0), (math.nan, math.nan)])
+def test_p_best_is_not_given_where_the_error_bars_are_worth_nothing(
+    r_hat: float, ess: float
+) -> None:
+    believed = {"a": (10.0, 1.001, 900.0), "b": (10.0 + math.sqrt(2.0), 1.03, 150.0)}
+    table = ranking._table(rows(**believed, c=(5.0, r_hat, ess)), seed=0, num_data=100)
+    assert list(table.index) == ["c", "a", "b"]
+    assert np.isnan(table["p_best"]["c"])
+    # The others are compared among themselves: Φ(1), as if the third were not there.
+    alone = ranking._table(rows(**believed), seed=0, num_data=100)
+    assert table["p_best"]["a"] == alone["p_best"]["a"]
+    assert abs(alone["p_best"]["a"] - 0.8413) < 0.011
+    read_first = table.attrs["read_first"]
+    assert read_first.startswith("The order is not settled: the chains of c have not mixed")
+    assert "not settled" not in alone.attrs["read_first"]
+
+
+def test_chains_that_never_moved_have_no_p_best() -> None:
+    states = {"a": linear_state(0.0), "b": linear_state(0.0)}
+    table = rank_lines(states, step_size=1e-9, warmup_steps=0)
+    assert (table["r_hat"] > 1.4).all()
+    assert table["p_best"].isna().all()
+    assert table["note"].str.contains("so that the error bars are worth nothing").all()
+    assert "The order is not settled" in table.attrs["read_first"]
 
 
 def test_unequal_training_losses_are_told() -> None:
@@ -203,7 +296,7 @@ def test_a_checkpoint_whose_chains_all_fail_keeps_its_row() -> None:
             likelihood="normal",
             kernel=fe.SGLD,
             step_size=0.5,
-            **{**SHORT, "warmup_steps": 100},
+            **{**SHORT, "warmup_steps": 100, "thinning": 8},
         )
     assert list(table.index) == ["near", "far"]
     assert "all 4 chains became non-finite" in table["error"]["far"]

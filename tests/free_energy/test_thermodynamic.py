@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import xarray as xr
 from exact import linear_gaussian_posterior
 from torch import nn
 
@@ -87,6 +88,17 @@ def test_the_result_and_its_ladder() -> None:
     text = str(found)
     assert f"{found.free_energy:.3f} ± {found.mcse:.3f} nats" in text
     assert "13 rungs" in text
+
+
+def test_a_rung_that_has_not_mixed_leaves_no_error_bar() -> None:
+    ladder = ladder_of_a_gaussian(12).assign(r_hat=1.001, ess=900.0)
+    value, mcse = _integrate(ladder)
+    good = fe.ThermodynamicEstimate(value, mcse, 0.0, ladder, xr.DataTree())
+    assert f"{value:.3f} ± {mcse:.3f} nats" in str(good)
+    ladder.loc[3, ["r_hat", "ess"]] = 1.4, 5.0
+    text = str(fe.ThermodynamicEstimate(value, mcse, 0.0, ladder, xr.DataTree()))
+    assert f"{value:.3f} ± — nats" in text
+    assert "1 rungs have not mixed, R-hat up to 1.40 and ESS down to 5" in text
 
 
 @pytest.mark.parametrize("rungs", [2, 0, 7])

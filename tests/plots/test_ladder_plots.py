@@ -74,6 +74,17 @@ def test_energies_over_decades_are_drawn_on_a_log_axis() -> None:
     assert plot_ladder(steep.assign(energy=steep["energy"] - 1000))[0].get_yscale() == "linear"
 
 
+def test_a_rung_that_has_not_mixed_has_no_bar() -> None:
+    mixed = LADDER.assign(r_hat=1.0, ess=900.0)
+    mixed.loc[5, "r_hat"] = 1.4
+    for axes in plot_ladder(mixed):
+        points, _, bars = axes.containers[0]
+        assert len(points.get_ydata()) == 24
+        assert [k for k, bar in enumerate(bars[0].get_segments()) if not len(bar)] == [4]
+    (shade,) = [one for one in axes.collections if str(one.get_label()).startswith("area")]
+    assert str(shade.get_label()).endswith(" nats, 1 rungs not mixed")
+
+
 def test_what_is_no_ladder() -> None:
     with pytest.raises(ValueError, match="columns inverse_temperature, energy"):
         plot_ladder(LADDER.drop(columns="variance"))

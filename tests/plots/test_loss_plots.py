@@ -51,6 +51,13 @@ def test_given_axes_and_chosen_chains() -> None:
     assert not any(line.get_label() == "chain 0" for line in axes.get_lines())
 
 
+def test_chains_that_have_not_mixed_have_no_plateau() -> None:
+    apart = LOSS + np.array([[0.0], [0.0], [0.3]])
+    axes = plot_loss_traces(draws_of(apart))
+    assert horizontal(axes, "mean, not mixed") == pytest.approx(apart.mean())
+    assert not axes.patches
+
+
 def test_several_targets_have_several_plateaus() -> None:
     several = draws_of(noise(4, 50), num_groups=2)
     with pytest.raises(ValueError, match=r"2 targets side by side.*chains=\[0, 1\]"):

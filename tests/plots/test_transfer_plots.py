@@ -37,6 +37,14 @@ def test_points_with_error_bars_of_both() -> None:
     assert axes.get_legend() is None
 
 
+def test_chains_that_have_not_mixed_have_no_bar_across() -> None:
+    mixed = TABLE.assign(r_hat=[1.0, 1.4, 1.0], ess=[900.0, 900.0, 5.0])
+    points, _, (across, along) = plot_transfer(mixed, "pets").containers[0]
+    assert len(points.get_xdata()) == 3
+    assert [len(bar) for bar in across.get_segments()] == [2, 0, 0]
+    assert [len(bar) for bar in along.get_segments()] == [2, 2, 2]
+
+
 def test_groups_differ_in_colour_and_marker() -> None:
     axes = plot_transfer(TABLE, "pets", groups=[0.1, 0.2, 0.1])
     first, second = (container[0] for container in axes.containers)
@@ -56,6 +64,8 @@ def test_given_axes_and_other_criteria() -> None:
     assert given.get_xlabel() == "llc"
     with pytest.raises(ValueError, match="no column 'cars'; it has"):
         plot_transfer(TABLE, "cars")
+    with pytest.raises(ValueError, match=r"no column 'wbc'; did you mean 'wbic'\?"):
+        plot_transfer(TABLE, "pets", criterion="wbc")
     with pytest.raises(ValueError, match="groups: 2 labels for 3 checkpoints"):
         plot_transfer(TABLE, "pets", groups=[1, 2])
 
