@@ -77,9 +77,9 @@ def test_error_bars_that_are_worth_nothing_are_not_printed(
         assert f"{good.llc:.3f} ± —" in str(bad)
     # What failed is named, and nothing else.
     for (r_hat, ess), (said, unsaid) in {
-        (1.4, 900.0): ("R-hat 1.400 (below 1.01), so that the error bars are", "ESS"),
-        (1.0, 5.0): ("ESS 5 (above 400), so that the error bars are", "R-hat"),
-        (1.02, 900.0): ("R-hat 1.020 (below 1.01); raise", "worth nothing"),
+        (1.4, 900.0): ("R-hat 1.400 (below 1.01 if mixed), so that the error bars are", "ESS"),
+        (1.0, 5.0): ("ESS 5 (above 400 if mixed), so that the error bars are", "R-hat"),
+        (1.02, 900.0): ("R-hat 1.020 (below 1.01 if mixed); raise", "worth nothing"),
     }.items():
         (note,) = mixing_notes(r_hat, ess)
         assert said in note
