@@ -28,7 +28,10 @@ def agreement_notes(found: Scores, mask: Tensor) -> list[str]:
         return []
     above = found.score > found.score.nanmedian()
     parts = {"above the median": above.cpu().numpy(), "selected": mask.cpu().numpy()}
-    return mixing_notes_of_many(found.r_hat.cpu().numpy(), parts, found.what, found.remedy)
+    remedy = found.remedy
+    if found.probability_in_top is not None:
+        remedy += ", before probability_in_top is believed of those"
+    return mixing_notes_of_many(found.r_hat.cpu().numpy(), parts, found.what, remedy)
 
 
 def chance_notes(found: Scores) -> list[str]:
