@@ -14,6 +14,13 @@ from ppl_fe.cli.tables import check_table_name, write_table
 if TYPE_CHECKING:
     import pandas as pd
 
+DESCRIPTION = """
+Rank checkpoints of one architecture by pretraining free energy (WBIC).
+
+Exit status 0: every checkpoint has a number and an error bar, 1: one has no number, or
+chains that have not mixed, so that its error bar is worth nothing and it has no p_best,
+2: bad input.
+"""
 EXAMPLE = """
 example:
   ppl-fe rank runs/*.safetensors --network mine:network --data mine:pretraining \\
@@ -26,10 +33,7 @@ def add(commands: Any) -> None:
     rank = commands.add_parser(
         "rank",
         help="rank checkpoints by pretraining free energy",
-        description="Rank checkpoints of one architecture by pretraining free energy (WBIC). Exit "
-        "status 0: every checkpoint has a number and an error bar, 1: one has no number, or chains "
-        "that have not mixed, so that its error bar is worth nothing and no p_best is given, 2: "
-        "bad input.",
+        description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default

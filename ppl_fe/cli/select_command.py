@@ -27,6 +27,13 @@ RULES = (
     "random",
 )
 FORMER = {"paper": "released_code"}  # of --method, which goes with the next release
+DESCRIPTION = """
+Rank a pretrained network's parameters by how far a task's posterior lets them move
+(BayesTune), or by another rule, and write the selected ones for `ppl-fe finetune`.
+
+Exit status 0: written, 2: bad input. Read the notes that are printed with the selection:
+they say whether chains agree on it, and whether another seed would select others.
+"""
 EXAMPLE = """
 example:
   ppl-fe select base.safetensors --network mine:network --data mine:task --head classifier \\
@@ -39,9 +46,7 @@ def add(commands: Any) -> None:
     select = commands.add_parser(
         "select",
         help="select the parameters to update",
-        description="Rank a pretrained network's parameters by how far a task's posterior lets "
-        "them move (BayesTune), or by another rule, and write the selected ones for `ppl-fe "
-        "finetune`.",
+        description=DESCRIPTION,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
