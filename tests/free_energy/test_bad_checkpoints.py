@@ -80,6 +80,7 @@ def test_a_loss_that_is_not_finite_is_an_error_of_its_estimate_too() -> None:
         fe.estimate_free_energy(fe.FlatNetwork(module), (X, TARGETS), **QUICK)
 
 
+@pytest.mark.thorough
 def test_rows_beyond_the_first_are_seen_too() -> None:
     inputs = torch.cat([X, X, X, X])
     inputs[:, 2] = 0.0

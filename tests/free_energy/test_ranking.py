@@ -132,7 +132,7 @@ class Answering(nn.Linear):
         return self.kind(logits=super().forward(x), hidden=x)
 
 
-@pytest.mark.parametrize("kind", [dict, Output])
+@pytest.mark.parametrize("kind", [dict, pytest.param(Output, marks=pytest.mark.thorough)])
 def test_networks_that_answer_with_logits_rank_by_them(kind: type) -> None:
     torch.manual_seed(125)
     plain = nn.Linear(3, 2)
@@ -215,6 +215,7 @@ def test_p_best_is_not_given_where_the_error_bars_are_worth_nothing(
     assert "not settled" not in alone.attrs["read_first"]
 
 
+@pytest.mark.thorough
 def test_chains_that_never_moved_have_no_p_best() -> None:
     states = {"a": linear_state(0.0), "b": linear_state(0.0)}
     table = rank_lines(states, step_size=1e-9, warmup_steps=0)
