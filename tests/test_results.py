@@ -127,7 +127,7 @@ def test_what_was_tuned() -> None:
     text = repr(tuned)
     assert str(tuned) == text
     assert "4 of 37 parameters" in text
-    first, last = tuned.history["loss"].iloc[[0, -1]]
+    first, last = tuned.history["loss"].iloc[[1, -1]]  # row 0 is the validation before training
     assert f"{first:.4f} at first, {last:.4f} at last" in text
     there = tuned.history.set_index("step").loc[tuned.step]
     assert f"{there['validation_accuracy']:.4f} there" in text

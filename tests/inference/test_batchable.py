@@ -91,6 +91,37 @@ def test_what_vmap_lacks_otherwise_is_quoted_and_the_step_still_traced() -> None
     assert tree.attrs["compile"] == "traced"
 
 
+POINTS = torch.linspace(0.0, 1.0, 5)
+
+
+def in_place() -> None:
+    """A Gaussian process whose noise is added to the diagonal of a matrix that the data make."""
+    noise = pyro.sample("noise", dist.LogNormal(-2.0, 0.5))
+    matrix = (-8 * (POINTS[:, None] - POINTS) ** 2).exp()
+    matrix.view(-1)[:: len(POINTS) + 1] += noise
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(5), matrix), obs=POINTS.sin())
+
+
+def out_of_place() -> None:
+    noise = pyro.sample("noise", dist.LogNormal(-2.0, 0.5))
+    matrix = (-8 * (POINTS[:, None] - POINTS) ** 2).exp() + noise * torch.eye(5)
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros(5), matrix), obs=POINTS.sin())
+
+
+def test_a_matrix_that_is_written_in_place() -> None:
+    positions = torch.tensor([[-2.0], [-1.0]])
+    with pytest.warns(RuntimeWarning, match="cannot be vectorised"):
+        written = batchable(Density(in_place), positions)
+    assert written.way.traceable
+    plain = Density(out_of_place)
+    for one, other in zip(
+        written.batched_gradient(written, positions, (), (), ()),
+        plain.batched_gradient(plain, positions, (), (), ()),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def stable() -> None:
     scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
     pyro.sample("y", dist.Stable(1.5, 0.0, scale), obs=torch.tensor([0.3, 0.4]))

@@ -16,7 +16,7 @@ from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
 # R-hat and ESS come from the same draws: where a half-chain is shorter than ten relaxation times
 # they cannot see what has not moved yet.
 RUN_RELAXATIONS = 20.0
-UNFORESEEN = 2.0  # times slower than predicted
+UNFORESEEN = 3.0  # times slower than predicted
 LEVEL_SHIFT = 0.02  # of λ̂, at half the step
 
 
@@ -141,7 +141,7 @@ def relaxation(run: Run) -> Relaxation:
 
     The prediction is that of the widest coordinate which the warm-up has seen. Sites that hang
     together are slower, and what the warm-up did not see at all: where the draws count for too few
-    and are correlated over twice as many steps, they are believed. Draws of autocorrelation
+    and are correlated over three times as many steps, they are believed. Draws of autocorrelation
     ρ = exp(−thinning/τ) from one to the next have N/ESS = (1+ρ)/(1−ρ).
     """
     predicted = run.tuned("relaxation_steps")

@@ -127,10 +127,11 @@ class FinetuneResult:
         if self.head:
             size = sum(tensor.numel() for tensor in self.head.values())
             rows.append(("fresh head", f"{size:,} parameters in {', '.join(self.head)}"))
-        if len(self.history):
-            first, last = self.history["loss"].iloc[[0, -1]]
+        updates = self.history[self.history["step"] > 0] if len(self.history) else self.history
+        if len(updates):
+            first, last = updates["loss"].iloc[[0, -1]]
             rows.append(("loss of a batch", f"{first:.4f} at first, {last:.4f} at last"))
-        rows.append(("weights of step", f"{self.step} of {len(self.history)}"))
+        rows.append(("weights of step", f"{self.step} of {len(updates)}"))
         at = self.history[self.history["step"] == self.step] if len(self.history) else self.history
         for name in ("validation_loss", "validation_accuracy"):
             if name in at and at[name].notna().any():
