@@ -126,7 +126,7 @@ def test_a_temperature_that_is_no_number_is_neither_hot_nor_cold() -> None:
     draws.sample_stats["stiff_temperature"].values[1, 3] = np.nan
     table = fe.diagnose(draws).table.set_index("check")
     assert not table.loc["stiff_temperature", "passed"]
-    said = table.loc["stiff_temperature", "advice"]
+    said = str(table.loc["stiff_temperature", "advice"])
     assert "not finite" in said
     assert "cold" not in said
     assert "hot" not in said

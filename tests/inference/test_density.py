@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from ppl_fe.inference.program.density import Density
-from ppl_fe.inference.program.each_chain import Way
+from ppl_fe.inference.program.each_chain import Way, over_chains
 from ppl_fe.inference.program.full_data import full_data_terms
 
 DOUBLE = torch.float64
@@ -233,6 +233,17 @@ def test_a_minibatch_counts_n_over_b_times(explicit: bool) -> None:
     likelihood = 7 / 3 * normal_log_density(SEVEN[subset], 0.3, 2.0).sum()
     torch.testing.assert_close(terms.log_likelihood, likelihood)
     torch.testing.assert_close(terms.log_density, likelihood + normal_log_density(position[0]))
+
+
+def test_torch_asks_nobody_for_a_bug_report() -> None:
+    """It batches some operations by a loop, and says so; any warning were an error here."""
+
+    def clamped(x: Tensor) -> Tensor:
+        inner: Tensor = over_chains(torch.exp, x, in_dims=(0,))  # as chunks of the data are
+        return inner.clamp_(min=1.0)
+
+    x = torch.linspace(-1.0, 1.0, 6).reshape(2, 3)
+    torch.testing.assert_close(over_chains(clamped, x, in_dims=(0,)), x.exp().clamp(min=1.0))
 
 
 @pytest.mark.parametrize("vectorized", [True, False])

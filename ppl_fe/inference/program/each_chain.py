@@ -8,7 +8,8 @@ after another, the last resort being plain autograd, which takes all that Pyro's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -50,7 +51,8 @@ def over_chains(
         tensor([1., 1.])
     """
     if vectorized and not any(isinstance(argument, list) for argument in arguments):
-        return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
+        with _without_fallback_warnings():
+            return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
     chained = [a for a, dim in zip(arguments, in_dims, strict=True) if dim == 0]
     results = []
     for chain in range(len(pytree.tree_leaves(chained)[0])):
@@ -60,6 +62,26 @@ def over_chains(
         ]
         results.append(function(*own))
     return pytree.tree_map(lambda *values: torch.stack(values), *results)
+
+
+_inside = 0  # calls of `vmap` within each other
+
+
+@contextmanager
+def _without_fallback_warnings() -> Iterator[None]:
+    """Keep torch from asking users for bug reports on operations that it batches by a loop.
+
+    Filters of Python's warnings would show all other ones anew in every step.
+    """
+    global _inside
+    switch: Any = torch._C._functorch._set_vmap_fallback_warning_enabled  # type: ignore[attr-defined]
+    _inside += 1
+    switch(False)
+    try:
+        yield
+    finally:
+        _inside -= 1
+        switch(_inside == 0)
 
 
 def _of_chain(argument: Any, chain: int) -> Any:

@@ -86,8 +86,7 @@ def _refusal(
     """
     indices, tensors = batch
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "There is a performance drop")  # if it comes to it
+        with torch.no_grad():
             density.batched_gradient(density, position, indices, density.chain_values, tensors)
     except RuntimeError as error:
         refuse_leaving_torch(error)
