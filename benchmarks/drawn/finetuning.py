@@ -37,16 +37,24 @@ def vectors(found: fe.Selection) -> dict[str, Any]:
     return {**kept, "step_size": step if isinstance(step, float) else None, "knees": found.knees}
 
 
+def counted_once(options: dict[str, Any], num_data: int) -> dict[str, Any]:
+    """Let the data of BayesTune count once, N̂ = n, unless the case says what else."""
+    if options.get("method", "bayestune") in ("bayestune", "collapsed"):
+        return {"data_size": float(num_data), **options}
+    return options
+
+
 def select(**changed: Any) -> Any:
     """Select weights of the linear network."""
     found, data = planted()
     options = {"likelihood": "normal", "sparsity": 0.1, **CHAINS, **changed}
+    options = counted_once(options, len(data[1]))
     return vectors(fe.select_parameters(found, data, progress_bar=False, **options))
 
 
 def select_classifier(data: Any = DATA, **changed: Any) -> Any:
     """Select weights of the classifier, its head left out."""
-    options = {"sparsity": 0.2, "head": HEAD, **CHAINS, **changed}
+    options = counted_once({"sparsity": 0.2, "head": HEAD, **CHAINS, **changed}, len(DATA[1]))
     return vectors(fe.select_parameters(network(), data, progress_bar=False, **options))
 
 
@@ -54,7 +62,7 @@ def saved_selection() -> Any:
     """Select, save and load again."""
     found = network()
     how: dict[str, Any] = {"sparsity": 0.2, "head": HEAD, "progress_bar": False, **CHAINS}
-    made = fe.select_parameters(found, DATA, **how)
+    made = fe.select_parameters(found, DATA, **counted_once(how, len(DATA[1])))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "selection.safetensors"
         made.save(path)

@@ -43,12 +43,14 @@ class Problem:
 SELECTED = (
     "random",
     "magnitude",
+    "gradient",
     "gradient_squared",
     "movement",
     "bias_only",
     "paper",
     "collapsed",
     "bayestune",
+    "bayestune_auto",
 )
 # Rule -> method of `finetune`; "mask" for all that `select_parameters` chooses.
 METHODS: dict[str, Literal["mask", "full", "lora"]] = {
@@ -88,12 +90,14 @@ def selection_settings(rule: str, budget: Budget) -> dict[str, Any]:
     """What `select_parameters` is given besides the data, and what is left at its defaults.
 
     The chains, the first half of them warm-up, and the run behind "movement" take the budget's
-    steps; what the chains measure for their step size comes on top. "gradient_squared" is by its
-    definition one pass over the data. Priors, data size, step size and learning rates of stage 1
-    are the library's defaults for every rule: none is searched.
+    steps; what the chains measure for their step size comes on top. "gradient" and
+    "gradient_squared" are by their definition one pass over the data. Priors, step size and
+    learning rates of stage 1 are the library's defaults for every rule: none is searched. The data
+    of "bayestune" and "collapsed" count once; those of "bayestune_auto" as often as the library
+    chooses, with what it takes for it.
     """
     settings: dict[str, Any] = {"method": rule, "sparsity": budget.sparsity}
-    if rule in ("bayestune", "collapsed", "paper"):
+    if rule in ("bayestune", "collapsed", "paper", "bayestune_auto"):
         half = budget.selection_steps // 2
         settings |= {"num_chains": 1, "warmup_steps": half, "num_samples": half, "thinning": 1}
     elif rule == "movement":
@@ -101,10 +105,14 @@ def selection_settings(rule: str, budget: Budget) -> dict[str, Any]:
     return settings | {"batch_size": budget.batch_size}
 
 
-def rule_of(settings: dict[str, Any]) -> fe.Rule:
+def rule_of(settings: dict[str, Any], num_data: int) -> fe.Rule:
     """Make the rule of `selection_settings`, whose words stay: stored records are found by them."""
-    name = {"paper": "released_code"}.get(settings["method"], settings["method"])
-    return RULES[name](**{k: v for k, v in settings.items() if k in settings_of(name)})
+    method = settings["method"]
+    name = {"paper": "released_code", "bayestune_auto": "bayestune"}.get(method, method)
+    own = {k: v for k, v in settings.items() if k in settings_of(name)}
+    if method in ("bayestune", "collapsed"):
+        own |= {"data_size": float(num_data)}
+    return RULES[name](**own)
 
 
 def choose(problem: Problem, rule: str, budget: Budget, seed: int) -> tuple[Tensor, list[str]]:
@@ -117,7 +125,7 @@ def choose(problem: Problem, rule: str, budget: Budget, seed: int) -> tuple[Tens
         head=HEAD,
         seed=seed,
         progress_bar=False,
-        rule=rule_of(settings),
+        rule=rule_of(settings, len(problem.training[1])),
         sparsity=settings["sparsity"],
         batch_size=settings["batch_size"],
     )

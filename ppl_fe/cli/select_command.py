@@ -20,6 +20,7 @@ RULES = (
     "bayestune",
     "collapsed",
     "released_code",
+    "gradient",
     "gradient_squared",
     "movement",
     "magnitude",
@@ -67,7 +68,15 @@ def add(commands: Any) -> None:
 def _add_settings(group: Any) -> None:
     group.add_argument("--groups", choices=["layer", "row"], help="one scale for each of these")
     group.add_argument(
-        "--data-size", type=float, help="what the data count for; default n, released_code 1e12"
+        "--data-size",
+        type=_number_or_auto,
+        help="what the data count for, n or another number; default auto, released_code 1e12",
+        metavar="N",
+    )
+    group.add_argument(
+        "--gradient",
+        choices=["auto", "minibatch", "control_variate"],
+        help="how it is estimated; default auto",
     )
     group.add_argument("--step-size", type=float, help="epsilon; default automatic")
     group.add_argument("--num-chains", type=int, help="default 2")
@@ -129,6 +138,10 @@ def make_rule(given: dict[str, Any]) -> Rule:
 
 def _share(text: str) -> float | str:
     return text if text == "knee" else float(text)
+
+
+def _number_or_auto(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _check_picture(path: str) -> None:

@@ -33,6 +33,7 @@ from __future__ import annotations
 from ppl_fe.finetuning.rules import (
     BayesTune,
     BiasOnly,
+    Gradient,
     GradientSquared,
     Magnitude,
     Movement,
@@ -51,6 +52,7 @@ __all__ = [
     "BayesTune",
     "BiasOnly",
     "FinetuneResult",
+    "Gradient",
     "GradientSquared",
     "Magnitude",
     "Movement",

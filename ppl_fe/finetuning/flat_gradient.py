@@ -7,7 +7,7 @@ cache's worth, most of which lie within one tensor, it need not be copied at all
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -55,6 +55,27 @@ class GradientParts:
                 part = values[start - own.start : stop - own.start]
                 memory[start - at.start : stop - at.start] = part
         return memory
+
+    def corrected(
+        self, other: GradientParts, mean: Tensor, slices: Iterable[slice]
+    ) -> GradientParts:
+        """Give this gradient − `other` + `mean`, in the memory of this one where it has any.
+
+        Args:
+            other: the gradient subtracted, of the same batch elsewhere.
+            mean: (D,), which is added.
+            slices: of all tensors of the vector; a gradient that lacks one is zero there.
+        """
+        own = {at.start: values for at, values in self._parts}
+        others = {at.start: values for at, values in other._parts}
+        parts = []
+        for at in slices:
+            values = own.get(at.start)
+            values = mean[at].clone() if values is None else values.add_(mean[at])
+            if at.start in others:
+                values.sub_(others[at.start])
+            parts.append((at, values))
+        return GradientParts(parts)
 
     def write_to(self, vector: Tensor) -> None:
         """Overwrite a vector (D,) with the gradient."""

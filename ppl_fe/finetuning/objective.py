@@ -216,6 +216,24 @@ def one_pass(source: TensorData | LoaderData, batch_size: int) -> Iterator[Batch
         yield _rows(source, rows)
 
 
+def divided(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iterator[Batch]:
+    """Yield every row once in batches of B; the order is random, but a loader's own is kept.
+
+    The last batch may be smaller. The global random state is untouched.
+
+    Example:
+        >>> source = TensorData(torch.arange(5.0), torch.arange(5), 5)
+        >>> sorted(int(y) for _, batch in divided(source, 2, seed=0) for y in batch)
+        [0, 1, 2, 3, 4]
+    """
+    if isinstance(source, LoaderData):
+        yield from source.one_pass()
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for rows in torch.split(torch.randperm(source.num_data, generator=generator), batch_size):
+        yield _rows(source, rows)
+
+
 def _rows(source: TensorData, rows: Tensor) -> Batch:
     batch: Batch = pytree.tree_map(
         lambda tensor: tensor[rows.to(tensor.device)], (source.inputs, source.targets)

@@ -107,9 +107,9 @@ SELECT_OPTIONS: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "bayestune": {
         "data_size": 1e12, "step_size": 1e-5, "num_chains": 1, "groups": "row", "num_samples": 20,
-        "warmup_steps": 30, "thinning": 2,
+        "warmup_steps": 30, "thinning": 2, "gradient": "control_variate",
     },
-    "collapsed": {"count_top": True},
+    "collapsed": {"count_top": True, "data_size": "auto"},
     "movement": {"num_steps": 9, "learning_rate": 0.1},
     "released_code": {"num_samples": 20, "learning_rate": 0.1},
 }  # fmt: skip

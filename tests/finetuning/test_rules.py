@@ -41,6 +41,17 @@ def test_gradient_squared_by_hand(batch_size: int) -> None:
     assert found.mask[best].all()
 
 
+@pytest.mark.parametrize("batch_size", [7, N])
+def test_gradient_is_that_of_all_the_data(batch_size: int) -> None:
+    net = network()
+    found = select(net, (X, LABELS), rule="gradient", batch_size=batch_size)
+
+    def loss(w: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(net(w, X), LABELS)
+
+    torch.testing.assert_close(found.score, torch.func.grad(loss)(net.anchor).abs())
+
+
 def test_movement_is_that_of_full_fine_tuning() -> None:
     net = network()
     found = select(
@@ -78,8 +89,9 @@ def test_a_gradient_that_is_not_finite() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.w.sqrt().expand(len(x), 2)
 
-    with pytest.raises(DivergedError, match="gradient is not finite in w"):
-        select(FlatNetwork(Root()), (X, LABELS), rule="gradient_squared", sparsity=0.5)
+    for rule in ("gradient", "gradient_squared"):
+        with pytest.raises(DivergedError, match=f"{rule}: the gradient is not finite in w"):
+            select(FlatNetwork(Root()), (X, LABELS), rule=rule, sparsity=0.5)
 
 
 def test_exactly_as_many_as_asked_for_in_the_order_of_the_index() -> None:

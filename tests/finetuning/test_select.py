@@ -49,6 +49,7 @@ def test_posterior_scales_of_a_conjugate_network(method: str, diagnose: bool) ->
         likelihood=observed_weights,
         rule=method,
         prior=PRIOR,
+        data_size=1.0,
         num_samples=60,
         thinning=3,
         diagnose=diagnose,
@@ -72,12 +73,21 @@ def test_posterior_scales_of_a_conjugate_network(method: str, diagnose: bool) ->
 def test_the_spread_of_a_scale_is_that_of_its_draws() -> None:
     net, data = means()
     drawn, expected = (
-        select(net, data, likelihood=observed_weights, rule=m, prior=PRIOR, num_samples=60)
+        select(
+            net,
+            data,
+            likelihood=observed_weights,
+            rule=m,
+            prior=PRIOR,
+            num_samples=60,
+            data_size=1.0,
+        )
         for m in ("bayestune", "collapsed")
     )
     lean = select(
-        net, data, likelihood=observed_weights, prior=PRIOR, num_samples=60, diagnose=False
-    )
+        net, data, likelihood=observed_weights, prior=PRIOR, num_samples=60, diagnose=False,
+        data_size=1.0,
+    )  # fmt: skip
     assert drawn.scale_sd is not None
     first = drawn.scale_sd.double().square().reshape(COPIES, 5)
     for other in (expected.scale_sd, lean.scale_sd):
@@ -133,7 +143,7 @@ def test_weights_that_must_move_are_found() -> None:
     found = {
         method: select(
             net, (x, y), likelihood="normal", rule=method, sparsity=0.005, batch_size=300,
-            warmup_steps=400, num_samples=20, thinning=5,
+            warmup_steps=400, num_samples=20, thinning=5, data_size=300.0,
             count_top=method == "collapsed",
         )
         for method in ("collapsed", "gradient_squared", "magnitude")
@@ -266,7 +276,11 @@ def test_autocast_and_double_precision_run() -> None:
         ({"head": "nowhere"}, "names no parameter"),
         ({"prior": LaplaceGamma(groups=torch.zeros(37, dtype=torch.long))}, "groups='layer' or"),
         ({"prior": LaplaceGamma(alpha=1e9)}, "alpha must lie in"),
-        ({"prior": horseshoe}, "scales='expected', groups and count_top are of the prior Laplace"),
+        (
+            {"prior": horseshoe},
+            "scales='expected', groups, count_top and gradient are of the prior",
+        ),
+        ({"gradient": "exact"}, "gradient must be one of"),
         ({"prior": horseshoe, "rule": "released_code"}, "the released code has the prior Laplace"),
         ({"scales": "mean", "rule": "bayestune"}, "scales must be 'drawn' or 'expected'"),
         (
@@ -326,7 +340,7 @@ def test_the_draws_before_a_failure_are_kept() -> None:
         return observed_weights(output * (torch.nan if calls > 200 else 1.0), targets)
 
     with pytest.raises(DivergedError, match=r"chain 0, step \d+ of 2050, .*likelihood") as caught:
-        select(net, data, likelihood=failing, num_samples=1000, step_size=0.05)
+        select(net, data, likelihood=failing, num_samples=1000, step_size=0.05, data_size=1.0)
     before = caught.value.scale_mean
     assert before is not None
     assert before.shape == (10,)
@@ -352,7 +366,9 @@ class Cubic(nn.Module):
 
 def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
-    settings: dict[str, Any] = {"likelihood": "normal", "num_samples": 60, "batch_size": None}
+    settings: dict[str, Any] = {
+        "likelihood": "normal", "num_samples": 60, "batch_size": None, "data_size": 10.0,
+    }  # fmt: skip
     found = select(net, data, **settings)
     assert found.scale_mean is not None
     assert bool(found.scale_mean.isfinite().all())
@@ -609,13 +625,15 @@ def regression(batch_size: int, data_size: float = 400.0) -> tuple[Tensor, Stiff
     def write() -> None:
         working.weights.copy_(net.anchor)
 
+    batches = shuffled(source, batch_size, 0)
     found = measure(
         working,
+        working.differentiate,
         write,
-        shuffled(source, batch_size, 0),
+        batches,
+        None if batch_size == 400 else batches,
         data_size,
         torch.Generator().manual_seed(1),
-        exact=batch_size == 400,
     )
     assert torch.equal(working.weights, net.anchor)
     columns = torch.cat([x, torch.ones(400, 1, dtype=torch.float64)], 1)

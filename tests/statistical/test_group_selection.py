@@ -37,7 +37,9 @@ def test_groups_that_did_not_move_moved_half_and_moved(width: int) -> None:
         fe.FlatNetwork(Rows(len(amounts) * copies, width)),
         (torch.zeros(1, 1), observed.repeat(copies, 1).reshape(1, -1)),
         likelihood=observed_weights,
-        rule=fe.BayesTune(groups="row", num_samples=200, warmup_steps=300, thinning=5),
+        rule=fe.BayesTune(
+            groups="row", data_size=1.0, num_samples=200, warmup_steps=300, thinning=5
+        ),
         sparsity=0.2,
         progress_bar=False,
     )

@@ -22,7 +22,12 @@ def selected(scales: Literal["drawn", "expected"], seed: int) -> fe.Selection:
         (torch.zeros(1, 1), data[None]),
         likelihood=observed_weights,
         rule=fe.BayesTune(
-            scales=scales, num_chains=4, num_samples=400, warmup_steps=200, thinning=4
+            scales=scales,
+            data_size=1.0,
+            num_chains=4,
+            num_samples=400,
+            warmup_steps=200,
+            thinning=4,
         ),
         sparsity=NUM_MOVED / NUM_WEIGHTS,
         seed=seed,

@@ -21,14 +21,20 @@
     noise made from a counter in registers, and σ² = 1 − η(a + s²) makes up for each weight's
     curvature a and gradient noise s², so that steps can be long.                    at_scale/
 
+(4) Which N̂, and gradients for an N̂ > n: as many weights are pulled by several β, by N̂|∂L/∂w|, as
+    may be selected, and ĝ is a control variate.               pulls.py, control_variates.py
+
 The folder, in the order of reading:
 
-    scale_posterior.py  m, and λ given Δ: equation (1)
-    proximal_step.py    y, Δ': equation (2)
-    quantile_tables.py  the tables that Δ' is read off
-    at_scale/           the same step for 10⁷ weights; the stiffness that sets ε and σ
-    grouped.py          one scale for a layer or a row
-    offsets.py          the vector of offsets, in blocks, and the network's weights with it
-    scale_chains.py     the chains: start, tune, step, keep; `run_chains` runs them
-    scale_moments.py    mean, sd, R-hat and MCSE of every scale over the kept draws
+    scale_posterior.py   m, and λ given Δ: equation (1)
+    proximal_step.py     y, Δ': equation (2)
+    quantile_tables.py   the tables that Δ' is read off
+    pulls.py             how hard the data pull at weights, and the N̂ at which a posterior can tell
+    control_variates.py  gradients without most of the minibatches' noise
+    data_count.py        both put together for a task
+    at_scale/            the same step for 10⁷ weights; the stiffness that sets ε and σ
+    grouped.py           one scale for a layer or a row
+    offsets.py           the vector of offsets, in blocks, and the network's weights with it
+    scale_chains.py      the chains: start, tune, step, keep; `run_chains` runs them
+    scale_moments.py     mean, sd, R-hat and MCSE of every scale over the kept draws
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from math import sqrt
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
 from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, FusedUpdate, ScaleDraw
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import measure
+from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import GroupedUpdate, group_index
 from ppl_fe.finetuning.bayestune.offsets import Offsets
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
@@ -91,6 +93,8 @@ class ScaleChains:
         beta: its rate β.
         plan: lengths and settings.
         head: places of the fresh head's weights.
+        reference: of control variates, and where the head starts; None (the default) for plain
+            minibatches and a head that starts as it was made.
 
     Attributes:
         offsets: Δ and w of the present chain.
@@ -113,7 +117,9 @@ class ScaleChains:
         beta: float,
         plan: SamplingPlan,
         head: list[slice],
+        reference: ControlVariates | None = None,
     ) -> None:
+        self.reference = reference
         self.network, self.source, self.plan, self.head = network, source, plan, head
         width, padding = padding_for(network.num_parameters, BLOCK)
         self.working = WorkingCopy(network, objective, padding)
@@ -154,32 +160,67 @@ class ScaleChains:
         self._batches = shuffled(self.source, self.plan.batch_size, int(state[1]))
         values = self.offsets.values
         values.zero_()
+        self._start_head()
         if chain == 0:
             self.offsets.write()
-            self.tune()
+            if self.reference is not None and self.reference.moved:  # before this is a new try
+                self.reference.move(self.working.weights[: self.network.num_parameters])
+            self.tune(exact=self.reference is not None)
         # Overdispersed, but at most twice the prior's sd: a wider start destroys the network.
         spread = 2 * min(sqrt(self.tuning.step_size / 2), self.update.scales.offset_sd)
         own = values[: self.network.num_parameters]
         own.normal_(generator=self._generator).mul_(spread)
+        self._start_head()
         self.offsets.write()
         self.update.start(self._generator)
 
-    def tune(self) -> None:
+    def _start_head(self) -> None:
+        """Move the head's offsets on to where the reference had it at first, if there is one."""
+        if self.reference is not None:
+            for where, trained in zip(self.head, self.reference.first_head, strict=True):
+                self.offsets.values[where] += trained - self.network.anchor[where]
+
+    def look_around(self, chain: int, step: int) -> None:
+        """Start a chain, tune the step and move the reference, each at its step of the warm-up.
+
+        Never later, so that what is kept is a Markov chain, and of one step size for all chains.
+        """
+        half, late = self.plan.warmup_steps // 2, -(-3 * self.plan.warmup_steps // 4)
+        if step == 0:
+            self.start(chain)
+        elif step == half:
+            if self.reference is not None:
+                self.reference.move(self.working.weights[: self.network.num_parameters])
+            if chain == 0:
+                self.tune(exact=self.reference is not None)
+        elif step == late and chain == 0 and self.reference is not None:
+            self.tune()  # with the noise that there is away from the reference
+
+    def tune(self, *, exact: bool = False) -> None:
         """Measure stiffness at the present weights, and set ε and the noise that makes up for it.
 
-        Once at the anchor and once half through the first chain's warm-up; never later, so that
-        what is kept is a Markov chain, and the same one for all.
+        Once at the anchor and once half through the first chain's warm-up; with control variates
+        again half through its other half.
+
+        Args:
+            exact: gradients have no noise here, as at the reference itself.
         """
         plan, tuning, dtype = self.plan, self.tuning, self.offsets.values.dtype
         tuning.noise_sd = None  # its memory is needed for the measurement, where memory peaks
-        is_first = tuning.step_size == 0
+        is_first, batches = tuning.step_size == 0, self._batches
+        if self.reference is not None:
+            # The noise of control variates is that of the curvature, and bounds the step: it must
+            # be stable on single minibatches, which are stiffer than all the data.
+            batches = repeat(next(batches))
+        exact = exact or plan.batch_size == self.source.num_data
         largest, along, direction = measure(
             self.working,
+            self._differentiate,
             self.offsets.write,
-            self._batches,
+            batches,
+            None if exact else self._batches,
             plan.data_size,
             self._generator,
-            exact=plan.batch_size == self.source.num_data,
             before=tuning.direction,
         )
         tuning.direction = direction if is_first else None
@@ -199,7 +240,7 @@ class ScaleChains:
             The minibatch's loss, in nats a datum.
         """
         assert self.tuning.noise_sd is not None
-        loss, gradient = self.working.differentiate(next(self._batches))
+        loss, gradient = self._differentiate(next(self._batches))
         heads = [self._head_step(where, gradient) for where in self.head]
         self.update(gradient, self.tuning.noise_sd, self._generator)
         for where, moved in zip(self.head, heads, strict=True):
@@ -207,6 +248,12 @@ class ScaleChains:
             self.offsets.write(where)
         self.num_moved += 1
         return loss
+
+    def _differentiate(self, batch: Batch) -> tuple[float, GradientParts]:
+        loss, gradient = self.working.differentiate(batch)
+        if self.reference is not None:
+            gradient = self.reference.correct(batch, gradient)
+        return loss, gradient
 
     def _head_step(self, where: slice, gradient: GradientParts) -> Tensor:
         offset, step_size = self.offsets.values[where], self.tuning.step_size
@@ -268,10 +315,7 @@ def run_chains(chains: ScaleChains, *, progress_bar: bool) -> int:
         while chains.num_moved < total:
             chain, step = divmod(chains.num_moved, plan.num_steps)
             try:
-                if step == 0:
-                    chains.start(chain)
-                elif chain == 0 and step == plan.warmup_steps // 2:
-                    chains.tune()
+                chains.look_around(chain, step)
                 loss = chains.step()
             except DivergedError as error:
                 given = plan.step_size != "auto"

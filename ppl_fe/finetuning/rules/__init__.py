@@ -5,6 +5,7 @@ any object of a `Rule` of your own that is given to `select_parameters`.
 
     bayes_tune.py        BayesTune: posterior mean scales, drawn from the posterior as it is stated
     released_recipe.py   ReleasedCode: what the code released with BayesTune does, another target
+    gradient.py          Gradient: the largest gradients of all the data
     gradient_squared.py  GradientSquared: squared gradients of one pass through the data
     movement.py          Movement: how far plain fine-tuning moves each weight
     magnitude.py         Magnitude: the largest pretrained weights
@@ -18,6 +19,7 @@ from __future__ import annotations
 from ppl_fe.finetuning.rules.at_random import Random
 from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
+from ppl_fe.finetuning.rules.gradient import Gradient
 from ppl_fe.finetuning.rules.gradient_squared import GradientSquared
 from ppl_fe.finetuning.rules.magnitude import Magnitude
 from ppl_fe.finetuning.rules.movement import Movement
@@ -26,6 +28,7 @@ from ppl_fe.finetuning.rules.released_recipe import ReleasedCode
 __all__ = [
     "BayesTune",
     "BiasOnly",
+    "Gradient",
     "GradientSquared",
     "Magnitude",
     "Movement",

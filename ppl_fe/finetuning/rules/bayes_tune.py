@@ -11,12 +11,13 @@ posterior exactly, at any size. Any other prior is run as a Pyro program by the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning.bayestune.data_count import GradientKind, count_data
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
@@ -40,8 +41,9 @@ class BayesTune(Rule):
     """Score a parameter by the posterior mean of its Laplace scale λ.
 
     A weight's mean scale exceeds that of one which nothing moves by much only where the data pull
-    it by N̂|∂L/∂w| of some three β. In a large network few or none may be pulled so hard; the rest
-    then rank by the chains' luck, and with several chains the selection's `notes` say so.
+    it by N̂|∂L/∂w| of several β. At N̂ = n few or no weights of a large network are pulled so
+    hard, and the rest would rank by the chains' luck. So by default N̂ is raised until as many are
+    as may be selected.
 
     Args:
         scales: "drawn" (the default) draws λ at every kept draw. "expected" runs the same chain
@@ -56,8 +58,19 @@ class BayesTune(Rule):
             instead of one a parameter (None, the default), so that whole groups rank alike; a
             threshold selects none in part, a sparsity the last one. It takes 0.4 µs a weight and
             step longer.
-        data_size: N̂, what the data count for; n by default. The noise of minibatches grows with
-            it too, and the steps shrink: take all the data in a step then.
+        data_size: N̂, what the data count for. "auto" (the default) is the N̂ at which as many
+            weights as may be selected are pulled by five β, measured in one pass over the data
+            at the pretrained weights, n at least; the selection's `notes` say how often the data
+            count, and `settings["data_size"]` holds N̂. The scales are then a ranking. With
+            N̂ = n, `data_size=len(x)`, they are the posterior's of Bayes' rule. Under a prior of
+            your own "auto" is n.
+        gradient: "minibatch" estimates gradients by B rows; "control_variate" takes from it the
+            same rows' gradient at a reference point and adds that of all the data there, which
+            takes twice as long and 3 vectors (D,) more, and passes over the data: one, and one
+            for each chain. "auto" (the default) is "control_variate" where N̂ is automatic and
+            above n, and "minibatch" at an N̂ of your own. The variance of the minibatches' noise
+            grows with N̂², and where N̂ > n it would rank the weights. All the data in a step have
+            none.
         num_chains: C, run one after another; 2 by default. One chain needs least memory and has
             no R-hat.
         num_samples: S, kept draws of a chain; 100 by default.
@@ -93,7 +106,8 @@ class BayesTune(Rule):
     scales: Literal["drawn", "expected"] = "drawn"
     prior: Prior = DEFAULT_PRIOR
     groups: Literal["layer", "row"] | None = None
-    data_size: float | None = None
+    data_size: float | Literal["auto"] = "auto"
+    gradient: GradientKind = "auto"
     num_chains: int = 2
     num_samples: int = USUAL.num_samples
     warmup_steps: int | None = None
@@ -108,8 +122,12 @@ class BayesTune(Rule):
             raise ValueError(f"scales must be 'drawn' or 'expected', got {self.scales!r}")
         require_integer("num_chains", self.num_chains, 1)
         _ = self.length  # refuses what is no length
-        if self.data_size is not None:
+        if self.data_size != "auto":
             require_positive("data_size", self.data_size)
+        if self.gradient not in get_args(GradientKind):
+            raise ValueError(
+                f"gradient must be one of {list(get_args(GradientKind))}, got {self.gradient!r}"
+            )
         step = self.step_size
         if step != "auto" and not (isinstance(step, float | int) and 0 < step < 1e30):
             raise ValueError(f"step_size must be 'auto' or a positive number, got {step!r}")
@@ -124,10 +142,11 @@ class BayesTune(Rule):
                 "groups must be 'layer' or 'row', with scales='drawn' and without count_top, got "
                 f"groups={self.groups!r}, scales={self.scales!r}, count_top={self.count_top}"
             )
-        if not known and (expected or self.count_top or self.groups is not None):
+        varied = self.gradient == "control_variate"
+        if not known and (expected or self.count_top or self.groups is not None or varied):
             raise ValueError(
-                "scales='expected', groups and count_top are of the prior LaplaceGamma alone; "
-                "leave them out"
+                "scales='expected', groups, count_top and gradient are of the prior LaplaceGamma "
+                "alone; leave them out"
             )
 
     @property
@@ -148,8 +167,8 @@ class BayesTune(Rule):
         thinning = usual.thinning if self.thinning is None else self.thinning
         return RunLength(self.num_samples, warmup_steps, thinning)
 
-    def plan(self, task: Task) -> SamplingPlan:
-        """Resolve the settings for a task.
+    def plan(self, task: Task, data_size: float) -> SamplingPlan:
+        """Resolve the settings for a task at N̂ = `data_size`.
 
         Raises:
             ValueError: `count_top` without a number to count.
@@ -164,7 +183,7 @@ class BayesTune(Rule):
             scale=self.scales,
             num_chains=self.num_chains,
             step_size=self.step_size,
-            data_size=float(self.data_size or task.source.num_data),
+            data_size=float(data_size),
             batch_size=task.batch_size,
             seed=task.seed,
             errors=self.num_chains > 1 if self.diagnose is None else self.diagnose,
@@ -179,9 +198,14 @@ class BayesTune(Rule):
             DivergedError: the loss or a gradient is not finite: names chain, step and layer; its
                 `scale_mean` is that of the draws before.
         """
-        plan, prior = self.plan(task), self.prior
+        prior, asked = self.prior, self.data_size
         if not isinstance(prior, LaplaceGamma):
-            return sample_scales(task, prior, plan)
+            own = task.source.num_data if asked == "auto" else asked
+            return sample_scales(task, prior, self.plan(task, own))
+        self.plan(task, 1.0)  # refuses what does not go together before anything is measured
+        most = self.length.num_steps
+        found = count_data(task, asked, self.gradient, prior.beta, self.groups, most)
+        plan = self.plan(task, found.data_size)
         chains = ScaleChains(
             task.network,
             task.objective,
@@ -190,6 +214,7 @@ class BayesTune(Rule):
             prior.beta,
             plan,
             task.head_slices,
+            found.reference,
         )
         try:
             times_shortened = run_chains(chains, progress_bar=task.progress_bar)
@@ -210,14 +235,21 @@ class BayesTune(Rule):
             r_hat=r_hat,
             mcse=mcse,
             probability_in_top=_shares(chains),
-            settings=_settings(plan, prior, chains.tuning.step_size),
-            notes=tuple(_step_notes(chains, times_shortened)),
+            settings=_settings(chains, prior),
+            notes=(*found.notes, *_step_notes(chains, times_shortened)),
             remedy=plan.remedy,
         )
 
 
-def _settings(plan: SamplingPlan, prior: LaplaceGamma, step_size: float) -> dict[str, Any]:
-    return {**vars(plan), "alpha": prior.alpha, "beta": prior.beta, "step_size": step_size}
+def _settings(chains: ScaleChains, prior: LaplaceGamma) -> dict[str, Any]:
+    return {
+        **vars(chains.plan),
+        "alpha": prior.alpha,
+        "beta": prior.beta,
+        "step_size": chains.tuning.step_size,
+        "num_data": chains.source.num_data,
+        "gradient": "minibatch" if chains.reference is None else "control_variate",
+    }
 
 
 def _shares(chains: ScaleChains) -> Tensor | None:

@@ -13,6 +13,7 @@ from ppl_fe.arguments import did_you_mean
 from ppl_fe.finetuning.rules.at_random import Random
 from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
+from ppl_fe.finetuning.rules.gradient import Gradient
 from ppl_fe.finetuning.rules.gradient_squared import GradientSquared
 from ppl_fe.finetuning.rules.magnitude import Magnitude
 from ppl_fe.finetuning.rules.movement import Movement
@@ -26,6 +27,7 @@ RuleName = Literal[
     "bayestune",
     "collapsed",
     "released_code",
+    "gradient",
     "gradient_squared",
     "movement",
     "magnitude",
@@ -37,6 +39,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "bayestune": BayesTune,
     "collapsed": partial(BayesTune, scales="expected"),
     "released_code": ReleasedCode,
+    "gradient": Gradient,
     "gradient_squared": GradientSquared,
     "movement": Movement,
     "magnitude": Magnitude,
@@ -87,7 +90,10 @@ def settings_of(name: str) -> set[str]:
 # What follows goes with the next release.
 
 FORMER_NAMES = {"paper": "released_code"}
-FORMER_ARGUMENTS = {"method", *(name for rule in RULES for name in settings_of(rule))} - {"scales"}
+FORMER_ARGUMENTS = {"method", *(name for rule in RULES for name in settings_of(rule))} - {
+    "scales",
+    "gradient",
+}
 
 
 def former_arguments(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

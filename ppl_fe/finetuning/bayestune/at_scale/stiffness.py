@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ppl_fe.finetuning.flat_gradient import GradientParts
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Batch
 from ppl_fe.inference.warmup.curvature import (
@@ -36,14 +37,18 @@ class Stiffness(NamedTuple):
     direction: Tensor
 
 
+Differentiate = Callable[[Batch], tuple[float, GradientParts]]
+
+
 def measure(
     working: WorkingCopy,
+    differentiate: Differentiate,
     write: Callable[[], None],
     batches: Iterator[Batch],
+    noisy: Iterator[Batch] | None,
     data_size: float,
     generator: torch.Generator,
     *,
-    exact: bool,
     before: Tensor | None = None,
 ) -> Stiffness:
     """Estimate curvature and gradient noise at the present weights, which are restored on return.
@@ -56,12 +61,15 @@ def measure(
     information near a good fit, and evenly where gradients have no noise.
 
     Args:
-        working: computes the gradients.
+        working: the network at the present weights.
+        differentiate: gives a batch's loss and the gradient whose noise counts, at the weights of
+            `working`; products with the Hessian take that of `working`, as they have no noise of
+            the gradient's own.
         write: writes the present weights into the working copy.
-        batches: fresh minibatches.
+        batches: minibatches for the products.
+        noisy: fresh minibatches, between which the gradient varies; None where it does not.
         data_size: N̂, the number of data that the mean log-likelihood is multiplied by.
         generator: of the directions.
-        exact: the minibatch is all the data, so there is no noise.
         before: direction of an earlier measurement, for a shorter iteration. Default none.
 
     Raises:
@@ -99,7 +107,9 @@ def measure(
     write()
     del probe
     largest = curvature.item()
-    noise, noise_along = _noise(working, batches, data_size, direction, exact)
+    noise, noise_along = torch.zeros_like(working.weights), 0.0
+    if noisy is not None:
+        noise_along = _add_noise(noise, differentiate, noisy, data_size, direction)
     for name, where in working.network.slices.items():
         part = noise[where]
         trace, total = max(traces[name], 0.0), part.sum().item()
@@ -110,20 +120,17 @@ def measure(
     return Stiffness(max(largest + noise_along, most), noise, direction)
 
 
-def _noise(
-    working: WorkingCopy,
+def _add_noise(
+    squares: Tensor,
+    differentiate: Differentiate,
     batches: Iterator[Batch],
     data_size: float,
     direction: Tensor,
-    exact: bool,
-) -> tuple[Tensor, float]:
-    """Estimate s² of each weight (D + padding,), and along the direction."""
-    squares = torch.zeros_like(working.weights)
-    if exact:
-        return squares, 0.0
+) -> float:
+    """Estimate s² along the direction, and of each weight, which is added to (D + padding,)."""
     total, along = torch.zeros_like(squares), []
     for _ in range(NUM_NOISE_DRAWS):
-        gradient = working.differentiate(next(batches))[1]
+        gradient = differentiate(next(batches))[1]
         along.append(data_size * gradient.dot(direction))
         gradient.add_to(total, data_size)
         gradient.add_squares_to(squares, data_size**2)
@@ -131,4 +138,4 @@ def _noise(
     # Plain sums save a vector; digits are lost only where the noise hardly counts.
     squares.addcmul_(total, total, value=-1 / NUM_NOISE_DRAWS).clamp_min_(0)
     squares.div_(NUM_NOISE_DRAWS - 1)
-    return squares, float(torch.tensor(along, dtype=torch.float64).var())
+    return float(torch.tensor(along, dtype=torch.float64).var())

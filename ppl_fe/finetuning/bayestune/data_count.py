@@ -1,0 +1,148 @@
+"""What the data count for in stage 1, N̂, and the reference point of its control variates.
+
+Both come from one pass over the data at the pretrained weights, a fresh head trained alone first:
+through one as it was made, gradients say little about the weights before it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from ppl_fe.data.sources import LoaderData
+from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
+from ppl_fe.finetuning.bayestune.grouped import Grouping, group_index
+from ppl_fe.finetuning.bayestune.pulls import (
+    Pulls,
+    chance_share,
+    measure_pulls,
+    rows_of_a_pass,
+    telling_weight,
+)
+from ppl_fe.finetuning.flat_weights import WorkingCopy
+from ppl_fe.finetuning.objective import divided
+from ppl_fe.finetuning.scoring import Task
+from ppl_fe.finetuning.train.training import finetune
+
+GradientKind = Literal["auto", "minibatch", "control_variate"]
+
+USUAL_SHARE = 0.005  # of the weights, where a threshold or the knee says how many are selected
+HEAD_STEPS, HEAD_LEARNING_RATE = 100, 1e-2
+NOISY = (
+    "the noise of minibatches grows with data_size and has a part in the ranking; give "
+    "gradient='control_variate', or batch_size=None for all the data in a step"
+)
+MOSTLY_CHANCE = 0.8  # from this share of the strongest pulls on a note says so
+
+
+class DataCount(NamedTuple):
+    """What `count_data` found.
+
+    data_size: N̂.
+    reference: of control variates; None for plain minibatches and for all the data in a step.
+    notes: what to know about N̂.
+    """
+
+    data_size: float
+    reference: ControlVariates | None = None
+    notes: tuple[str, ...] = ()
+
+
+def count_data(
+    task: Task,
+    data_size: float | Literal["auto"],
+    gradient: GradientKind,
+    beta: float,
+    groups: Grouping | None,
+    most: int,
+) -> DataCount:
+    """Choose N̂ if it is "auto", and make the control variates if there are to be any.
+
+    Args:
+        task: the network, its data, how many weights may be selected.
+        data_size: N̂, or "auto".
+        gradient: "auto" takes control variates where N̂ is "auto" and comes out above n.
+        beta: rate β of the scales' prior.
+        groups: what has one scale.
+        most: batches of a pass at most.
+
+    Raises:
+        DivergedError: the loss or a gradient is not finite at the pretrained weights.
+    """
+    num_data = task.source.num_data
+    noisy = task.batch_size < num_data
+    if data_size != "auto" and not (noisy and gradient == "control_variate"):
+        many = noisy and data_size > num_data
+        return DataCount(data_size, notes=(NOISY,) if many and gradient == "auto" else ())
+    try:
+        working = _at_reference(task)
+        pulls = measure_pulls(working, task.source, task.batch_size, most, task.seed)
+    except DivergedError as error:
+        raise DivergedError(f"stage 1, at the pretrained weights: {error}") from error
+    notes: tuple[str, ...] = ()
+    if data_size == "auto":
+        data_size, notes = _choose(task, pulls, beta, groups)
+    wanted = gradient == "control_variate" or (gradient == "auto" and data_size > num_data)
+    if not (noisy and wanted):
+        return DataCount(data_size, None, notes)
+    rows = rows_of_a_pass(task.source, task.batch_size, most)
+    if rows < num_data:
+        notes += (f"the gradient of all the data is that of {rows:,} of {num_data:,} rows",)
+
+    def differentiate_all() -> Tensor:
+        again = partial(measure_pulls, working, task.source, task.batch_size, most, task.seed)
+        return again(halves=False).gradient
+
+    reference = ControlVariates(working, pulls.gradient, differentiate_all, task.head_slices)
+    return DataCount(data_size, reference, notes)
+
+
+def _at_reference(task: Task) -> WorkingCopy:
+    """Make a copy of the pretrained network, its fresh head trained if it has one."""
+    working = WorkingCopy(task.network, task.objective)
+    task.objective.check(working.module, task.source)
+    if task.head_names:
+        # A network that is not finite is told by its layer, before an optimiser says less of it.
+        working.differentiate(next(divided(task.source, task.batch_size, task.seed)))
+        tuned = finetune(
+            task.network,
+            task.source,
+            likelihood=task.likelihood,
+            method="head",
+            head=task.head,
+            num_steps=HEAD_STEPS,
+            learning_rate=HEAD_LEARNING_RATE,
+            batch_size=None if isinstance(task.source, LoaderData) else task.batch_size,
+            seed=task.seed,
+            progress_bar=False,
+        )
+        working.weights.copy_(tuned.weights)
+    return working
+
+
+def _choose(
+    task: Task, pulls: Pulls, beta: float, groups: Grouping | None
+) -> tuple[float, tuple[str, ...]]:
+    num_data, num_ranked = task.source.num_data, int(task.ranked.sum())
+    count = task.num_selected or max(1, round(USUAL_SHARE * num_ranked))
+    group = None if groups is None else group_index(task.network, groups).long()
+    pull, by_chance = pulls.outside(task.ranked, group)
+    data_size = telling_weight(pull, count, beta, num_data)
+    notes = []
+    if data_size > num_data:
+        notes.append(
+            f"the data count {data_size / num_data:.3g} times (data_size={data_size:.4g}, of "
+            f"{num_data:,} rows), so that {count:,} weights can stand out: the scales are a "
+            f"ranking, not a posterior at data_size={num_data}"
+        )
+    share = chance_share(pull, by_chance, count)
+    if share >= MOSTLY_CHANCE:
+        notes.append(
+            f"of the {count:,} weights that the data pull hardest about {100 * share:.0f} % would "
+            "be pulled as hard by the choice of the rows alone: the data hardly tell which weights "
+            "have to move, and another sample would select others"
+        )
+    return data_size, tuple(notes)
