@@ -81,7 +81,8 @@ def pretrained() -> tuple[fe.FlatNetwork, Tensor, Tensor]:
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01, weight_decay=1e-3)
     for _ in range(300):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(x[before]), y[before]).backward()
+        loss = nn.functional.cross_entropy(module(x[before]), y[before])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     x[:, BROKEN] = 1 - x[:, BROKEN]
     return fe.FlatNetwork(module), x[after], y[after]
@@ -100,7 +101,8 @@ def problem(seed: int) -> Problem:
 def accuracy(network: fe.FlatNetwork, weights: Tensor, data: tuple[Tensor, Tensor]) -> float:
     """The share of images that are read right."""
     with torch.no_grad():
-        return (network(weights, data[0]).argmax(1) == data[1]).float().mean().item()
+        right = network(weights, data[0]).argmax(1) == data[1]
+    return float(right.float().mean())
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,11 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     """Mean test accuracy at the rate that the images held out for it chose, by way and share."""
     rows = []
     for one in records:
-        best = max(range(len(RATES)), key=lambda k, one=one: (one["choose"][k], -k))
+        best = one["choose"].index(max(one["choose"]))  # the lowest rate of equally good ones
         rows.append(
             {
                 "way": one["way"],
+                "seed": one["seed"],
                 "p": "all" if one["share"] == 1 else f"{100 * one['share']:g} %",
                 "test": 100 * one["test"][best],
                 "edge": best in (0, len(RATES) - 1),
@@ -213,13 +216,13 @@ def table(records: Sequence[dict[str, Any]]) -> str:
             }
         )
     every = pd.DataFrame(rows)
-    cell = every.groupby(["way", "p"], sort=False)["test"].agg(
-        lambda values: f"{values.mean():.1f} ± {values.sem():.1f}"
-    )
+    tests = every.groupby(["way", "p"], sort=False)["test"]
+    cell = tests.mean().map("{:.1f}".format) + " ± " + tests.sem().map("{:.1f}".format)
     wide = cell.unstack("p").fillna("")
     grouped = every.groupby("way", sort=False)
-    wide["N-hat/n"] = grouped["times_n"].median().map(lambda v: "" if pd.isna(v) else f"{v:.3g}")
-    wide["seconds"] = grouped["seconds"].median().map(lambda v: "" if pd.isna(v) else f"{v:.1f}")
+    for title, column in (("N-hat/n", "times_n"), ("seconds", "seconds")):
+        wide[title] = grouped[column].median().map("{:.3g}".format).replace("nan", "")
+    wide["seeds"] = grouped["seed"].nunique()
     wide["at an edge"] = grouped["edge"].sum().astype(str) + " of " + grouped.size().astype(str)
     return str(wide.loc[every["way"].drop_duplicates()].to_string())
 
