@@ -1,0 +1,240 @@
+"""Time from the first call to an answer: bulk and tail ESS of 400 of every scalar, beside peers.
+
+    python benchmarks/answers.py [--only NAME ...] [--python PYTHON] [--output results/answers.txt]
+
+The ten posteriors of posteriordb, each as one call at its library's defaults: `fe.sample(model)`,
+and NumPyro's and Pyro's NUTS with 4 chains of 1000 draws after 1000 of warm-up (doubled until the
+ESS is there, the last run counts). Every cell is a process of its own; its first call is "cold"
+(tracing and compiling included, imports not), a second with another seed "warm". Processor seconds
+count both cores. The error is the worst over parameters of |mean − reference|/sd and |sd/ref − 1|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from printed import add_output, met_or_missed, show
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+WAYS = ("ppl-fe", "NumPyro NUTS", "Pyro NUTS")
+ESS = 400.0
+Draws = dict[str, Any]  # name -> (C, S, *shape)
+
+
+def by_ppl_fe(name: str) -> Callable[[int], Draws]:
+    import ppl_fe as fe
+    from posteriordb.programs import POSTERIORS
+    from posteriordb.reference import load
+
+    program, arguments = POSTERIORS[name]
+    data = arguments(load(name).data)
+
+    def run(seed: int) -> Draws:
+        draws = fe.sample(program, *data, seed=seed, progress_bar=False)
+        return {str(k): v.values for k, v in draws.posterior.data_vars.items()}
+
+    return run
+
+
+def by_numpyro(name: str) -> Callable[[int], Draws]:
+    import jax
+    import numpyro
+    from posteriordb.programs import POSTERIORS
+    from posteriordb.reference import load
+
+    jax.config.update("jax_enable_x64", True)
+    programs = importlib.import_module("numpyro_programs")
+    arguments = [np.asarray(v) for v in POSTERIORS[name].arguments(load(name).data)]
+
+    def once(seed: int, factor: int) -> Draws:
+        kernel = numpyro.infer.NUTS(programs.PROGRAMS[name])
+        mcmc = numpyro.infer.MCMC(
+            kernel,
+            num_warmup=1000,
+            num_samples=1000 * factor,
+            num_chains=4,
+            chain_method="sequential",
+            progress_bar=False,
+        )
+        mcmc.run(jax.random.PRNGKey(seed), *arguments)
+        found = mcmc.get_samples(group_by_chain=True)
+        return {k: np.asarray(v) for k, v in found.items()}
+
+    return lambda seed: enough(lambda factor: once(seed, factor))
+
+
+def by_pyro(name: str) -> Callable[[int], Draws]:
+    import pyro
+    import torch
+    from posteriordb.programs import POSTERIORS
+    from posteriordb.reference import load
+    from pyro.infer import MCMC, NUTS
+
+    torch.set_default_dtype(torch.float64)
+    program, arguments = POSTERIORS[name]
+    data = arguments(load(name).data)
+
+    def once(seed: int, factor: int) -> Draws:
+        pyro.set_rng_seed(seed)
+        chains = []
+        for _ in range(4):
+            mcmc = MCMC(NUTS(program), 1000 * factor, 1000, disable_progbar=True)
+            mcmc.run(*data)
+            chains.append({k: v.numpy() for k, v in mcmc.get_samples().items()})
+        return {k: np.stack([chain[k] for chain in chains]) for k in chains[0]}
+
+    return lambda seed: enough(lambda factor: once(seed, factor))
+
+
+def enough(run: Callable[[int], Draws]) -> Draws:
+    """Run longer until the ESS is there; the clock of the last run is what counts."""
+    factor = 1
+    while True:
+        CLOCK.start()
+        draws = run(factor)
+        if worst_ess(draws) >= ESS or factor >= 16:
+            return draws
+        factor *= 2
+
+
+class Clock:
+    """Wall and processor seconds since the last start."""
+
+    def start(self) -> None:
+        self.wall, self.processor = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.wall, time.process_time() - self.processor
+
+
+CLOCK = Clock()
+MAKERS = {"ppl-fe": by_ppl_fe, "NumPyro NUTS": by_numpyro, "Pyro NUTS": by_pyro}
+
+
+def worst_ess(draws: Draws) -> float:
+    from arviz_stats.base import array_stats
+
+    axes: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
+    found = []
+    for values in draws.values():
+        flat = np.asarray(values, dtype=np.float64).reshape(*values.shape[:2], -1)
+        for column in np.moveaxis(flat, 2, 0):
+            if np.ptp(column) > 0:
+                found.append(float(array_stats.ess(column, **axes, method="bulk")))
+                found.append(
+                    float(array_stats.ess(column, **axes, method="tail", prob=(0.05, 0.95)))
+                )
+    return min(found)
+
+
+def errors(name: str, draws: Draws) -> tuple[float, float]:
+    """The worst |mean − m|/s and |sd/s − 1| over the reference's parameters."""
+    from posteriordb.reference import load
+
+    worst = [0.0, 0.0]
+    for key, theirs in load(name).draws.items():
+        ours = np.asarray(draws[key])
+        ours = ours.reshape(*ours.shape[:2], -1)
+        for k, column in enumerate(np.moveaxis(theirs.reshape(*theirs.shape[:2], -1), 2, 0)):
+            m, s = column.mean(), column.std()
+            worst[0] = max(worst[0], abs(float(ours[..., k].mean()) - m) / s)
+            worst[1] = max(worst[1], abs(float(ours[..., k].std()) / s - 1))
+    return worst[0], worst[1]
+
+
+def cell(way: str, name: str) -> dict[str, Any]:
+    """Measure one way on one posterior, in this process."""
+    import torch
+
+    torch.set_num_threads(1)
+    run = MAKERS[way](name)
+    found: dict[str, Any] = {"way": way, "name": name}
+    for seed, state in enumerate(("cold", "warm")):
+        CLOCK.start()
+        draws = run(seed)
+        found[f"{state} wall"], found[f"{state} processor"] = CLOCK.read()
+        found[f"{state} ess"] = worst_ess(draws)
+        found[f"{state} errors"] = errors(name, draws)
+    return found
+
+
+def table(cells: list[dict[str, Any]], load: float) -> str:
+    head = f"{'posterior':42}{'way':14}{'cold s':>8}{'cpu s':>8}{'warm s':>8}{'cpu s':>8}"
+    lines = [
+        "Seconds to bulk and tail ESS 400 of every scalar, and the worst error of that run",
+        f"one thread a library, load before and after {load:.1f}, {os.getloadavg()[0]:.1f}",
+        "",
+        head + f"{'ESS':>7}{'mean':>7}{'sd':>7}",
+    ]
+    for one in cells:
+        mean, sd = one["cold errors"]
+        lines.append(
+            f"{one['name']:42}{one['way']:14}{one['cold wall']:8.1f}{one['cold processor']:8.1f}"
+            f"{one['warm wall']:8.1f}{one['warm processor']:8.1f}{one['cold ess']:7.0f}"
+            f"{mean:7.3f}{sd:7.3f}"
+        )
+    lines += ["", "ppl-fe's processor seconds over a peer's, geometric mean and largest"]
+    found = {(one["way"], one["name"]): one for one in cells}
+    for way, aim in (("NumPyro NUTS", 1.0), ("Pyro NUTS", 0.1)):
+        for state in ("cold", "warm"):
+            ratios = [
+                found["ppl-fe", name][f"{state} processor"] / peer[f"{state} processor"]
+                for (other, name), peer in found.items()
+                if other == way and ("ppl-fe", name) in found
+            ]
+            if ratios:
+                mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+                lines.append(
+                    f"{way + ', ' + state:24}{mean:8.2f}{max(ratios):8.2f}"
+                    f"   aim <= {aim:g}: {met_or_missed(mean <= aim)}"
+                )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from posteriordb.programs import POSTERIORS
+
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=list(POSTERIORS), help="posteriors")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--python", default=sys.executable, help="an interpreter with ppl-fe and the peers")
+    parser.add_argument("--cell", nargs=2, metavar=("WAY", "NAME"), help=argparse.SUPPRESS)
+    add_output(parser)
+    given = parser.parse_args()
+    if given.cell:
+        print(json.dumps(cell(*given.cell)))
+        return
+    load, cells = os.getloadavg()[0], []
+    for name in given.only:
+        for way in given.ways:
+            python = sys.executable if way == "ppl-fe" else given.python
+            done = subprocess.run(
+                [python, __file__, "--cell", way, name],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"},
+                check=False,
+            )
+            if done.returncode:
+                print(f"{way} on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                continue
+            cells.append(json.loads(done.stdout.splitlines()[-1]))
+            print(cells[-1], file=sys.stderr, flush=True)
+    show(table(cells, load), given.output)
+
+
+if __name__ == "__main__":
+    main()
