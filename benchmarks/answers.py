@@ -35,9 +35,10 @@ Draws = dict[str, Any]  # name -> (C, S, *shape)
 
 
 def by_ppl_fe(name: str) -> Callable[[int], Draws]:
-    import ppl_fe as fe
     from posteriordb.programs import POSTERIORS
     from posteriordb.reference import load
+
+    import ppl_fe as fe
 
     program, arguments = POSTERIORS[name]
     data = arguments(load(name).data)
@@ -210,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(POSTERIORS), help="posteriors")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
-    parser.add_argument("--python", default=sys.executable, help="an interpreter with ppl-fe and the peers")
+    parser.add_argument(
+        "--python", default=sys.executable, help="an interpreter with ppl-fe and the peers"
+    )
     parser.add_argument("--cell", nargs=2, metavar=("WAY", "NAME"), help=argparse.SUPPRESS)
     add_output(parser)
     given = parser.parse_args()
@@ -225,7 +228,11 @@ def main() -> None:
                 [python, __file__, "--cell", way, name],
                 capture_output=True,
                 text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"},
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+                },
                 check=False,
             )
             if done.returncode:

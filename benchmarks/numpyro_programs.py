@@ -1,4 +1,4 @@
-"""The ten posteriors of posteriordb as NumPyro programs, for `answers.py`; their arguments are ours.
+"""The ten posteriors of posteriordb as NumPyro programs, for `answers.py`; arguments as ours.
 
 As in `tests/posteriordb/programs.py`, one for each `model.stan`.
 """

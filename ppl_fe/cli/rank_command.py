@@ -67,9 +67,9 @@ def _add_chains(group: Any) -> None:
     group.add_argument("--batch-size", type=int, help="examples a step, 0 for all; default 256")
     group.add_argument("--step-size", type=float, help="epsilon; default auto")
     group.add_argument("--num-chains", type=int, help="of each checkpoint; default 4")
-    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default 500")
-    group.add_argument("--warmup-steps", type=int, help="steps before the first; default 1000")
-    group.add_argument("--thinning", type=int, help="steps that a kept draw costs; default 10")
+    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default until mixed")
+    group.add_argument("--warmup-steps", type=int, help="steps before the first; default as needed")
+    group.add_argument("--thinning", type=int, help="steps of a kept draw; default as needed")
     group.add_argument("--seed", type=int, help="default 0")
 
 

@@ -15,9 +15,13 @@ from ppl_fe.diagnostics.checks.lengths import warmup_notes
 from ppl_fe.diagnostics.checks.mixing import mixing_notes
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
-from ppl_fe.free_energy.local_chains import ChainOptions, LocalChains, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    ChainOptions,
+    LocalChains,
+    length_of,
+    sample_local_posteriors,
+)
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
@@ -36,9 +40,9 @@ def estimate_free_energy(
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
-    num_samples: int = ChainOptions.length.num_samples,
-    warmup_steps: int = ChainOptions.length.warmup_steps,
-    thinning: int = ChainOptions.length.thinning,
+    num_samples: int | None = None,
+    warmup_steps: int | None = None,
+    thinning: int | None = None,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -71,9 +75,11 @@ def estimate_free_energy(
         tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
             default; "auto" steps are as long as it allows.
         num_chains: 4 by default.
-        num_samples: S, kept draws a chain, 500 by default.
-        warmup_steps: steps before the first draw, 1000 by default.
-        thinning: steps a kept draw, 10 by default.
+        num_samples: S, kept draws a chain. Without this and the next two the chains run until the
+            loss has an R-hat of 1.01 and an ESS of 400, and for a standard error of λ̂ of 2 % up to
+            four times as long; where one is given, the others are 500, 1000 and 10 by default.
+        warmup_steps: steps before the first draw.
+        thinning: steps a kept draw.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
         seed: 0 by default; equal seeds give equal draws.
         save_to: new zarr folder for the draws; none by default.
@@ -115,7 +121,7 @@ def estimate_free_energy(
         step_size=step_size,
         tolerance=tolerance,
         num_chains=num_chains,
-        length=RunLength(num_samples, warmup_steps, thinning),
+        length=length_of(num_samples, warmup_steps, thinning),
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,
@@ -174,6 +180,8 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
         *mixing_notes(r_hat, ess),
         *warmup_notes(attrs["warmup_steps"], _of_group(attrs, "tuned_relaxation_steps", kept)),
     ]
+    if notes and attrs.get("target_missed"):
+        notes.append(f"the run ended because {attrs['target_missed']}")
     lost = per_group - len(kept)
     if lost:
         notes.append(f"{lost} of {per_group} chains became non-finite and were left out")

@@ -23,6 +23,7 @@ from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.targets import Targets
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
@@ -33,6 +34,7 @@ NOT_FINITE = (
     "the data"
 )
 USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
+MOST_KEPT = 2000  # draws of all chains of an anchor, where a run ends by its targets
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class ChainOptions:
         step_size: ε, or "auto".
         tolerance: the largest predicted excess temperature of the stiffest direction.
         num_chains: chains about each anchor, of each rung if there is a ladder.
-        length: S kept draws a chain, the steps before the first, and the steps of each.
+        length: S kept draws a chain, the steps before the first, and the steps of each; None to
+            run until the loss has mixed and λ̂ is known.
         chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
     """
 
@@ -60,17 +63,29 @@ class ChainOptions:
     step_size: float | Literal["auto"] = "auto"
     tolerance: float = 0.02
     num_chains: int = 4
-    length: RunLength = USUAL_LENGTH
+    length: RunLength | None = None
     chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized"
     seed: int = 0
     save_to: str | Path | None = None
     progress_bar: bool = True
     compile: CompileMode = "auto"
 
-    def plan(self, num_chains: int) -> RunPlan:
-        """How `num_chains` chains, of all anchors and rungs together, are run."""
+    def plan(self, num_chains: int, anchor_loss: Tensor) -> RunPlan:
+        """Say how `num_chains` chains, of all anchors and rungs together, are run.
+
+        Args:
+            num_chains: of all.
+            anchor_loss: (G,) L_n(w*), from which the targets of a run without a length count.
+        """
+        length, until = self.length, None
+        if length is None and (self.save_to is not None or self.chain_method == "parallel"):
+            length = USUAL_LENGTH  # such a run has a length
+        if length is None:
+            length = RunLength(MOST_KEPT // self.num_chains, USUAL_LENGTH.warmup_steps)
+            until = Targets(loss_offsets=tuple(anchor_loss.tolist()))
         return RunPlan(
-            self.length,
+            length,
+            until=until,
             num_chains=num_chains,
             seed=self.seed,
             chain_method=self.chain_method,
@@ -78,6 +93,15 @@ class ChainOptions:
             save_to=self.save_to,
             progress=self.progress_bar,
         )
+
+
+def length_of(
+    num_samples: int | None, warmup_steps: int | None, thinning: int | None
+) -> RunLength | None:
+    """Give the length asked for, the usual numbers where only some were given; or None."""
+    given = {"num_samples": num_samples, "warmup_steps": warmup_steps, "thinning": thinning}
+    named = {name: value for name, value in given.items() if value is not None}
+    return RunLength(**{**vars(USUAL_LENGTH), **named}) if named else None
 
 
 @dataclass(frozen=True)
@@ -155,7 +179,7 @@ def sample_local_posteriors(
     draws = run(
         kernel,
         target,
-        options.plan(len(own_anchor)),
+        options.plan(len(own_anchor), anchor_loss),
         attributes={
             "localization": options.localization,
             "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
@@ -183,7 +207,7 @@ def program_and_kernel(
     Raises:
         TypeError, ValueError: options out of range.
     """
-    options.plan(options.num_chains)
+    options.plan(options.num_chains, torch.zeros(1))
     program = local_posterior(
         network,
         options.likelihood,

@@ -25,11 +25,11 @@ from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import (
     ChainOptions,
     held_out_loss,
+    length_of,
     program_and_kernel,
     sample_local_posteriors,
 )
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
@@ -68,9 +68,9 @@ def rank_checkpoints(
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
-    num_samples: int = ChainOptions.length.num_samples,
-    warmup_steps: int = ChainOptions.length.warmup_steps,
-    thinning: int = ChainOptions.length.thinning,
+    num_samples: int | None = None,
+    warmup_steps: int | None = None,
+    thinning: int | None = None,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -104,9 +104,11 @@ def rank_checkpoints(
         tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
             default; "auto" steps are as long as it allows.
         num_chains: of each checkpoint, 4 by default.
-        num_samples: S, kept draws a chain, 500 by default.
-        warmup_steps: steps before the first draw, 1000 by default.
-        thinning: steps a kept draw, 10 by default.
+        num_samples: S, kept draws a chain. Without this and the next two the chains run until the
+            loss has an R-hat of 1.01 and an ESS of 400, and for a standard error of λ̂ of 2 % up to
+            four times as long; where one is given, the others are 500, 1000 and 10 by default.
+        warmup_steps: steps before the first draw.
+        thinning: steps a kept draw.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
         seed: 0 by default; equal seeds give equal draws.
         save_to: new folder, none by default, with one zarr store for each lot of checkpoints that
@@ -150,7 +152,7 @@ def rank_checkpoints(
         step_size=step_size,
         tolerance=tolerance,
         num_chains=num_chains,
-        length=RunLength(num_samples, warmup_steps, thinning),
+        length=length_of(num_samples, warmup_steps, thinning),
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,

@@ -19,7 +19,12 @@ from ppl_fe.arguments import named_arguments, require_positive
 from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimators import loss_summary
-from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss, sample_local_posteriors
+from ppl_fe.free_energy.local_chains import (
+    USUAL_LENGTH,
+    ChainOptions,
+    held_out_loss,
+    sample_local_posteriors,
+)
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.inference.run_plan import RunLength
@@ -108,7 +113,7 @@ def integrate_free_energy(
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = 2,
     num_samples: int = 4000,
-    warmup_steps: int = ChainOptions.length.warmup_steps,
+    warmup_steps: int = USUAL_LENGTH.warmup_steps,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,

@@ -103,7 +103,7 @@ class MALT(PyroKernel):
         shared = {"temperature": 1.0, "gradient": "full_data"}  # as every sampler's record has them
         return {"sampler": "MALT", **{name: getattr(self, name) for name in names}, **shared}
 
-    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
+    def prepare(self, target: Target, plan: RunPlan) -> Prepared[Trajectories, Windows]:
         """Make chains on a target, and what warms them up.
 
         Args:

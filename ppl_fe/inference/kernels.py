@@ -134,7 +134,7 @@ class Kernel(PyroKernel):
             values["step_size"] = repr(self.step_size)
         return {"sampler": type(self).__name__, **values}
 
-    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
+    def prepare(self, target: Target, plan: RunPlan) -> Prepared[Chains, Adaptation]:
         """Make chains of this sampler on a target, and what tunes them while they warm up.
 
         The chains start where the target says, or else uniform on (−2, 2) of unconstrained space,

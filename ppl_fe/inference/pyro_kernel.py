@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
@@ -24,12 +24,15 @@ from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.step_size import Adaptation
 from ppl_fe.inference.warmup.windows import Windows
 
+Moved = TypeVar("Moved", Chains, Trajectories)
+Tuner = TypeVar("Tuner", Adaptation, Windows)
 
-class Prepared(NamedTuple):
+
+class Prepared(NamedTuple, Generic[Moved, Tuner]):
     """What a kernel makes of a target: chains at their start, and what tunes them in warm-up."""
 
-    chains: Chains | Trajectories
-    adaptation: Adaptation | Windows
+    chains: Moved
+    adaptation: Tuner
 
 
 class PyroKernel(MCMCKernel, ABC):
@@ -50,7 +53,9 @@ class PyroKernel(MCMCKernel, ABC):
         """The sampler's name and all its settings, for the attributes of the draws."""
 
     @abstractmethod
-    def prepare(self, target: Target, plan: RunPlan) -> Prepared:
+    def prepare(
+        self, target: Target, plan: RunPlan
+    ) -> Prepared[Chains, Adaptation] | Prepared[Trajectories, Windows]:
         """Make chains of this sampler on the target."""
 
     def __repr__(self) -> str:

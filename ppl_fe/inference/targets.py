@@ -21,6 +21,9 @@ class Targets:
         max_steps: gradients a chain in all, 50,000 by default; a run that would not be done by then
             stops as soon as that is clear.
         max_seconds: of drawing, none by default. With it equal seeds no longer give equal draws.
+        loss_offsets: L_n(w*) of each group of chains, where the run is for an estimate of the loss:
+            then the loss alone is judged, with the error of its mean's distance from there. None by
+            default.
 
     Raises:
         TypeError, ValueError: no positive number, or an R-hat of 1 and below.
@@ -30,6 +33,7 @@ class Targets:
     r_hat: float = R_HAT_LIMIT
     max_steps: int = MAX_STEPS
     max_seconds: float | None = None
+    loss_offsets: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         require_positive("target_ess", self.ess)

@@ -193,6 +193,7 @@ def test_inside_pyro_s_mcmc() -> None:
 
 
 def test_settings_out_of_range_are_refused_by_name() -> None:
+    settings: dict[str, Any]
     for settings, message in [
         ({"step_size": -1.0}, "step_size"),
         ({"metric": "dense"}, "metric must be 'auto' or 'identity', got 'dense'"),
@@ -203,7 +204,7 @@ def test_settings_out_of_range_are_refused_by_name() -> None:
         with pytest.raises(ValueError, match=message):
             fe.MALT(quartic, **settings)
     with pytest.raises(TypeError, match=r"MALT\(\) has no argument 'step_sizes'; did you mean"):
-        fe.MALT(quartic, step_sizes=1.0)  # type: ignore[call-arg]
+        fe.MALT(quartic, step_sizes=1.0)
 
 
 def test_a_loader_s_minibatches_are_refused() -> None:

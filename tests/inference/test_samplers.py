@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.dynamics import Measured, Preconditioned, baoab, psgld, sghmc, sgld, sgnht
+from ppl_fe.inference.step.chains import Chains
 
 SD = torch.tensor([0.2, 1.0, 3.0])
 
@@ -106,7 +107,7 @@ def test_the_metric_is_learnt_in_warm_up_and_frozen_after(step_size: Any) -> Non
     pyro.set_rng_seed(3)
     kernel.setup(50)
     chains = kernel._chains
-    assert chains is not None
+    assert isinstance(chains, Chains)
     params, squares = kernel.initial_params, []
     for _ in range(80):
         params = kernel.sample(params)

@@ -60,7 +60,8 @@ class Recorder:
             Default 1.
         own_statistics: names of what the sampler alone has to keep, (C,) a draw each. Default
             none.
-        keeps_positions: hold the unconstrained draws, too, so that `halve` can work. Default False.
+        halves: `halve` will be called: hold the unconstrained draws, too, where they are not too
+            many. Default False.
 
     Attributes:
         num_draws: kept so far, of each chain.
@@ -76,7 +77,7 @@ class Recorder:
         store: Store | None = None,
         num_groups: int = 1,
         own_statistics: tuple[str, ...] = (),
-        keeps_positions: bool = False,
+        halves: bool = False,
     ) -> None:
         self.density, self.store, self.num_draws = density, store, 0
         self._num_groups = num_groups
@@ -93,7 +94,9 @@ class Recorder:
         sizes = [block.stop - block.start for block in blocks.values()]
         self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
         self._scalars = STATISTICS + own_statistics
-        self._kept_positions: list[Tensor] | None = [] if keeps_positions else None
+        self._kept_positions: list[Tensor] | None = None
+        if halves and num_chains * num_samples * size <= LARGEST_KEPT:
+            self._kept_positions = []
         rows = len(self._scalars) + (len(blocks) if len(blocks) > 1 else 0)
         self._statistics = torch.empty((block, num_chains, rows), dtype=dtype, device=device)
         self._filled = 0
@@ -179,14 +182,19 @@ class Recorder:
         What is averaged over a draw's steps is averaged over the two, and so means the same as in
         the draws to come.
         """
-        assert self._kept_positions is not None
         draws, _ = self.contents()
         for group, arrays in draws.items():
             later = {name: values[:, 1::2] for name, values in arrays.items()}
             for name in AVERAGED & later.keys():
                 later[name] = (later[name] + arrays[name][:, : 2 * later[name].shape[1] : 2]) / 2
             self._kept[group] = [later]
-        self._kept_positions[:] = [torch.cat(self._kept_positions, 1)[:, 1::2]]
+        if self._kept_positions is not None:
+            self._kept_positions[:] = [torch.cat(self._kept_positions, 1)[:, 1::2]]
+        else:  # of too many coordinates the moments are those of the draws from here on
+            moments, left = self.moments, self.num_draws - self.num_draws // 2
+            chains, size = moments.num_chains, moments.num_parameters
+            dtype, device = self._positions.dtype, self._positions.device
+            self.moments = RunningMoments(chains, size, left, dtype=dtype, device=device)
         self.num_draws //= 2
 
     def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
 from ppl_fe.inference.run.identity import refuse_other_run
-from ppl_fe.inference.run.until import Until, named_scalars, worst_of
+from ppl_fe.inference.run.until import Until
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
@@ -110,7 +110,10 @@ class Sampling:
     ) -> None:
         self._begun = time.perf_counter()
         self.kernel, self.target, self.plan, self.store = kernel, target, plan, store
-        self.chains, self.adaptation = chains, _ = kernel.prepare(target, plan)
+        prepared = kernel.prepare(target, plan)
+        self.chains: Chains | Trajectories = prepared.chains
+        self.adaptation: Adaptation | Windows = prepared.adaptation
+        chains = self.chains
         self.num_warmup_steps = plan.length.warmup_steps
         self.thinning, self.until = (
             plan.length.thinning,
@@ -124,7 +127,7 @@ class Sampling:
             store,
             target.num_groups,
             chains.own_statistics,
-            keeps_positions=plan.until is not None,
+            halves=plan.until is not None,
         )
         self.found = {
             "chain_method": "vectorized" if chains.density.way.vectorized else "sequential",
@@ -248,7 +251,10 @@ class Sampling:
         while (relaxation := adaptation.report().get("relaxation_steps")) is not None:
             slowest = float(relaxation[relaxation.isfinite()].max())
             wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
-            self.thinning = max(1, min(ceil(slowest / 2), most // self.plan.length.num_samples))
+            # The loss forgets sooner than the slowest coordinate.
+            share = 2 if self.plan.until.loss_offsets is None else 8
+            longest = max(1, most // self.plan.length.num_samples)
+            self.thinning = max(1, min(ceil(slowest / share), longest))
             if wanted <= self.num_warmup_steps or 2 * self.num_warmup_steps > most:
                 break
             again = min(max(wanted, self.num_warmup_steps), most - self.num_warmup_steps)
@@ -295,7 +301,7 @@ class Sampling:
         """Give what a run until its targets came to: its lengths, the worst scalars, and why."""
         if self.until is None:
             return {}
-        worst = self.until.worst or worst_of(named_scalars(self.recorder.contents()[0]))
+        worst = self.until.worst or self.until.look(self.recorder.contents()[0])
         return {
             "num_samples": self.recorder.num_draws,
             "thinning": self.thinning,

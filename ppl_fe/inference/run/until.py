@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ppl_fe.inference.targets import Targets
 
-# The standard error of a standard deviation, as a share of it: a heavy tail needs more draws for
-# its sd than an ESS of 400 says, and gets up to four times as many.
-SD_ERROR, SD_PATIENCE = 0.02, 4
+# Relative standard error of a standard deviation, and of λ̂: a heavy tail needs more draws than an
+# ESS of 400 says, as does a small λ̂, and gets up to four times as many.
+ERROR_LIMIT, PATIENCE = 0.02, 4
 MOST_NAMED = 500  # values of a site that are judged one by one
 AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 TAILS = (0.05, 0.95)
@@ -30,12 +30,13 @@ class Worst:
     Attributes:
         r_hat: largest rank-normalised split R-hat.
         ess: smallest of bulk and tail ESS.
-        sd_error: largest standard error of a standard deviation, as a share of it.
+        error: largest standard error of a standard deviation, as a share of it; of an estimate
+            that of λ̂.
     """
 
     r_hat: tuple[float, str]
     ess: tuple[float, str]
-    sd_error: tuple[float, str]
+    error: tuple[float, str]
 
     def reaches(self, targets: Targets) -> bool:
         """Say whether both targets are met."""
@@ -71,8 +72,36 @@ def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, 
 
 def worst_of(scalars: Mapping[str, Array]) -> Worst:
     """Find the worst R-hat, ESS and error of a standard deviation; what is not known is worst."""
+    errors = {
+        name: float(array_stats.mcse(x, **AXES, method="sd")) / float(x.std())
+        for name, x in scalars.items()
+        if name not in ("loss", "lp")
+    }
+    return _worst(scalars, errors)
 
-    def largest(values: dict[str, float]) -> tuple[float, str]:
+
+def worst_loss(losses: Array, offsets: Sequence[float]) -> Worst:
+    """Find the worst of the losses (C, S) of equal groups of chains, and the error of their λ̂.
+
+    Args:
+        losses: mean −log-likelihood of a datum.
+        offsets: L_n(w*) of each group; λ̂ is proportional to the mean's distance from it.
+    """
+    scalars, errors = dict[str, Array](), dict[str, float]()
+    for group, (own, offset) in enumerate(
+        zip(np.split(losses, len(offsets)), offsets, strict=True)
+    ):
+        name = "loss" if len(offsets) == 1 else f"loss of target {group}"
+        kept = own[np.isfinite(own).all(1)]
+        if len(kept):
+            scalars[name] = kept
+            error = float(array_stats.mcse(kept, **AXES, method="mean"))
+            errors[name] = error / abs(float(kept.mean()) - offset)
+    return _worst(scalars, errors)
+
+
+def _worst(scalars: Mapping[str, Array], errors: Mapping[str, float]) -> Worst:
+    def largest(values: Mapping[str, float]) -> tuple[float, str]:
         known = {k: v if np.isfinite(v) else np.inf for k, v in values.items()}
         label = max(known, key=lambda name: known[name], default="nothing moves")
         return known.get(label, np.inf), label
@@ -80,15 +109,22 @@ def worst_of(scalars: Mapping[str, Array]) -> Worst:
     def ess(x: Array, method: str, **more: Any) -> float:
         return float(array_stats.ess(x, **AXES, method=method, **more))
 
-    r_hat = {k: float(array_stats.rhat(x, **AXES, method="rank")) for k, x in scalars.items()}
-    sizes = {k: min(ess(x, "bulk"), ess(x, "tail", prob=TAILS)) for k, x in scalars.items()}
-    errors = {
-        k: float(array_stats.mcse(x, **AXES, method="sd")) / float(x.std())
+    r_hat = {
+        k: float(array_stats.rhat(_at_least_two(x), **AXES, method="rank"))
         for k, x in scalars.items()
-        if k not in ("loss", "lp")
     }
-    inverse, label = largest({k: 1 / v if v > 0 else np.inf for k, v in sizes.items()})
-    return Worst(largest(r_hat), (1 / inverse if inverse else np.inf, label), largest(errors))
+    inverse = {
+        k: 1 / max(min(ess(x, "bulk"), ess(x, "tail", prob=TAILS)), 1e-9)
+        for k, x in scalars.items()
+    }
+    least, label = largest(inverse)
+    return Worst(largest(r_hat), (1 / least, label), largest(errors))
+
+
+def _at_least_two(x: Array) -> Array:
+    """Hold a single chain against itself, half by half."""
+    half = x.shape[1] // 2
+    return x if len(x) > 1 else np.stack([x[0, :half], x[0, -half:]])
 
 
 class Until:
@@ -117,15 +153,21 @@ class Until:
             self.gave_up = f"max_seconds={targets.max_seconds:g} were over"
         return bool(self.gave_up)
 
+    def look(self, draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> Worst:
+        """Find the worst of what these targets are about."""
+        offsets = self.targets.loss_offsets
+        if offsets is None:
+            return worst_of(named_scalars(draws))
+        losses = np.asarray(draws["sample_stats"]["loss"], dtype=np.float64)
+        return worst_loss(losses, offsets)
+
     def is_done(self, draws: Mapping[str, Mapping[str, NDArray[Any]]], num_steps: int) -> bool:
         """Look at the draws; num_steps are those taken for them, a chain."""
-        self.worst = worst = worst_of(named_scalars(draws))
+        self.worst = worst = self.look(draws)
         self._looks += 1
         if worst.reaches(self.targets):
-            patience = self._looks <= SD_PATIENCE.bit_length() - 1
-            return not (
-                patience and np.isfinite(worst.sd_error[0]) and worst.sd_error[0] > SD_ERROR
-            )
+            patience = self._looks <= PATIENCE.bit_length() - 1
+            return not (patience and np.isfinite(worst.error[0]) and worst.error[0] > ERROR_LIMIT)
         # An ESS grows in proportion to the steps, R-hat − 1 as their inverse.
         growth = self.targets.max_steps / max(1, num_steps)
         needed = max(
