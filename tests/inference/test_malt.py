@@ -193,14 +193,14 @@ def test_inside_pyro_s_mcmc() -> None:
 
 
 def test_settings_out_of_range_are_refused_by_name() -> None:
-    settings: dict[str, Any]
-    for settings, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"step_size": -1.0}, "step_size"),
         ({"metric": "dense"}, "metric must be 'auto' or 'identity', got 'dense'"),
         ({"target_acceptance": 1.0}, "target_acceptance must be below 1"),
         ({"trajectory_length": 0.0}, "trajectory_length"),
         ({"friction": -1.0}, "friction"),
-    ]:
+    ]
+    for settings, message in cases:
         with pytest.raises(ValueError, match=message):
             fe.MALT(quartic, **settings)
     with pytest.raises(TypeError, match=r"MALT\(\) has no argument 'step_sizes'; did you mean"):

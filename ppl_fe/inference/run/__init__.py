@@ -2,7 +2,8 @@
 
 one_run.py        from a kernel, a target and a plan to a DataTree
 identity.py       which run a call asks for, and where two differ
-loop.py           warm-up and draws, the progress bar, Ctrl-C between two steps
+loop.py           warm-up and draws, Ctrl-C between two steps
+progress.py       the progress bar
 until.py          whether the draws are an answer yet
 conclusion.py     the line at the end
 failed_chains.py  chains that diverge
