@@ -22,8 +22,10 @@ RULES = (
     "released_code",
     "gradient",
     "gradient_squared",
+    "per_neuron",
     "movement",
     "magnitude",
+    "low_rank",
     "bias_only",
     "random",
 )
@@ -87,6 +89,7 @@ def _add_settings(group: Any) -> None:
         "--count-top", action="store_true", help="count how often each is among the largest"
     )
     group.add_argument("--num-steps", type=int, help="of movement; default 500")
+    group.add_argument("--rank", type=int, help="of low_rank; default 128")
     group.add_argument(
         "--learning-rate", type=float, help="of movement, 5e-5, and released_code, 1e-4"
     )

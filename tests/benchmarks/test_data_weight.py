@@ -32,7 +32,7 @@ def test_the_rate_is_chosen_by_images_held_out_for_it() -> None:
     import data_weight
 
     record = {
-        "way": "mine", "seed": 1, "share": 0.02, "times_n": 2.0, "seconds": 1.0, "notes": 0,
+        "way": "mine", "seed": 1, "share": 0.02, "times_n": 2.0, "cpu_seconds": 1.0, "notes": 0,
         "choose": [0.1, 0.5, 0.9, 0.9, 0.2, 0.0, 0.0], "test": [0.99, 0.5, 0.7, 0.8, 0.9, 0.9, 0.9],
     }  # fmt: skip
     assert "70.0" in data_weight.table([record])

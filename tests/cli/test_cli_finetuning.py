@@ -111,6 +111,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "collapsed": {"count_top": True, "data_size": "auto"},
     "movement": {"num_steps": 9, "learning_rate": 0.1},
+    "low_rank": {"rank": 3},
     "released_code": {"num_samples": 20, "learning_rate": 0.1},
 }  # fmt: skip
 TUNE_OPTIONS: dict[str, Any] = {

@@ -52,6 +52,35 @@ def test_gradient_is_that_of_all_the_data(batch_size: int) -> None:
     torch.testing.assert_close(found.score, torch.func.grad(loss)(net.anchor).abs())
 
 
+def test_every_neuron_gives_its_largest_gradients() -> None:
+    net = network()
+    found = select(net, (X, LABELS), rule="per_neuron", head=HEAD, sparsity=0.4)  # 10 of 25
+    size = select(net, (X, LABELS), rule="gradient", head=HEAD).score
+    best = size[:20].view(5, 4).argsort(descending=True)
+    for neuron, chosen in enumerate(found.mask[:20].view(5, 4)):
+        count = int(chosen.sum())
+        assert count in (1, 2)
+        assert set(chosen.nonzero()[:, 0].tolist()) == set(best[neuron, :count].tolist())
+    assert int(found.mask[20:25].sum()) in (1, 2)
+
+
+def test_low_rank_is_the_best_approximation() -> None:
+    net = network()
+    found = fe.select_parameters(net, (X, LABELS), rule=fe.LowRank(rank=2), sparsity=0.1)
+    for name, part in net.unflatten(net.anchor).items():
+        score = found.score[net.slices[name]].view(part.shape)
+        if part.dim() < 2:
+            assert not score.any()
+            continue
+        left, values, right = torch.linalg.svd(part)
+        expected = left[:, :2] @ torch.diag(values[:2]) @ right[:2]
+        torch.testing.assert_close(score, expected.abs())
+    whole = fe.select_parameters(net, (X, LABELS), rule="low_rank", sparsity=0.1)
+    assert torch.equal(whole.score[:20], net.anchor[:20].abs())
+    with pytest.raises(ValueError, match="rank must be an integer of at least 1, got 0"):
+        fe.LowRank(rank=0)
+
+
 def test_movement_is_that_of_full_fine_tuning() -> None:
     net = network()
     found = select(

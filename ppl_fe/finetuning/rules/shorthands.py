@@ -15,8 +15,10 @@ from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
 from ppl_fe.finetuning.rules.gradient import Gradient
 from ppl_fe.finetuning.rules.gradient_squared import GradientSquared
+from ppl_fe.finetuning.rules.low_rank import LowRank
 from ppl_fe.finetuning.rules.magnitude import Magnitude
 from ppl_fe.finetuning.rules.movement import Movement
+from ppl_fe.finetuning.rules.per_neuron import PerNeuron
 from ppl_fe.finetuning.rules.released_recipe import ReleasedCode
 from ppl_fe.finetuning.scoring import Rule
 
@@ -29,8 +31,10 @@ RuleName = Literal[
     "released_code",
     "gradient",
     "gradient_squared",
+    "per_neuron",
     "movement",
     "magnitude",
+    "low_rank",
     "bias_only",
     "random",
 ]
@@ -41,8 +45,10 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "released_code": ReleasedCode,
     "gradient": Gradient,
     "gradient_squared": GradientSquared,
+    "per_neuron": PerNeuron,
     "movement": Movement,
     "magnitude": Magnitude,
+    "low_rank": LowRank,
     "bias_only": BiasOnly,
     "random": Random,
 }
@@ -93,6 +99,7 @@ FORMER_NAMES = {"paper": "released_code"}
 FORMER_ARGUMENTS = {"method", *(name for rule in RULES for name in settings_of(rule))} - {
     "scales",
     "gradient",
+    "rank",
 }
 
 
