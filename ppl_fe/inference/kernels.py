@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
-from ppl_fe.inference.dynamics import Dynamics, WithMomentum
+from ppl_fe.inference.dynamics import Dynamics, Preconditioned, WithMomentum
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import (
     Potential,
@@ -22,12 +22,15 @@ from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
 from ppl_fe.inference.step.dense_metric import at_the_mode, unit_map
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
+from ppl_fe.inference.step.metric_factor import MOST_DENSE
 from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning
 
 StepSize = float | Literal["auto"] | Callable[[int], float]
-METRICS = ("identity", "dense")
+METRICS = ("auto", "identity", "dense")
+# A Hessian on all the data holds so many values at once, for each of its rows.
+MOST_HESSIAN_VALUES = 10**7
 
 
 @named_arguments
@@ -56,9 +59,11 @@ class Kernel(PyroKernel):
             all the data in a new order each time, and a chain's errors nearly cancel over an epoch.
         micro_batches: K ≥ 1 minibatches, 1 by default, whose gradients are averaged before each
             step, in the memory of one.
-        metric: "identity" (default), or "dense" for up to a thousand parameters: the chains live in
-            coordinates whitened by the Hessian at a mode and then by the covariance of warm-up
-            draws. Settings and curvatures reported are those in these coordinates.
+        metric: "identity"; "dense", for up to a thousand parameters: the chains live in coordinates
+            whitened by the Hessian at a mode and then by the covariance of warm-up draws, and
+            settings and curvatures reported are those in these coordinates; or "auto" (default):
+            dense where a run goes on until its targets with a step that is chosen, for up to 200
+            parameters and data in memory; otherwise identity.
         tolerance: with step_size="auto", the largest excess of the effective temperature over T
             that may be predicted along the stiffest direction; 0.05 (default) is a bias of 5 % in
             that variance.
@@ -86,7 +91,7 @@ class Kernel(PyroKernel):
     gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch"
     minibatches: Order = "replacement"
     micro_batches: int = 1
-    metric: Literal["identity", "dense"] = "identity"
+    metric: Literal["auto", "identity", "dense"] = "auto"
     tolerance: float = 0.05
     potential_fn: Potential | None = None
 
@@ -186,7 +191,9 @@ class Kernel(PyroKernel):
         chains = Chains(
             density,
             Sampler(self.dynamics, self._estimator(density), self._settings(density, num_chains)),
-            self._start(density, position, given is not None, seed),
+            self._start(
+                density, position, given is not None, seed, self._is_dense(density, target, plan)
+            ),
             stream,
             num_steps=plan.length.num_steps,
             compile=plan.compile if density.way.traceable else "eager",
@@ -209,16 +216,28 @@ class Kernel(PyroKernel):
         """The kinetic temperature, where there are momenta."""
         return ("kinetic_temperature",) * isinstance(self.dynamics, WithMomentum)
 
-    def _start(self, density: Density, position: Tensor, given: bool, seed: int) -> Start:
+    def _is_dense(self, density: Density, target: Target, plan: RunPlan) -> bool:
+        """Say whether the chains are to live in whitened coordinates."""
+        if self.metric != "auto":
+            return self.metric == "dense"
+        chosen = plan.until is not None and self.step_size == "auto"
+        plain = target.center is None and target.source is None
+        size = density.num_parameters
+        small = size <= MOST_DENSE and size * density.num_data <= MOST_HESSIAN_VALUES
+        return chosen and plain and small and not isinstance(self.dynamics, Preconditioned)
+
+    def _start(
+        self, density: Density, position: Tensor, given: bool, seed: int, dense: bool
+    ) -> Start:
         """Start at the positions (C, D), or where none were given about the modes found there."""
         with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
-        metric = at_the_mode(density, position) if self.metric == "dense" else None
+        metric = at_the_mode(density, position) if dense else None
         if metric is not None:
             anchor = metric.origin if with_anchor else None
             if given:
                 return Start(position, anchor, metric=metric)
             return Start(about_the_mode(density, metric, seed), anchor, True, metric)
-        if self.metric == "dense":  # of a posterior without a mode of its size
+        if dense:  # of a posterior without a mode of its size
             metric = unit_map(position)
         if given or not density.subsamples or self.gradient == "full_data":
             return Start(position, position if with_anchor else None, metric=metric)

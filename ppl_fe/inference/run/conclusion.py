@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +26,7 @@ def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
     """
     attrs = draws.attrs
     if show:
-        tqdm.write(_line(attrs))
+        tqdm.write(_line(attrs), file=sys.stderr)
     if attrs["target_missed"] and not attrs["interrupted"]:
         warnings.warn(
             f"not an answer yet: {_worst(attrs)}; {attrs['target_missed']}. "

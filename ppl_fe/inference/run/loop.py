@@ -132,6 +132,8 @@ class Sampling:
             "chain_method": "vectorized" if chains.density.way.vectorized else "sequential",
             "compile": chains.compile_mode,
         }
+        if isinstance(chains, Chains):  # what "auto" came to
+            self.found["metric"] = "identity" if chains.metric is None else "dense"
         self.report: dict[str, Tensor] = {}
         self.watch = Watch(plan, target.num_groups, chains, self.recorder)
 
