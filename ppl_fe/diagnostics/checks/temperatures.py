@@ -143,6 +143,8 @@ def _check(run: Run, name: str, found: tuple[float, float], what: str) -> Check:
 
 def _cooler(run: Run) -> str:
     """Write what makes a run cooler, of the settings that it has."""
+    if "tolerance" not in run.attrs:  # of a sampler that no step heats
+        return "the draws have not settled: raise warmup_steps and num_samples"
     by_hand = run.attrs.get("step_size") != "auto"
     ways = ["lower step_size" if by_hand else "lower tolerance, or step_size"]
     return "; or ".join(ways + [quieter(run.attrs)] * bool(quieter(run.attrs)))

@@ -136,7 +136,7 @@ def has_dense_metric(attributes: Attributes) -> bool:
     if "localization" in attributes or attributes.get("metric") != "identity":
         return False
     sizes = (prod(shape) for shape in json.loads(attributes["sites"]).values())
-    return bool(sum(sizes) <= MOST_PARAMETERS)
+    return bool(1 < sum(sizes) <= MOST_PARAMETERS)
 
 
 def _has_control_variates(attributes: Attributes) -> bool:
