@@ -17,7 +17,6 @@ from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, merge_blocks
-from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.program.full_data import full_data_sums
 from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
@@ -243,17 +242,11 @@ def data_loss(
         [(source.inputs, source.targets)] if isinstance(source, TensorData) else source.one_pass()
     )
     total = torch.zeros(len(anchors), dtype=torch.float64, device=anchors.device)
-    way = Way(vectorized)
     for inputs, targets in batches:
-        density = Density(whole, (inputs, targets), chain_kwargs={"anchor": anchors}).run_as(way)
-        try:
-            sums = full_data_sums(density, anchors)
-        except RuntimeError:
-            if not way.vectorized:
-                raise
-            way = Way(vectorized=False)  # one that does not batch, which the chains warn of
-            sums = full_data_sums(density.run_as(way), anchors)
-        total -= sums.log_likelihood
+        density = Density(
+            whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized
+        )
+        total -= full_data_sums(density, anchors).log_likelihood
     return total / source.num_data
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import ppl_fe as fe
+from ppl_fe.free_energy.local_chains import held_out_loss
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.step.batchable import batchable
 
@@ -195,3 +196,31 @@ def branching_on_rows(y: Tensor) -> None:
 def test_control_flow_that_hangs_on_the_minibatch_is_called_so() -> None:
     with pytest.warns(RuntimeWarning, match=r"depends on the values of the minibatch\. .*uncompil"):
         run(branching_on_rows, COUNTS)
+
+
+def squared(output: Tensor, targets: Tensor) -> None:
+    pyro.sample("y", dist.Normal(square(output.reshape(-1)), 1.0), obs=targets)
+
+
+def test_the_loss_of_a_likelihood_that_does_not_batch() -> None:
+    torch.manual_seed(0)
+    network = fe.FlatNetwork(torch.nn.Linear(2, 1))
+    x, y = torch.randn(30, 2), torch.randn(30)
+    found = held_out_loss(network, network.anchor[None], (x, y), likelihood=squared, batch_size=8)
+    mean = network(network.anchor, x).reshape(-1) ** 2
+    assert found.item() == pytest.approx(
+        -dist.Normal(mean, 1.0).log_prob(y).mean().item(), rel=1e-5
+    )
+
+
+@pytest.mark.thorough
+def test_in_a_process_each_and_in_what_follows() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        tree = run(hidden_markov, COUNTS, chain_method="parallel", num_samples=12)
+        terms = fe.add_log_likelihood(tree, hidden_markov, COUNTS)
+        verdict = fe.diagnose(tree, model=hidden_markov, data=COUNTS)
+    rows, rate = (torch.tensor(tree.posterior[name].values[1, 3]) for name in ("rows", "rate"))
+    expected = by_all_paths(rows, rate).item()
+    assert terms.log_likelihood["counts"].values[1, 3] == pytest.approx(expected, rel=1e-4)
+    assert "stein_p_value" in verdict.table["check"].tolist()

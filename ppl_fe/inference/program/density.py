@@ -322,6 +322,20 @@ class Density:
         """Apply a function of one chain to all, in the density's own way; see `over_chains`."""
         return over_chains(function, *arguments, in_dims=in_dims, vectorized=self.way.vectorized)
 
+    def outside_steps(
+        self, function: Callable[..., Any], *arguments: Any, in_dims: tuple[int | None, ...]
+    ) -> Any:
+        """Apply a function to all chains as `over_chains`, one by one where they do not batch.
+
+        For results that no step takes, and whose program nobody has tried yet.
+        """
+        try:
+            return self.over_chains(function, *arguments, in_dims=in_dims)
+        except RuntimeError:
+            if not self.way.vectorized:
+                raise
+            return over_chains(function, *arguments, in_dims=in_dims, vectorized=False)
+
     def batched_gradient(
         self,
         terms: Callable[..., Terms],
@@ -369,6 +383,6 @@ class Density:
             return self.run(point, None, own).values
 
         with torch.no_grad():
-            found = self.over_chains(values, flat, own, in_dims=(0, 0))
+            found = self.outside_steps(values, flat, own, in_dims=(0, 0))
         lead = (num_chains, num_draws)
         return {name: value.reshape(*lead, *value.shape[1:]) for name, value in found.items()}

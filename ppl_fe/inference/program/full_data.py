@@ -44,7 +44,7 @@ def full_data_sums(density: Density, positions: Tensor) -> Terms:
             return density(point, subset, own, density.tensors)
 
         with torch.no_grad():
-            part = density.over_chains(value, positions, density.chain_values, in_dims=(0, 0))
+            part = density.outside_steps(value, positions, density.chain_values, in_dims=(0, 0))
         total = Terms(
             *(sum_ + weight * new.double() for sum_, new in zip(total, part, strict=True))
         )
