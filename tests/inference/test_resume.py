@@ -26,6 +26,7 @@ from ppl_fe.inference.schedules import Cyclical, Polynomial
 from ppl_fe.inference.step import random_stream as streams
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
+from ppl_fe.inference.step.trajectories import Trajectories
 
 # The automatic settings have little time here; what they come to does not matter.
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
@@ -54,7 +55,7 @@ def loader() -> DataLoader[Any]:
     return DataLoader(TensorDataset(X, Y), batch_size=6, shuffle=True)
 
 
-def sample(kernel: fe.Kernel, *data: Any, **changed: Any) -> xr.DataTree:
+def sample(kernel: fe.Kernel | fe.MALT, *data: Any, **changed: Any) -> xr.DataTree:
     options: dict[str, Any] = {
         "num_samples": SAMPLES,
         "warmup_steps": WARMUP,
@@ -84,6 +85,7 @@ CASES: dict[str, Case] = {
     },
     "PSGLD": case(fe.PSGLD, **FIXED),
     **{kind.__name__: case(kind, friction=0.5, **FIXED) for kind in (fe.SGHMC, fe.SGNHT, fe.BAOAB)},
+    "MALT": lambda **changed: sample(fe.MALT(model), **{"compile": "traced", **changed}),
     "dense metric": case(fe.BAOAB, metric="dense", friction=0.5, **FIXED),
     "control variates": case(gradient="control_variate", **FIXED),
     "epochs": case(minibatches="epoch", **FIXED),
@@ -130,17 +132,21 @@ def _blocks_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cut(run: Case, steps: int, **changed: Any) -> xr.DataTree:
     """The run with what Ctrl-C raises in place of its step of this number."""
-    advance, taken = Chains.advance, 0
+    taken = 0
 
-    def interrupted(self: Chains) -> Statistics:
-        nonlocal taken
-        if taken == steps:
-            raise KeyboardInterrupt
-        taken += 1
-        return advance(self)
+    def interrupting(advance: Callable[[Any], Statistics]) -> Callable[[Any], Statistics]:
+        def interrupted(self: Any) -> Statistics:
+            nonlocal taken
+            if taken == steps:
+                raise KeyboardInterrupt
+            taken += 1
+            return advance(self)
+
+        return interrupted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chains, "advance", interrupted)
+        for kind in (Chains, Trajectories):
+            patch.setattr(kind, "advance", interrupting(kind.advance))
         with pytest.warns(RuntimeWarning, match="resume=True goes on with them"):
             return run(**changed)
 
