@@ -116,6 +116,7 @@ class MALT(PyroKernel):
         Example:
             >>> import pyro, pyro.distributions as dist
             >>> import ppl_fe as fe
+            >>> from ppl_fe.inference.program.density import Density
             >>> from ppl_fe.inference.run_plan import RunLength
             >>> def model():
             ...     pyro.sample("w", dist.Normal(0.0, 1.0))

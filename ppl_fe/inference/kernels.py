@@ -158,6 +158,7 @@ class Kernel(PyroKernel):
         Example:
             >>> import pyro, pyro.distributions as dist
             >>> import ppl_fe as fe
+            >>> from ppl_fe.inference.run_plan import RunLength
             >>> def model():
             ...     pyro.sample("w", dist.Normal(0.0, 1.0))
             >>> plan = RunPlan(RunLength(10), num_chains=2, compile="eager")

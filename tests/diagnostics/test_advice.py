@@ -59,7 +59,9 @@ def test_less_gradient_noise_by_what_the_run_has() -> None:
     assert quieter(draws.attrs) == "raise the DataLoader's batch_size"
 
 
-@pytest.mark.parametrize(("size", "named"), [(8, True), (None, False)])
+@pytest.mark.parametrize(
+    ("size", "named"), [pytest.param(8, True, marks=pytest.mark.thorough), (None, False)]
+)
 def test_an_estimate_is_told_of_no_argument_that_it_has_not(size: int | None, named: bool) -> None:
     torch.manual_seed(0)
     network = fe.FlatNetwork(torch.nn.Linear(2, 1))

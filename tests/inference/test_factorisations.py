@@ -62,6 +62,7 @@ def test_the_chain_is_named_the_others_go_on_and_float64_is_offered(how: Any) ->
     assert first.equals(alone.posterior["rho"].sel(chain=0))
 
 
+@pytest.mark.thorough
 def test_in_float64_nothing_more_is_offered() -> None:
     with pytest.warns(RuntimeWarning, match=r"the gradient of rho was not finite at step 0$"):
         run(y=Y.double())

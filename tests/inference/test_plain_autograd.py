@@ -128,7 +128,13 @@ def checkpointed() -> None:
     pyro.factor("narrower", checkpoint(lambda x: -1.5 * x**2, x, use_reentrant=False))
 
 
-@pytest.mark.parametrize("program", [through_numpy, by_its_own_gradient, checkpointed])
+@pytest.mark.parametrize(
+    "program",
+    [
+        through_numpy,
+        *(pytest.param(p, marks=pytest.mark.thorough) for p in (by_its_own_gradient, checkpointed)),
+    ],
+)
 def test_what_pyro_s_own_kernels_take_has_its_gradient(program: Any) -> None:
     positions = torch.tensor([[0.5], [-2.0]])
     with warnings.catch_warnings():

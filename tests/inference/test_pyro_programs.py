@@ -130,6 +130,7 @@ def to_five(z: Any) -> Tensor:
     return energy
 
 
+@pytest.mark.thorough
 def test_a_potential_in_sample_and_in_mcmc() -> None:
     """N(5, 1), as one vector and as a scalar."""
     tree = fe.sample(
