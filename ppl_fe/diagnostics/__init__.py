@@ -4,6 +4,7 @@ diagnose_run.py  all checks of a run in one call
 diagnosis.py     the verdict: checks with values, thresholds, advice
 checks/          the checks, by what they look at
 run_data.py      what a run's draws carry
+settings.py      the attributes among it, held against what is written
 error_bars.py    Monte Carlo errors, and how many of them are too many
 stein.py         draws against the scores of their density
 scores.py        those scores, on all the data

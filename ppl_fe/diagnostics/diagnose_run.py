@@ -14,6 +14,7 @@ from ppl_fe.diagnostics import stein
 from ppl_fe.diagnostics.checks import lengths, mixing, single_chains, temperatures
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
 from ppl_fe.diagnostics.run_data import Run, open_draws, read_run
+from ppl_fe.diagnostics.settings import missing, settings
 from ppl_fe.inference.kernels import Kernel
 
 
@@ -86,7 +87,9 @@ def diagnose(
         >>> verdict.passed, verdict.failures                   # 200 draws are too few
         (False, ['r_hat', 'ess_bulk', 'ess_tail'])
     """
-    run = read_run(open_draws(draws), group)
+    tree = open_draws(draws)
+    _require_all(tree)
+    run = read_run(tree, group)
     nested = mixing.nested_r_hat(run, superchains)
     by_relaxation = [lengths.warmup_length(run), lengths.run_length(run)]
     # Not predicted, it is measured by the autocorrelation, which a chain stuck or apart drives up.
@@ -113,7 +116,7 @@ def diagnose(
         mixing.ess_bulk(run),
         mixing.ess_tail(run),
         mixing.wbic_error(run, difference),
-        stein.stein_p_value(open_draws(draws), model, data, group),
+        stein.stein_p_value(tree, model, data, group),
     ]
     return Diagnosis(tuple(check for check in checks if check is not None))
 
@@ -133,6 +136,16 @@ def _of_coordinates(run: Run) -> list[Check | None]:
         return checks
     checks.append(single_chains.coordinate_apart(run))
     return [None if check is None else check.as_note() for check in checks]
+
+
+def _require_all(draws: xr.DataTree) -> None:
+    """Refuse draws without a setting or statistic that some check needs, or without any site."""
+    settings(draws.attrs, of_all=True)
+    for name in ("loss", "lp", "gradient_norm", "step_size"):
+        if name not in draws["sample_stats"]:
+            raise missing(name)
+    if not draws["posterior"].data_vars:
+        raise missing("site")
 
 
 @named_arguments
@@ -157,6 +170,8 @@ def summary(draws: Any) -> pd.DataFrame:
     import arviz_stats
 
     posterior = open_draws(draws)["posterior"].to_dataset()
+    if not any(values.size for values in posterior.data_vars.values()):
+        raise missing("values of any site")
     some = posterior[[name for name, values in posterior.data_vars.items() if values.size]]
     # Entries that no draw changes (the zeros of a Cholesky factor) have an R-hat of 0/0.
     with np.errstate(invalid="ignore"):

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from ppl_fe.diagnostics.settings import missing, settings
 from ppl_fe.inference.record.zarr_store import read_stored
 
 Array = NDArray[np.float64]
@@ -138,17 +139,16 @@ def read_run(draws: xr.DataTree, group: int | None = None) -> Run:
         ValueError: statistics or settings are missing, too few draws, temperature 0, or a run of
             several targets without a group.
     """
-    stats, attrs = draws["sample_stats"].to_dataset(), {str(k): v for k, v in draws.attrs.items()}
-    for name in ("loss", "lp", "temperature", "thinning"):
-        if name not in stats and name not in attrs:
-            raise ValueError(
-                f"draws holds no {name}: only complete runs of fe.sample can be diagnosed; go on "
-                "with one that was stopped by resume=True"
-            )
+    stats, attrs = draws["sample_stats"].to_dataset(), settings(draws.attrs)
+    for name in ("loss", "lp", *(["block"] if "block_temperature" in stats else ())):
+        if name not in stats:
+            raise missing(name)
     if float(attrs["temperature"]) == 0:
         raise ValueError("temperature=0 descends the gradient: there is no law to be checked")
     posterior = draws["posterior"].to_dataset()
     moments = draws["moments"].to_dataset() if "moments" in draws.children else xr.Dataset()
+    if moments and "moment" not in moments:
+        raise missing("moment")
     groups = int(attrs.get("num_groups", 1))
     if groups > 1:
         own = _chains_of(group, groups, int(attrs["num_chains"]), stats)

@@ -161,3 +161,17 @@ def test_pyro_s_mcmc_returns_values_on_the_support() -> None:
     log_sd = mcmc.get_samples(group_by_chain=True)["sd"].log().double().numpy()
     assert abs(z_score(float(log_sd.mean()), 1.0, mcse_of_mean(log_sd))) < 4
     assert mcmc.diagnostics()["step_size"]["chain 0"] == pytest.approx(0.1)
+
+
+def test_keywords_of_a_program_may_be_tensors_beside_a_loader() -> None:
+    def scaled(x: Tensor, y: Tensor, sd: Any = 1.0) -> None:
+        w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        with pyro.plate("data", N, subsample_size=len(y)):
+            pyro.sample("y", dist.Normal(x @ w, sd), obs=y)
+
+    options: dict[str, Any] = {"num_samples": 6, "warmup_steps": 2, "progress_bar": False}
+    one, other = (
+        fe.sample(fe.SGLD(scaled, step_size=0.001), loader(), sd=sd, compile="traced", **options)
+        for sd in (torch.tensor(0.5), 0.5)
+    )
+    np.testing.assert_allclose(one.posterior["w"], other.posterior["w"], rtol=1e-5)

@@ -46,6 +46,16 @@ def test_a_round_trip(draws: xr.DataTree, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.nc"]
 
 
+def test_a_changed_number_is_an_error(draws: xr.DataTree, tmp_path: Path) -> None:
+    path = tmp_path / "a.nc"
+    write_netcdf(draws, path, {})
+    whole = path.read_bytes()
+    place = whole.index(draws["posterior"].to_dataset()["scale"].values[0, :4].tobytes())
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(ValueError, match=r"a\.nc is no netCDF file that xarray can read"):
+        fe.summary(path)
+
+
 def test_what_attributes_cannot_hold(draws: xr.DataTree, tmp_path: Path) -> None:
     odd: dict[str, Any] = {
         "nothing": None,

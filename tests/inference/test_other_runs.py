@@ -42,10 +42,10 @@ def model(
         pyro.sample("y", dist.Normal(inputs @ w + offset[rows], scale), obs=targets)
 
 
-def on_batches(x: Tensor, y: Tensor) -> None:
+def on_batches(x: Tensor, y: Tensor, sd: Any = 0.5) -> None:
     w = pyro.sample("w", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
     with pyro.plate("data", N, subsample_size=len(y)):
-        pyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
+        pyro.sample("y", dist.Normal(x @ w, sd), obs=y)
 
 
 def changed(tensor: Tensor, place: int) -> Tensor:
@@ -132,6 +132,11 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         on(loader()),
         on(loader(X, changed(Y, N - 1))),
         r"with other data \(argument 1\)",
+    ),
+    "a keyword's tensor beside a loader": (
+        {**on(loader()), "kwargs": {"sd": torch.tensor(0.5)}},
+        {**on(loader()), "kwargs": {"sd": torch.tensor(0.6)}},
+        r"with other data \(argument 'sd'\)",
     ),
     "a loader's length": (
         on(loader()),

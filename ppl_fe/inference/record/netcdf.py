@@ -59,7 +59,19 @@ def write_netcdf(
             str(name): _writable(value) for name, value in node.attrs.items() if value is not None
         }
     with atomic_write(path) as aside:
-        tree.to_netcdf(aside, engine=engine)
+        tree.to_netcdf(aside, engine=engine, encoding=_summed(tree))
+
+
+def _summed(tree: xr.DataTree) -> dict[str, Any]:
+    """Ask for checksums of all numbers, so that reading other ones is an error."""
+    return {
+        node.path: {
+            name: {"fletcher32": True}
+            for name, values in node.to_dataset(inherit=False).variables.items()
+            if values.size and values.ndim and values.dtype.kind not in "UO"
+        }
+        for node in tree.subtree
+    }
 
 
 def _engine() -> Literal["h5netcdf", "netcdf4"]:

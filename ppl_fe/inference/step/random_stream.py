@@ -45,7 +45,9 @@ class Batches:
             ValueError: a program that does not take a batch of this shape.
         """
         self.taken += 1
-        each = [tuple(pytree.tree_leaves(batch)) for batch in next(self._by_chain)]
+        drawn = [pytree.tree_leaves(batch) for batch in next(self._by_chain)]
+        # The program's keywords may hold tensors, too, which all minibatches share.
+        each = [(*leaves, *self._density.tensors[len(leaves) :]) for leaves in drawn]
         found = {shapes(batch): batch for batch in each}
         for shape in found.keys() - self._tried:
             self._density.try_data(found[shape])

@@ -135,6 +135,8 @@ def has_dense_metric(attributes: Attributes) -> bool:
     """Return whether the run could have had a dense metric, and has not."""
     if "localization" in attributes or attributes.get("metric") != "identity":
         return False
+    if "sites" not in attributes:  # of draws that others wrote
+        return False
     sizes = (prod(shape) for shape in json.loads(attributes["sites"]).values())
     return bool(1 < sum(sizes) <= MOST_PARAMETERS)
 
