@@ -149,6 +149,7 @@ class Sampling:
         else:
             self._warm_up()
             self.report = self.adaptation.report()
+            self._expect_draws()
 
     def draw(self) -> Collected:
         """Collect the draws that are missing.
@@ -296,7 +297,12 @@ class Sampling:
             return True
         self.recorder.halve()
         self.thinning *= 2
+        self._expect_draws()
         return False
+
+    def _expect_draws(self) -> None:
+        missing = self.plan.length.num_samples - self.recorder.num_draws
+        self.watch.expect(missing * self.thinning)
 
     def _reached(self) -> dict[str, Any]:
         """Give what a run until its targets came to: its lengths, the worst scalars, and why."""

@@ -47,6 +47,10 @@ class Watch:
         """Count the steps that a resumed run took before."""
         self.bar.update(num_steps)
 
+    def expect(self, num_steps: int) -> None:
+        """Set how many steps are still to come, as far as is known by now."""
+        self.bar.total = self.bar.n + self.pending + num_steps
+
     def after_step(self, phase: str) -> None:
         """Count a step, and show where the chains stand if it is time to."""
         if self.bar.disable:
