@@ -33,7 +33,7 @@ class LowRank(Rule):
     Example:
         >>> import ppl_fe as fe
         >>> network = fe.FlatNetwork(torch.nn.Linear(2, 2))
-        >>> with torch.no_grad():                  # (2, 2; 2, 5) = 6/5 (1, 2; 2, 4) + (4, -2; -2, 1)/5
+        >>> with torch.no_grad():                      # the main direction is 6/5 (1, 2; 2, 4)
         ...     _ = network.anchor.copy_(torch.tensor([2.0, 2.0, 2.0, 5.0, 9.0, 9.0]))
         >>> data = (torch.zeros(2, 2), torch.tensor([0, 1]))
         >>> found = fe.select_parameters(network, data, rule=LowRank(rank=1), sparsity=0.2)
