@@ -85,6 +85,12 @@ def test_a_budget_that_is_too_small_is_said() -> None:
     assert draws.attrs["num_gradients"] < 310
 
 
+def test_a_budget_that_was_just_enough_is_no_shortfall() -> None:
+    draws = fe.sample(normal, max_steps=1600, progress_bar=False)
+    assert draws.posterior.sizes["draw"] < 1000
+    assert draws.attrs["target_missed"] == ""
+
+
 def test_a_run_that_would_not_be_done_in_time_ends_when_that_is_clear() -> None:
     until = Until(Targets(ess=400, max_steps=10_000))
     slow = np.cumsum(np.random.default_rng(0).standard_normal((4, 500)), 1)

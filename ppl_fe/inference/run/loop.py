@@ -289,6 +289,7 @@ class Sampling:
         if self.until is None:
             return full
         if self.recorder.num_draws and self.until.out_of_time(self.chains.num_gradients):
+            self.until.settle(self.recorder.contents()[0])
             return True
         if not full:
             return False

@@ -161,6 +161,12 @@ class Until:
         losses = np.asarray(draws["sample_stats"]["loss"], dtype=np.float64)
         return worst_loss(losses, offsets)
 
+    def settle(self, draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Look a last time when the budget is spent: what there is may be enough."""
+        self.worst = self.look(draws)
+        if self.worst.reaches(self.targets):
+            self.gave_up = ""
+
     def is_done(self, draws: Mapping[str, Mapping[str, NDArray[Any]]], num_steps: int) -> bool:
         """Look at the draws; num_steps are those taken for them, a chain."""
         self.worst = worst = self.look(draws)
