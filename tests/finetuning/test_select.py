@@ -509,7 +509,7 @@ def test_fifty_of_ten_thousand(method: str) -> None:
         found = select(
             network, (x, y), likelihood="normal", sparsity=NUM_MOVED / NUM_WEIGHTS, rule=rule,
             batch_size=NUM_ROWS if rule == method else 32, warmup_steps=400, num_samples=50,
-            thinning=6,
+            thinning=6, data_size=float(NUM_ROWS),
         )  # fmt: skip
         hits[rule] = int((moved[found.mask] != 0).sum())
     assert hits[method] >= 47

@@ -63,4 +63,5 @@ class LowRank(Rule):
             return matrix
         left, values, right = torch.linalg.svd(matrix.float(), full_matrices=False)
         r = self.rank
-        return ((left[:, :r] * values[:r]) @ right[:r]).to(matrix.dtype)
+        reduced: Tensor = (left[:, :r] * values[:r]) @ right[:r]
+        return reduced.to(matrix.dtype)
