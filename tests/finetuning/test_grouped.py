@@ -49,7 +49,7 @@ def grouped(width: int, alpha: float, beta: float) -> Selection:
     return select(
         FlatNetwork(Rows(3 * COPIES, width)), data, likelihood=observed_weights,
         prior=LaplaceGamma(alpha, beta), groups="row", rule="bayestune",
-        warmup_steps=200, num_samples=100, thinning=3,
+        data_size=1, warmup_steps=200, num_samples=100, thinning=3,
     )  # fmt: skip
 
 

@@ -163,6 +163,7 @@ def test_a_funnel_s_descent_stops_at_its_mouth() -> None:
     assert bool((tau > 0.01).all())
 
 
+@pytest.mark.thorough
 def test_a_funnel_ends_in_a_sentence_that_names_the_reparametrisation() -> None:
     with pytest.warns(RuntimeWarning, match="scale of 'theta' is latent.*LocScaleReparam"):
         draws = fe.sample(centred, Y, SIGMA, max_steps=7000, progress_bar=False)

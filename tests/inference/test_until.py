@@ -57,6 +57,7 @@ def test_draws_are_halved_and_thinned_until_they_are_enough() -> None:
     assert draws.attrs["worst_r_hat"] <= 1.01
 
 
+@pytest.mark.thorough
 def test_a_plate_that_subsamples_is_sampled_by_minibatches() -> None:
     torch.manual_seed(0)
     x = torch.randn(400, 2, dtype=torch.float64)
