@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-thorough test-all coverage check types installed notebooks docs clean
+.PHONY: demo test test-thorough test-all test-newest coverage check types installed notebooks docs extras clean
 
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
@@ -24,6 +24,31 @@ test-thorough: $(READY)
 # Those and the long statistical runs: hours.
 test-all: $(READY)
 	$(PYTEST) -m "slow or not slow"
+
+# The fast tests on the newest releases, in an environment of their own: make test-newest
+# PYTHON=python3.13. TORCH takes a torch of another index, such as that of the CPU builds, by its options.
+NEWEST := .venv-newest
+TORCH ?= torch
+test-newest:
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --upgrade pip
+	$(NEWEST)/bin/pip install --quiet --upgrade $(TORCH)
+	$(NEWEST)/bin/pip install --quiet --upgrade "setuptools>=77" -e ".[test]"
+	$(NEWEST)/bin/pip list
+	$(PYTEST:$(BIN)/%=$(NEWEST)/bin/%)
+
+# Each extra alone in an empty environment, and what it is for used there; "nothing" is none of them.
+EXTRAS := nothing plots netcdf demo lora huggingface notebooks docs
+extras: $(EXTRAS:%=extra-%)
+
+extra-%: installed
+	rm -rf build/extras/$*
+	$(PYTHON) -m venv build/extras/$*
+	build/extras/$*/bin/pip install --quiet -c constraints.txt torch
+	build/extras/$*/bin/pip install --quiet -c constraints.txt ".$(if $(filter-out nothing,$*),[$*])"
+	NO_MKDOCS_2_WARNING=1 build/extras/$*/bin/python tests/extras.py $*
+	rm -rf build/extras/$*
 
 # Lines and branches of the package that `make test` runs through.
 coverage: $(READY)
