@@ -77,19 +77,18 @@ class ThermodynamicEstimate:
     def __str__(self) -> str:
         # The prior's own draws are independent, and no chains.
         r_hat, ess = self.ladder["r_hat"].iloc[1:], self.ladder["ess"].iloc[1:]
-        believed = list(map(errors_believed, r_hat, ess))
-        error, unmixed = f"{self.mcse:.3f}", ""
-        if not all(believed):
+        unmixed = [not errors_believed(*pair) for pair in zip(r_hat, ess, strict=True)].count(True)
+        error, how = f"{self.mcse:.3f}", "Monte Carlo"
+        if unmixed:
             error = "—"
-            unmixed = (
-                f"; {believed.count(False)} rungs have not mixed, R-hat up to "
-                f"{r_hat.max():.2f} and ESS down to {ess.min():.0f}, so that the error bars are "
-                "worth nothing: raise num_samples or warmup_steps"
+            how = (
+                f"{unmixed} rungs have not mixed, R-hat up to {r_hat.max():.2f}, ESS down to "
+                f"{ess.min():.0f}: raise num_samples"
             )
         return (
-            f"−log Z = {self.free_energy:.3f} ± {error} nats (Monte Carlo), "
+            f"−log Z = {self.free_energy:.3f} ± {error} nats ({how}), "
             f"ladder of {len(self.ladder)} rungs: error below {self.ladder_error:.3f}, "
-            f"worst R-hat {r_hat.max():.3f}{unmixed}"
+            f"worst R-hat {r_hat.max():.3f}"
         )
 
     def __repr__(self) -> str:

@@ -98,7 +98,7 @@ def test_a_rung_that_has_not_mixed_leaves_no_error_bar() -> None:
     ladder.loc[3, ["r_hat", "ess"]] = 1.4, 5.0
     text = str(fe.ThermodynamicEstimate(value, mcse, 0.0, ladder, xr.DataTree()))
     assert f"{value:.3f} ± — nats" in text
-    assert "1 rungs have not mixed, R-hat up to 1.40 and ESS down to 5" in text
+    assert "(1 rungs have not mixed, R-hat up to 1.40, ESS down to 5: raise num_samples)" in text
 
 
 @pytest.mark.parametrize("rungs", [2, 0, 7])
