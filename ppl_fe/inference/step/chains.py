@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -310,14 +311,18 @@ class Chains:
     @property
     def own_statistics(self) -> tuple[str, ...]:
         """Names of what this sampler alone has to keep of a draw."""
-        return ("kinetic_temperature",) * isinstance(self.dynamics, WithMomentum)
+        return () if self._momenta is None else ("kinetic_temperature",)
+
+    @cached_property
+    def _momenta(self) -> WithMomentum | None:
+        # Asked once: to compare with a protocol costs as much as a small step.
+        return self.dynamics if isinstance(self.dynamics, WithMomentum) else None
 
     def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
         """Measure them, (C,) each; `num_steps` of the draw play no part in these."""
-        dynamics = self.dynamics
-        if not isinstance(dynamics, WithMomentum):
+        if self._momenta is None:
             return ()
-        return (dynamics.kinetic_temperature(self.state, self.settings),)
+        return (self._momenta.kinetic_temperature(self.state, self.settings),)
 
     @property
     def num_gradients(self) -> int:
