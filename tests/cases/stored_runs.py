@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import ppl_fe as fe
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
+from ppl_fe.inference.step.trajectories import Trajectories
 
 
 def gaussian(size: int = 2, name: str = "x") -> None:
@@ -33,20 +35,27 @@ def run(path: Path | None, kernel: fe.Kernel | None = None, *args: Any, **change
 
 
 @contextmanager
-def stopping_after(steps: int) -> Iterator[None]:
-    """What Ctrl-C raises comes in place of the next step."""
-    advance, taken = Chains.advance, 0
+def raising_after(steps: int, error: type[BaseException]) -> Iterator[None]:
+    """This error comes in place of the next step, of whatever kind of chains."""
+    taken = 0
 
-    def interrupted(self: Chains) -> Statistics:
-        nonlocal taken
-        taken += 1
-        if taken > steps:
-            raise KeyboardInterrupt
-        return advance(self)
+    def raising(advance: Callable[[Any], Statistics]) -> Callable[[Any], Statistics]:
+        def advanced(self: Any) -> Statistics:
+            nonlocal taken
+            taken += 1
+            if taken > steps:
+                raise error
+            return advance(self)
+
+        return advanced
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chains, "advance", interrupted)
+        for kind in (Chains, Trajectories):
+            patch.setattr(kind, "advance", raising(kind.advance))
         yield
+
+
+stopping_after = partial(raising_after, error=KeyboardInterrupt)  # as by Ctrl-C
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -60,16 +69,5 @@ class CrashError(BaseException):
 @contextmanager
 def crashing_after(steps: int) -> Iterator[None]:
     """The run is gone in place of the next step."""
-    advance, taken = Chains.advance, 0
-
-    def crashing(self: Chains) -> Statistics:
-        nonlocal taken
-        taken += 1
-        if taken > steps:
-            raise CrashError
-        return advance(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chains, "advance", crashing)
-        with pytest.raises(CrashError):
-            yield
+    with raising_after(steps, CrashError), pytest.raises(CrashError):
+        yield

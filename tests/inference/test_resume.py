@@ -25,8 +25,6 @@ from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.schedules import Cyclical, Polynomial
 from ppl_fe.inference.step import random_stream as streams
 from ppl_fe.inference.step.chains import Chains
-from ppl_fe.inference.step.step_function import Statistics
-from ppl_fe.inference.step.trajectories import Trajectories
 
 # The automatic settings have little time here; what they come to does not matter.
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
@@ -132,23 +130,9 @@ def _blocks_of_four_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cut(run: Case, steps: int, **changed: Any) -> xr.DataTree:
     """The run with what Ctrl-C raises in place of its step of this number."""
-    taken = 0
-
-    def interrupting(advance: Callable[[Any], Statistics]) -> Callable[[Any], Statistics]:
-        def interrupted(self: Any) -> Statistics:
-            nonlocal taken
-            if taken == steps:
-                raise KeyboardInterrupt
-            taken += 1
-            return advance(self)
-
-        return interrupted
-
-    with pytest.MonkeyPatch.context() as patch:
-        for kind in (Chains, Trajectories):
-            patch.setattr(kind, "advance", interrupting(kind.advance))
-        with pytest.warns(RuntimeWarning, match="resume=True goes on with them"):
-            return run(**changed)
+    warns = pytest.warns(RuntimeWarning, match="resume=True goes on with them")
+    with stopping_after(steps), warns:
+        return run(**changed)
 
 
 def assert_same(one: xr.DataTree, other: xr.DataTree) -> None:
