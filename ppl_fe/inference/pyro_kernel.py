@@ -107,10 +107,10 @@ class PyroKernel(MCMCKernel, ABC):
         self._chains, adaptation = self.prepare(Target(density, start=start), plan)
         self._phases: Phases | None = None
         self._adaptation, self._steps_left = adaptation, warmup_steps
-        if isinstance(self._chains, Trajectories) or isinstance(adaptation, Windows):
-            assert isinstance(adaptation, Windows)
+        if isinstance(adaptation, Windows):
             adaptation.run(lambda phase: None)  # before Pyro counts: it ends when it has settled
         else:
+            assert isinstance(self._chains, Chains)
             self._phases = Phases(self._chains, adaptation, warmup_steps)
 
     @property

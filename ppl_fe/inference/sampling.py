@@ -80,7 +80,8 @@ def sample(
         target_r_hat: likewise, of rank-normalised split R-hat. Default 1.01.
         max_steps: gradients a chain, warm-up included, that a run with targets takes at most.
             Default 50,000. It ends earlier where they would not be enough.
-        max_seconds: of drawing, likewise. Default none; a clock makes draws irreproducible.
+        max_seconds: of warm-up and draws, likewise. Default none; with a clock no seed gives the
+            same draws twice.
         chain_method: "vectorized" (default); "sequential" for programs that cannot be batched over
             chains, as those whose control flow depends on latent values; "parallel" for one process
             a chain, as many at once as there are cores.

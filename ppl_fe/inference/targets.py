@@ -20,7 +20,8 @@ class Targets:
         r_hat: their rank-normalised split R-hat, 1.01 by default.
         max_steps: gradients a chain in all, 50,000 by default; a run that would not be done by then
             stops as soon as that is clear.
-        max_seconds: of drawing, none by default. With it equal seeds no longer give equal draws.
+        max_seconds: of warm-up and draws, none by default. With it equal seeds no longer give equal
+            draws.
         loss_offsets: L_n(w*) of each group of chains, where the run is for an estimate of the loss:
             then the loss alone is judged, with the error of its mean's distance from there. None by
             default.

@@ -125,7 +125,7 @@ class Sampling:
             plan.length.num_samples,
             store,
             target.num_groups,
-            chains.own_statistics,
+            kernel.own_statistics,
             halves=plan.until is not None,
         )
         self.found = {
@@ -215,11 +215,11 @@ class Sampling:
     def _warm_up(self) -> None:
         """Start overdispersed about a centre if there is one, then tune while the chains move."""
         chains, adaptation, target = self.chains, self.adaptation, self.target
-        if isinstance(chains, Trajectories) or isinstance(adaptation, Windows):
-            assert isinstance(adaptation, Windows)
+        if isinstance(adaptation, Windows):
             adaptation.run(self.watch.after_step)
             self.num_warmup_steps = adaptation.num_steps
             return
+        assert isinstance(chains, Chains)
         if target.center is not None:
             adaptation.measure()
             least, stiffest = target.least_curvature or 1.0, adaptation.found.stiffest

@@ -15,7 +15,7 @@ from ppl_fe.inference.targets import Targets
 
 # Relative standard error of a standard deviation, and of λ̂: a heavy tail needs more draws than an
 # ESS of 400 says, as does a small λ̂, and gets up to four times as many.
-ERROR_LIMIT, PATIENCE = 0.02, 4
+ERROR_LIMIT, MOST_DOUBLINGS = 0.02, 2
 MOST_NAMED = 500  # values of a site that are judged one by one
 AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 TAILS = (0.05, 0.95)
@@ -42,10 +42,6 @@ class Worst:
         """Say whether both targets are met."""
         return self.ess[0] >= targets.ess and self.r_hat[0] <= targets.r_hat
 
-    def __str__(self) -> str:
-        r_hat, ess = self.r_hat, self.ess
-        return f"worst R-hat {r_hat[0]:.3f} ({r_hat[1]}), worst ESS {ess[0]:.0f} ({ess[1]})"
-
 
 def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, Array]:
     """Name every scalar (C, S) that is judged: the small sites' values, and the loss or −log p.
@@ -64,9 +60,8 @@ def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, 
             shape = np.unravel_index(k, values.shape[2:])
             found[name + (str([int(i) for i in shape]) if shape else "")] = flat[..., k]
     stats = draws["sample_stats"]
-    found["loss" if np.ptp(stats["loss"]) else "lp"] = stats[
-        "loss" if np.ptp(stats["loss"]) else "lp"
-    ]
+    level = "loss" if np.ptp(stats["loss"]) else "lp"
+    found[level] = stats[level]
     return {k: np.asarray(v, dtype=np.float64) for k, v in found.items() if np.ptp(v) > 0}
 
 
@@ -139,10 +134,9 @@ class Until:
     """
 
     def __init__(self, targets: Targets) -> None:
-        self.targets, self.worst, self.gave_up = targets, None, ""
+        self.targets, self.gave_up = targets, ""
+        self.worst: Worst | None = None
         self._begun, self._looks = time.perf_counter(), 0
-
-    worst: Worst | None
 
     def out_of_time(self, num_steps: int) -> bool:
         """Say whether the budget of steps (so far, a chain) or seconds is spent."""
@@ -172,8 +166,8 @@ class Until:
         self.worst = worst = self.look(draws)
         self._looks += 1
         if worst.reaches(self.targets):
-            patience = self._looks <= PATIENCE.bit_length() - 1
-            return not (patience and np.isfinite(worst.error[0]) and worst.error[0] > ERROR_LIMIT)
+            patient = self._looks <= MOST_DOUBLINGS
+            return not (patient and np.isfinite(worst.error[0]) and worst.error[0] > ERROR_LIMIT)
         # An ESS grows in proportion to the steps, R-hat − 1 as their inverse.
         growth = self.targets.max_steps / max(1, num_steps)
         needed = max(

@@ -308,18 +308,17 @@ class Chains:
             next(self.stream.batches)
         return self.evaluate(self._leaves[0], self.stream.indices()).gradient
 
-    @property
-    def own_statistics(self) -> tuple[str, ...]:
-        """Names of what this sampler alone has to keep of a draw."""
-        return () if self._momenta is None else ("kinetic_temperature",)
-
     @cached_property
     def _momenta(self) -> WithMomentum | None:
         # Asked once: to compare with a protocol costs as much as a small step.
         return self.dynamics if isinstance(self.dynamics, WithMomentum) else None
 
     def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
-        """Measure them, (C,) each; `num_steps` of the draw play no part in these."""
+        """Measure what the kernel's `own_statistics` name, (C,) each, at the end of a draw.
+
+        Args:
+            num_steps: of the draw, over which other samplers average.
+        """
         if self._momenta is None:
             return ()
         return (self._momenta.kinetic_temperature(self.state, self.settings),)

@@ -114,7 +114,7 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
             hessian = hessian_of(energy, w, functional=functional)
             if not hessian.isfinite().all():
                 return None
-            sizes, axes = _curvatures(hessian)
+            sizes, axes = curvatures(hessian, hessian.dtype)
             move = axes @ ((axes.T @ slope) / (sizes * (1 + damping)))
             there = energy(w - move)
             if torch.isfinite(there) and there <= value:
@@ -129,7 +129,7 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
         hessian = hessian_of(energy, w, functional=functional)
         if not hessian.isfinite().all():
             return None
-        sizes, axes = _curvatures(hessian)
+        sizes, axes = curvatures(hessian, hessian.dtype)
         factor = axes * sizes.rsqrt()
         if not _describes(energy, w, factor):
             return None
@@ -151,15 +151,19 @@ def _describes(energy: Callable[[Tensor], Tensor], mode: Tensor, factor: Tensor)
     return bool((short | ~fall.isfinite()).double().mean() <= 0.25)
 
 
-def _curvatures(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompose a Hessian: sizes (D,) and axes (D, D) with |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
+def curvatures(hessian: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Decompose Hessians: sizes (..., D) and axes (..., D, D), |H| = axes⁻ᵀ diag(sizes) axes⁻¹.
 
     Scaled to a unit diagonal first: an eigenvalue is only as good as the rounding of the largest,
     and coordinates in different units differ by more than that.
+
+    Args:
+        hessian: (..., D, D).
+        dtype: that it was computed in, whose rounding is the least size.
     """
-    diagonal = hessian.diagonal().abs()
-    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-    values, vectors = torch.linalg.eigh(scale[:, None] * hessian * scale)
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1).abs()
+    scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()[..., None]
+    values, vectors = torch.linalg.eigh(scale * hessian * scale.mT)
     sizes = values.abs()
-    floor = len(sizes) * torch.finfo(sizes.dtype).eps * sizes.max()
-    return sizes.maximum(floor), scale[:, None] * vectors
+    floor = sizes.shape[-1] * torch.finfo(dtype).eps * sizes.amax(-1, keepdim=True)
+    return sizes.maximum(floor), scale * vectors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import exp
 from typing import Any, NamedTuple
 
 import torch
@@ -93,8 +94,6 @@ class Trajectories:
         path: friction and length of trajectories.
         compile_mode: what "auto" came to.
     """
-
-    own_statistics = ("acceptance_rate",)
 
     def __init__(
         self,
@@ -211,11 +210,10 @@ class Trajectories:
         """
         start = self.state
         end = start._replace(energy_error=torch.zeros_like(start.energy_error))
-        decay = 0.0
-        for _ in range(self.num_steps):
+        decays = [0.0] + [exp(-self.path.friction * self.step)] * (self.num_steps - 1)
+        for decay in decays:
             noise, _ = self.stream.next()
             end = self._move(end, noise, self.step, decay)
-            decay = float(torch.tensor(-self.path.friction * self.step).exp())
         self._add_up(start)
         self.acceptance = malt.acceptance(end)
         self._acceptances += self.acceptance

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppl_fe.inference.program.density import Density, Tensors
 from ppl_fe.inference.program.full_data import full_data_terms
+from ppl_fe.inference.step.dense_metric import curvatures
 
 MOST_STEPS, MOST_DAMPED = 100, 1e10
 ARRIVED = 0.05  # nats that the quadratic model still promises
@@ -119,13 +120,5 @@ def _point(density: Density, position: Tensor) -> _Point:
     finite = slope.isfinite().all(-1) & hessian.isfinite().all(-1).all(-1)
     value = torch.where(finite, value, torch.full_like(value, torch.inf))
     hessian = torch.where(finite[:, None, None], hessian, torch.eye(slope.shape[1]).to(hessian))
-    # An eigenvalue is only as good as the rounding of the largest, and coordinates in different
-    # units differ by more than that: so first to a unit diagonal.
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1).abs()
-    scale = torch.where(diagonal > 0, diagonal, torch.ones_like(diagonal)).rsqrt()
-    scaled = scale[:, :, None] * hessian * scale[:, None, :]
-    values, vectors = torch.linalg.eigh(0.5 * (scaled + scaled.mT))
-    sizes = values.abs()
-    floor = slope.shape[1] * torch.finfo(density.dtype).eps * sizes.amax(-1, keepdim=True)
-    sizes = sizes.maximum(floor)
-    return _Point(position, value, slope, sizes, scale[:, :, None] * vectors)
+    sizes, axes = curvatures(0.5 * (hessian + hessian.mT), density.dtype)
+    return _Point(position, value, slope, sizes, axes)

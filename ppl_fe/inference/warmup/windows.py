@@ -36,7 +36,6 @@ class Windows:
 
     Attributes:
         num_steps: trajectories so far, in warm-up and after it.
-        settled: whether the warm-up ended because nothing changed any more.
     """
 
     exploring = False
@@ -50,7 +49,7 @@ class Windows:
         learns_metric: bool,
         num_trajectories: int | None,
     ) -> None:
-        self.chains, self.num_steps, self.settled = chains, 0, False
+        self.chains, self.num_steps = chains, 0
         self._target, self._learns_metric = target_acceptance, learns_metric
         self._by_hand = step_size
         self._until_settled = num_trajectories is None
@@ -73,8 +72,8 @@ class Windows:
             positions, gradients = self._window(length, after_step)
             change = self._learn(positions, gradients) if self._learns_metric else 1.0
             r_hat = float(split_r_hat(torch.stack(positions, 1).double()).max())
-            self.settled = change < SETTLED_RATIO and r_hat < SETTLED_R_HAT
-            if self._until_settled and self.settled and number + 1 >= LEAST_WINDOWS:
+            settled = change < SETTLED_RATIO and r_hat < SETTLED_R_HAT
+            if self._until_settled and settled and number + 1 >= LEAST_WINDOWS:
                 break
         last, _ = self._window(self._last, after_step)
         seen = last or [self.chains.position]
