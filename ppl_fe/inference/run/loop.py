@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 import warnings
-from math import ceil
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -18,6 +17,7 @@ from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
+from ppl_fe.inference.run.forecast import lengths, look_ahead
 from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run.progress import Watch
 from ppl_fe.inference.run.until import Until
@@ -25,7 +25,6 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.step.trajectories import Trajectories
-from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.starts import overdispersed_positions
 from ppl_fe.inference.warmup.step_size import Adaptation
@@ -161,12 +160,7 @@ class Sampling:
             DivergedError: no chain is left.
             KeyboardInterrupt: Ctrl-C was pressed before the first draw.
         """
-        chains, adaptation, recorder, watch = (
-            self.chains,
-            self.adaptation,
-            self.recorder,
-            self.watch,
-        )
+        chains, adaptation, recorder = self.chains, self.adaptation, self.recorder
         interrupted = False
         started = time.perf_counter()  # set-up, compilation and warm-up are left out
         self._remember()
@@ -179,7 +173,7 @@ class Sampling:
                         adaptation.before_step()
                         position = chains.position
                         statistics = chains.advance()
-                        watch.after_step("sampling")
+                        self._after_step("sampling")
                         num_steps += 1
                         if adaptation.exploring:  # nothing of a cycle's exploration is kept
                             chains.take_means(1)
@@ -216,8 +210,9 @@ class Sampling:
         """Start overdispersed about a centre if there is one, then tune while the chains move."""
         chains, adaptation, target = self.chains, self.adaptation, self.target
         if isinstance(adaptation, Windows):
-            adaptation.run(self.watch.after_step)
+            adaptation.run(self._after_step)
             self.num_warmup_steps = adaptation.num_steps
+            self._look_ahead(warmed_up=True)
             return
         assert isinstance(chains, Chains)
         if target.center is not None:
@@ -227,6 +222,7 @@ class Sampling:
             chains.start_at(overdispersed_positions(chains, target.center, least, stiffest, seed))
         self._tune(chains, adaptation, self.num_warmup_steps)
         if self.until is not None:
+            self._look_ahead(warmed_up=True)
             self._tune_until_relaxed(chains, adaptation)
 
     def _tune(self, chains: Chains, adaptation: Adaptation, num_steps: int) -> None:
@@ -236,7 +232,7 @@ class Sampling:
                 phases.before_step()
                 adaptation.before_step()
                 chains.advance()
-                self.watch.after_step("warm-up")
+                self._after_step("warm-up")
                 if step % CHECK_EVERY == 0:
                     self._stop_if_all_failed()
         phases.begin_sampling()
@@ -252,11 +248,8 @@ class Sampling:
         most = self.plan.until.max_steps // 2
         while (relaxation := adaptation.report().get("relaxation_steps")) is not None:
             slowest = float(relaxation[relaxation.isfinite()].max())
-            wanted = ceil(RELAXATIONS_TO_WARM_UP * slowest)
-            # The loss forgets sooner than the slowest coordinate.
-            share = 2 if self.plan.until.loss_offsets is None else 8
-            longest = max(1, most // self.plan.length.num_samples)
-            self.thinning = max(1, min(ceil(slowest / share), longest))
+            length = lengths(slowest, self.plan)
+            wanted, self.thinning = length.warmup_steps, length.thinning
             if wanted <= self.num_warmup_steps or 2 * self.num_warmup_steps > most:
                 break
             again = min(max(wanted, self.num_warmup_steps), most - self.num_warmup_steps)
@@ -264,6 +257,26 @@ class Sampling:
             self.adaptation = adaptation = self.kernel.adaptation(chains, self.target, again)
             self._tune(chains, adaptation, again)
             self.num_warmup_steps += again
+
+    def _after_step(self, phase: str) -> None:
+        """Show a step, and as soon as it is known what the run will take, say so."""
+        if self.watch.after_step(phase):
+            self._look_ahead(warmed_up=False)
+
+    def _look_ahead(self, *, warmed_up: bool) -> None:
+        """Say what is still to come, if that is not said and is known by now."""
+        if self.watch.said:
+            return
+        prospect = look_ahead(
+            self.chains,
+            self.adaptation,
+            self.target,
+            self.plan,
+            taken=self.watch.num_steps,
+            warmed_up=warmed_up,
+        )
+        if prospect is not None:
+            self.watch.say(self.kernel.settings["sampler"], prospect)
 
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""

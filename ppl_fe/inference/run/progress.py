@@ -1,17 +1,22 @@
-"""The progress bar of a run."""
+"""The progress bar of a run, and the line above it on what the run will take."""
 
 from __future__ import annotations
 
+import sys
 import time
+from statistics import median
 
 import torch
 from tqdm.auto import tqdm
 
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.split_statistics import split_r_hat
+from ppl_fe.inference.run.forecast import Prospect
 from ppl_fe.inference.run_plan import RunPlan
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
+
+TIMED = 50  # steps, by whose median the rest is judged: rounds of measuring lie between them
 
 
 class Watch:
@@ -23,6 +28,10 @@ class Watch:
         chains: whose step size is shown.
         recorder: whose losses are shown.
         seconds: between two looks, 0.5 by default.
+
+    Attributes:
+        bar: the bar itself.
+        said: the line on what the run will take was written, or was not worth it.
     """
 
     def __init__(
@@ -41,7 +50,14 @@ class Watch:
         )
         self.chains, self.recorder, self.seconds = chains, recorder, seconds
         self.num_groups = num_groups
-        self.pending, self.last = 0, time.perf_counter()
+        self.said = not plan.progress
+        self._pending, self._last, self._before = 0, 0.0, 0.0
+        self._timed: list[float] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Count the steps so far."""
+        return int(self.bar.n) + self._pending
 
     def skip(self, num_steps: int) -> None:
         """Count the steps that a resumed run took before."""
@@ -49,17 +65,50 @@ class Watch:
 
     def expect(self, num_steps: int) -> None:
         """Set how many steps are still to come, as far as is known by now."""
-        self.bar.total = self.bar.n + self.pending + num_steps
+        self.bar.total = self.num_steps + num_steps
 
-    def after_step(self, phase: str) -> None:
-        """Count a step, and show where the chains stand if it is time to."""
+    def say(self, sampler: str, prospect: Prospect) -> None:
+        """Write what the run will take, once, and set the bar to it."""
+        if self.said or not self._timed:
+            return
+        self.said = True
+        self.expect(round(prospect.remaining))
+        line = prospect.line(sampler, median(self._timed))
+        if line:
+            tqdm.write(line, file=sys.stderr)
+
+    def after_step(self, phase: str) -> bool:
+        """Count a step, and show where the chains stand if it is time to.
+
+        Returns:
+            Whether enough steps have just been timed to say what the run will take.
+        """
         if self.bar.disable:
-            return
-        self.pending += 1
+            return False
+        self._pending += 1
         now = time.perf_counter()
-        if now - self.last < self.seconds:
-            return
-        self.bar.update(self.pending)
+        enough = not self.said and self._time(now)
+        if now - self._last >= self.seconds:
+            self._show(phase, now)
+        return enough
+
+    def _time(self, now: float) -> bool:
+        """Note what a step took, but the first, in which things are made that last."""
+        if not self._before:
+            bar = self.bar  # whose rate, and what remains, counts from here
+            bar.start_t = bar.last_print_t = time.time()
+            bar.update(self._pending)
+            bar.initial = bar.last_print_n = bar.n
+            self._pending, self._last = 0, now
+        elif len(self._timed) < TIMED:
+            self._timed.append(now - self._before)
+            self._before = now
+            return len(self._timed) == TIMED
+        self._before = now
+        return False
+
+    def _show(self, phase: str, now: float) -> None:
+        self.bar.update(self._pending)
         shown = {"step size": f"{self.chains.settings['step_size'].max().item():.1e}"}
         if self.recorder.num_draws:
             losses = torch.as_tensor(self.recorder.losses())
@@ -68,4 +117,4 @@ class Watch:
             grouped = losses.reshape(self.num_groups, -1, losses.shape[1]).permute(1, 2, 0)
             shown["worst R-hat"] = f"{split_r_hat(grouped).max().item():.3f}"
         self.bar.set_postfix({"phase": phase, **shown}, refresh=False)
-        self.pending, self.last = 0, now
+        self._pending, self._last = 0, now

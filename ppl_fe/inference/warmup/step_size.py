@@ -156,18 +156,56 @@ class Adaptation:
             }
         return {name: value[:, 0].clone() for name, value in values.items()}
 
+    def relaxation(self, stiffer: float = 1.0, *, noisy: bool = True) -> float | None:
+        """Predict the steps in which the slowest direction of any chain forgets its start.
+
+        Args:
+            stiffer: as if the slowest curvature were so many times what it is, and all others by as
+                much larger as that adds: what a stronger localiser does. Default 1.
+            noisy: or as if gradients were exact. Default True.
+
+        Returns:
+            None where nothing is tuned, or the chains have failed.
+        """
+        if not self.tuning.automatic:
+            return None
+        found = self.found
+        found = found._replace(
+            stiffest=found.stiffest + (stiffer - 1) * found.slowest,
+            slowest=stiffer * found.slowest,
+            noise=found.noise if noisy else torch.zeros_like(found.noise),
+        )
+        settings = self._at_temperature() | self._tuned(found, self.tuning.tolerance)
+        steps = self.tuning.dynamics.relaxation_steps(found.slowest, settings)
+        finite = steps[steps.isfinite()]
+        return float(finite.max()) if len(finite) else None
+
     def _choose(self) -> None:
         """Set what is automatic by what was found.
 
         Raises:
             FloatingPointError: the gradient is not finite at any chain.
         """
-        dynamics, automatic = self.tuning.dynamics, self.tuning.automatic
         found, tolerance = self.found, self.tuning.tolerance
         descends = not self.chains.near_mode
         if descends and self.num_steps < DESCENT_SHARE * self.warmup_steps:
             found = found._replace(noise=torch.zeros_like(found.noise))
             tolerance = DESCENT_TOLERANCE
+        tuned = self._tuned(found, tolerance)
+        for name, value in tuned.items():
+            if not torch.isfinite(value).any():
+                if "step_size" not in tuned:
+                    return  # the step given has failed, and the run will refuse it
+                raise FloatingPointError(
+                    f"no {name} could be chosen: the gradient is not finite at step "
+                    f"{self.num_steps} of the warm-up; check the data and the starts, or give "
+                    f"{name} as a number"
+                )
+            self.chains.settings[name].copy_(value)
+
+    def _tuned(self, found: Measured, tolerance: float) -> dict[str, Tensor]:
+        """Choose what is automatic, (C, 1) each, by curvatures and noise."""
+        dynamics, automatic = self.tuning.dynamics, self.tuning.automatic
         settings = self._at_temperature()
         by_hand = None if "step_size" in automatic else settings["step_size"]
         tuned = dynamics.tune(found, tolerance, by_hand)
@@ -177,16 +215,7 @@ class Adaptation:
             tuned["step_size"] = largest_step_within(
                 dynamics, found.stiffest, found.noise, settings, tolerance
             )
-        for name in automatic:
-            if not torch.isfinite(tuned[name]).any():
-                if by_hand is not None:
-                    return  # the step given has failed, and the run will refuse it
-                raise FloatingPointError(
-                    f"no {name} could be chosen: the gradient is not finite at step "
-                    f"{self.num_steps} of the warm-up; check the data and the starts, or give "
-                    f"{name} as a number"
-                )
-            self.chains.settings[name].copy_(tuned[name])
+        return {name: tuned[name] for name in automatic}
 
     def _at_temperature(self) -> dict[str, Tensor]:
         """Copy the settings at the temperature asked for, which exploration sets to zero."""

@@ -1,0 +1,174 @@
+"""Before its long part a run says what it will take, and what to change where that is in vain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import log
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppl_fe as fe
+from ppl_fe.inference.run import progress
+from ppl_fe.inference.run.forecast import Prospect, of_relaxation, of_trajectories
+from ppl_fe.inference.run.progress import TIMED, Watch
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
+from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.targets import Targets
+from ppl_fe.inference.warmup.step_size import Adaptation
+
+
+class SaidError(Exception):
+    """Raised in place of the long part."""
+
+
+@pytest.fixture
+def seconds_a_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set a clock by which every step takes so long, and end a run where its line would come."""
+
+    def set_clock(seconds: float) -> None:
+        ticks = iter(range(1, 10**9))
+        clock = SimpleNamespace(time=time.time, perf_counter=lambda: seconds * next(ticks))
+        monkeypatch.setattr(progress, "time", clock)
+        say = Watch.say
+
+        def say_and_stop(watch: Watch, sampler: str, prospect: Prospect) -> None:
+            say(watch, sampler, prospect)
+            raise SaidError
+
+        monkeypatch.setattr(Watch, "say", say_and_stop)
+
+    return set_clock
+
+
+def normal() -> None:
+    pyro.sample("w", dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1))
+
+
+def said_by(call: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SaidError):
+        call()
+    return capsys.readouterr().err.replace("\r", "\n")
+
+
+def test_a_run_of_given_length_says_its_time_after_fifty_steps(
+    seconds_a_step: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds_a_step(0.001)
+    kernel = fe.SGLD(normal, step_size=0.1)
+    said = said_by(lambda: fe.sample(kernel, num_samples=40_050, warmup_steps=0), capsys)
+    assert "SGLD: about 40 s, 40,000 steps a chain" in said
+    assert "about" not in said_by(lambda: fe.sample(kernel, num_samples=10_000), capsys)
+
+
+def test_trajectories_say_it_after_their_warm_up(
+    seconds_a_step: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds_a_step(0.06)
+    said = said_by(lambda: fe.sample(normal), capsys)
+    assert "MALT: about 60 s, 1,000 trajectories a chain" in said
+
+
+def test_an_estimate_out_of_reach_names_the_localization(
+    seconds_a_step: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With critical friction and ε = 1/4a a relaxation is 4 √(a/γ) steps; 55 of them are needed."""
+    seconds_a_step(0.001)
+    module, inputs = nn.Linear(2, 1, bias=False), torch.zeros(100, 2)
+    with torch.no_grad():
+        module.weight.zero_()
+    inputs[:, 0] = (273_000 * log(100) / 100) ** 0.5  # so that a = nβh = 273,000
+    said = said_by(
+        lambda: fe.estimate_free_energy(
+            fe.FlatNetwork(module),
+            (inputs, torch.zeros(100)),
+            likelihood="normal",
+            batch_size=None,
+        ),
+        capsys,
+    )
+    assert (
+        "BAOAB: about 40 s; γ = 1 would need 120,000 steps here, and 50,000 are allowed: "
+        "raise localization to 10\n" in said
+    )
+
+
+class Measured:
+    """What an adaptation knows: a relaxation, and what takes part in it."""
+
+    exact_gradient, num_steps = False, 500
+
+    def __init__(self, of_noise: float) -> None:
+        self.of_noise = of_noise
+
+    def relaxation(self, stiffer: float = 1.0, *, noisy: bool = True) -> float:
+        return (self.of_noise if noisy else 1.0) * 200 / stiffer
+
+
+def prospect(of_noise: float, **known: Any) -> Prospect:
+    offsets = known.pop("loss_offsets", None)
+    plan = RunPlan(RunLength(), until=Targets(loss_offsets=offsets))
+    target = cast(Target, SimpleNamespace(source=None, num_groups=1, least_curvature=None))
+    vars(target).update(known)
+    found = of_relaxation(cast(Adaptation, Measured(of_noise)), target, plan)
+    assert found is not None
+    return found
+
+
+def test_within_reach_it_counts_warm_up_and_draws() -> None:
+    """Five relaxations of 200 steps, of which 500 steps are done, and 25 steps a draw at most."""
+    assert prospect(1.0) == Prospect(1000 - 500 + 1000 * 25)
+    assert prospect(1.0).line("BAOAB", 0.002) == "BAOAB: about 50 s, 26,000 steps a chain"
+    assert prospect(1.0).line("BAOAB", 0.0002) == ""
+
+
+def test_out_of_reach_it_says_what_would_help() -> None:
+    """205 relaxations of each coordinate, 55 of the loss."""
+    assert prospect(2.0).line("BAOAB", 0.01) == (
+        "BAOAB: about 4 min; the targets would need 82,000 steps here, and max_steps=50,000 are "
+        "allowed: raise max_steps to 82,000, or take larger minibatches"
+    )
+    assert prospect(20.0, least_curvature=0.1, loss_offsets=(0.0,)).line("BAOAB", 0.1) == (
+        "BAOAB: about 74 min; γ = 0.1 would need 220,000 steps here, and 50,000 are allowed: "
+        "raise localization to 0.5, or take batch_size=None"
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "seconds", "expected"),
+    [
+        (10, 0.06, "MALT: about 60 s, 1,000 trajectories a chain"),
+        (
+            256,
+            0.6,
+            "MALT: about 20 s; trajectories take 256 steps here, so that the targets would need "
+            "66,000, and max_steps=50,000 are allowed: raise max_steps to 66,000",
+        ),
+    ],
+)
+def test_long_trajectories_say_how_many_steps_they_need(
+    num_steps: int, seconds: float, expected: str
+) -> None:
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=num_steps))
+    plan = RunPlan(RunLength(), until=Targets())
+    assert of_trajectories(chains, plan).line("MALT", seconds) == expected
+
+
+def test_the_bar_counts_what_remains_from_the_first_step_on() -> None:
+    plan = RunPlan(RunLength(), progress=True)
+    settings = {"step_size": torch.ones(2, 1)}
+    chains, recorder = SimpleNamespace(settings=settings), SimpleNamespace(num_draws=0)
+    watch = Watch(plan, 1, cast(Any, chains), cast(Any, recorder))
+    with watch.bar as bar:
+        bar.start_t = bar.last_print_t = time.time() - 60  # a minute of tracing and compiling
+        for _ in range(TIMED + 1):
+            watch.after_step("warm-up")
+        assert bar.initial == 1
+        assert bar.format_dict["elapsed"] < 30
+        assert watch.num_steps == TIMED + 1
