@@ -1,15 +1,12 @@
 """Which checkpoint to fine-tune, which parameters to update, has the sampler converged.
 
-A notebook waits once, at `import ppl_fe`, for torch, pyro and the rest; every later call answers at
-once. The shell command `ppl-fe` imports what its subcommand uses, so that `--help` need not wait.
-MaskedTraining is found when it is first used in either, as transformers is optional.
+A public name is imported when it is first used: `import ppl_fe` and `ppl-fe --help` need not wait
+seconds for torch and pyro. MaskedTraining is not in `__all__`, as transformers is optional.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_fe.renamed import old_names
@@ -147,7 +144,3 @@ if not TYPE_CHECKING:
         },
         otherwise=_find,
     )
-
-    if Path(sys.argv[0]).stem != "ppl-fe":
-        for public in __all__:
-            getattr(sys.modules[__name__], public)

@@ -12,11 +12,16 @@ from typing import NoReturn, ParamSpec, TypeVar
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 # What other libraries of this field call these arguments.
 OTHER_WORDS = {
+    "beta": "inverse_temperature",
     "burn_in": "warmup_steps",
     "chains": "num_chains",
     "draws": "num_samples",
+    "epsilon": "step_size",
+    "gamma": "localization",
     "lr": "learning_rate",
     "num_burnin_steps": "warmup_steps",
     "num_draws": "num_samples",
@@ -65,6 +70,69 @@ def named_arguments(function: Callable[Parameters, Result]) -> Callable[Paramete
     return checked
 
 
+def forwards_arguments(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make a function that hands keywords on to a program refuse those that neither has.
+
+    Args:
+        function: one with a parameter `model`, the program or a kernel with it as `.program`, and
+            with `**kwargs` for the program.
+
+    Returns:
+        The function, with the same signature.
+
+    Raises:
+        TypeError: by the function returned, before anything else is done.
+
+    Example:
+        >>> @forwards_arguments
+        ... def predict(model, *args, seed=0, **kwargs):
+        ...     return model(*args, **kwargs)
+        >>> predict(lambda x, size=1: x, 3.0, sed=1)
+        Traceback (most recent call last):
+        TypeError: predict() has no argument 'sed'; did you mean seed?
+    """
+    parameters = inspect.signature(function).parameters
+    known = {name for name, one in parameters.items() if one.kind not in VARIABLE}
+    place = [*parameters].index("model")
+
+    @functools.wraps(function)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        foreign = kwargs.keys() - known
+        if foreign:
+            model = kwargs.get("model", args[place] if len(args) > place else None)
+            refuse_foreign(function.__name__, getattr(model, "program", model), foreign, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def refuse_foreign(
+    called: str, program: object, given: Collection[str], known: Collection[str]
+) -> None:
+    """Refuse keywords that a program does not have, where a function hands them on to it.
+
+    Args:
+        called: the public function that was called.
+        program: what it hands them on to; one without a signature takes what it takes.
+        given: the keywords that the function itself does not have.
+        known: those that it has.
+
+    Raises:
+        TypeError: as it says.
+    """
+    own: set[str] = set()
+    if callable(program):
+        try:
+            parameters = inspect.signature(program).parameters.values()
+        except (TypeError, ValueError):  # written in C, say
+            return
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return
+        own = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
+    if not set(given) <= own:
+        refuse_unknown(called, set(given) - own, {*known} | own)
+
+
 def refuse_unknown(called: str, unknown: Iterable[str], known: Collection[str]) -> NoReturn:
     """Raise for keywords that a function does not have, naming what it has in their place.
 
@@ -91,6 +159,17 @@ def refuse_unknown(called: str, unknown: Iterable[str], known: Collection[str]) 
         else:
             clauses.append(f"{name!r}; it takes {', '.join(sorted(known))}")
     raise TypeError(f"{called}() has no argument {'; nor '.join(clauses)}")
+
+
+def near_argument(name: str, known: Collection[str]) -> str:
+    """Find the argument that a name stands for, in other libraries or misspelt; "" for none.
+
+    Example:
+        >>> near_argument("burn_in", ["warmup_steps"]), near_argument("sed", ["seed"])
+        ('warmup_steps', 'seed')
+    """
+    other = OTHER_WORDS.get(name, "")
+    return other if other in known else next(iter(get_close_matches(name, known, n=1)), "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

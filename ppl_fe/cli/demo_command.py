@@ -5,21 +5,30 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ppl_fe.cli.parser import Parser
 
-def add(commands: Any) -> None:
-    """Add the command and its options."""
-    demo = commands.add_parser(
+DESCRIPTION = """
+Does free energy predict transfer? Pretrains 24 small networks on the digits 0-4, ranks
+them, fine-tunes each on few examples of two tasks, and compares.
+"""
+
+
+def parser() -> Parser:
+    """Make the command's options."""
+    demo = Parser(
         "demo",
-        help="pretrain, rank and fine-tune small networks on scikit-learn's digits",
-        description="Does free energy predict transfer? About a minute on two cores.",
+        description=DESCRIPTION,
+        duration="About a minute on two cores that do nothing else.",
+        example="ppl-fe demo --output demo-output",
     )
     demo.add_argument(
         "--output",
         default="demo-output",
-        help="folder for table, draws, picture; default demo-output",
+        metavar="FOLDER",
+        help="for table, draws and picture; default demo-output",
     )
-    demo.add_argument("--seed", type=int, default=0, help="default 0")
-    demo.set_defaults(run=run)
+    demo.add_argument("--seed", type=int, default=0, help="of all that is random; default 0")
+    return demo
 
 
 def run(given: dict[str, Any]) -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppl_fe.cli.factories import load_factory
-from ppl_fe.cli.task import add_task, check_output, load_network
+from ppl_fe.cli.parser import Parser
+from ppl_fe.cli.paths import check_output, require_path
+from ppl_fe.cli.task import add_task, load_network
 from ppl_fe.files import atomic_write
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ RULES = (
     "random",
 )
 FORMER = {"paper": "released_code"}  # of --method, which goes with the next release
+DEFAULT_BATCH = 32  # of most rules, whose file takes seconds to import likewise
 DESCRIPTION = """
 Rank a pretrained network's parameters by how far a task's posterior lets them move
 (BayesTune), or by another rule, and write the selected ones for `ppl-fe finetune`.
@@ -37,41 +40,49 @@ Rank a pretrained network's parameters by how far a task's posterior lets them m
 Exit status 0: written, 2: bad input. Read the notes that are printed with the selection:
 they say whether chains agree on it, and whether another seed would select others.
 """
+DURATION = (
+    "BayesTune: 3,000 minibatch gradients, of 2 chains with 500 steps of warm-up and 100 draws of "
+    "10 steps each; movement: 500; gradient rules: one pass over the data; magnitude, bias_only "
+    "and random: none. A bar shows what is left."
+)
 EXAMPLE = """
-example:
-  ppl-fe select base.safetensors --network mine:network --data mine:task --head classifier \\
-    --sparsity 0.005 --output selection.safetensors
+ppl-fe select base.safetensors --network mine:network --data mine:task --head classifier \\
+  --sparsity 0.005 --output selection.safetensors
 """
 
 
-def add(commands: Any) -> None:
-    """Add the command and its options."""
-    select = commands.add_parser(
-        "select",
-        help="select the parameters to update",
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # what is not given keeps the Python default
-    )
-    add_task(select)
+def parser() -> Parser:
+    """Make the command's options."""
+    select = Parser("select", description=DESCRIPTION, duration=DURATION, example=EXAMPLE)
+    add_task(select, DEFAULT_BATCH)
     select.add_argument("--rule", choices=RULES, help="what to rank by; default bayestune")
     select.add_argument("--method", choices=(*RULES, *FORMER), help=argparse.SUPPRESS)
     select.add_argument(
-        "--sparsity", type=_share, help="share to select, or knee; default 0.005", metavar="P"
+        "--sparsity",
+        type=share_or_knee,
+        help="share to select, or knee; default 0.005",
+        metavar="P",
     )
-    select.add_argument("--threshold", type=float, help="select scores above it instead")
-    select.add_argument("--output", required=True, help="file for the selection (.safetensors)")
-    select.add_argument("--plot", metavar="FILE", help="picture of the sorted scores, .png say")
+    select.add_argument(
+        "--threshold", type=float, help="select scores above it instead; default none"
+    )
+    select.add_argument(
+        "--output", required=True, metavar="FILE", help="for the selection (.safetensors)"
+    )
+    select.add_argument(
+        "--plot", metavar="FILE", help="picture of the sorted scores, .png say; default none"
+    )
     _add_settings(select.add_argument_group("settings of the rule"))
-    select.set_defaults(run=run)
+    return select
 
 
 def _add_settings(group: Any) -> None:
-    group.add_argument("--groups", choices=["layer", "row"], help="one scale for each of these")
+    group.add_argument(
+        "--groups", choices=["layer", "row"], help="one scale for each of these; default no groups"
+    )
     group.add_argument(
         "--data-size",
-        type=_number_or_auto,
+        type=number_or_auto,
         help="what the data count for, n or another number; default auto, released_code 1e12",
         metavar="N",
     )
@@ -86,23 +97,26 @@ def _add_settings(group: Any) -> None:
     group.add_argument("--warmup-steps", type=int, help="steps before the first; default 500")
     group.add_argument("--thinning", type=int, help="steps that a kept draw costs; default 10")
     group.add_argument(
-        "--count-top", action="store_true", help="count how often each is among the largest"
+        "--count-top",
+        action="store_true",
+        help="count how often each is among the largest; default off",
     )
     group.add_argument("--num-steps", type=int, help="of movement; default 500")
     group.add_argument("--rank", type=int, help="of low_rank; default 128")
     group.add_argument(
-        "--learning-rate", type=float, help="of movement, 5e-5, and released_code, 1e-4"
+        "--learning-rate", type=float, help="default of movement 5e-5, of released_code 1e-4"
     )
 
 
 def run(given: dict[str, Any]) -> int:
     """Select, write, and print the selection and its table by layer."""
-    from ppl_fe.finetuning.select import select_parameters
-
     output, picture = given.pop("output"), given.pop("plot", None)
     check_output("--output", output)
+    require_path("base", given["base"])
     if picture is not None:
         _check_picture(picture)
+    from ppl_fe.finetuning.select import select_parameters
+
     rule = make_rule(given)
     network = load_network(given)
     data = load_factory("--data", given.pop("data"))
@@ -139,11 +153,11 @@ def make_rule(given: dict[str, Any]) -> Rule:
     return shorthands.RULES[name](**{k: v for k, v in settings.items() if k not in foreign})
 
 
-def _share(text: str) -> float | str:
+def share_or_knee(text: str) -> float | str:
     return text if text == "knee" else float(text)
 
 
-def _number_or_auto(text: str) -> float | str:
+def number_or_auto(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 

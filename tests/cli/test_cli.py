@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from cases.shell import enter
 from safetensors.torch import save_file
 
 import ppl_fe as fe
-from ppl_fe.cli import main, rank_command
+from ppl_fe.cli import COMMANDS, main, rank_command
 from ppl_fe.cli.factories import load_factory
 from ppl_fe.version import __version__
 
@@ -37,6 +38,8 @@ def data():
 def held_out():
     return torch.ones(10, 3), torch.zeros(10)
 
+SIZE = 3
+
 def broken():
     raise ValueError("no such data set here")
 """
@@ -55,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def rank(*arguments: str) -> int:
     status = main([*RANK, *QUICK, *arguments])
-    del sys.modules["factories_of_a_test"]
+    sys.modules.pop("factories_of_a_test", None)
     return status
 
 
@@ -122,9 +125,36 @@ def test_baselines(layer: list[str], expected: float, folder: Path) -> None:
 def test_a_checkpoint_without_a_number_makes_the_status_one(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert rank("a.safetensors", "nowhere.pt", "--output", "table.csv") == 1
-    assert "error: nowhere.pt: no checkpoint at nowhere.pt" in capsys.readouterr().out
-    assert list(pd.read_csv(folder / "table.csv")["checkpoint"]) == ["a.safetensors", "nowhere.pt"]
+    (folder / "torn.pt").write_bytes(b"half a checkpoint")
+    assert rank("a.safetensors", "torn.pt", "--output", "table.csv") == 1
+    assert "error: torn.pt: " in capsys.readouterr().out
+    assert list(pd.read_csv(folder / "table.csv")["checkpoint"]) == ["a.safetensors", "torn.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["b.safetensor"], "nothing at b.safetensor; did you mean 'b.safetensors'?"),
+        (["second=runs/b.pt"], "checkpoints: there is no folder 'runs'"),
+        (["b.safetensors", "--save-to", "draws"], "--save-to: draws already exists"),
+        (["b.safetensors", "--output", "runs/table.csv"], "--output: there is no folder 'runs'"),
+    ],
+)
+def test_files_are_looked_for_before_the_network_is_built(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "draws").mkdir()
+    assert main([*RANK, *QUICK, "a.safetensors", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert "factories_of_a_test" not in sys.modules
+
+
+def test_a_table_that_can_be_trusted() -> None:
+    table = pd.DataFrame({"p_best": [0.7, 0.3], "llc": [-2.0, 1.0], "llc_mcse": 0.1})
+    assert rank_command._trusted(table)
+    below = table.assign(llc=-2.0)
+    assert not rank_command._trusted(below)
+    assert not rank_command._trusted(table.assign(p_best=[1.0, float("nan")]))
 
 
 def test_error_bars_worth_nothing_make_the_status_one(
@@ -147,7 +177,12 @@ def test_error_bars_worth_nothing_make_the_status_one(
         (["--network", "factories_of_a_test:netwrok"], "did you mean 'network'?"),
         (["a=b.safetensors", "a=a.safetensors"], "the name 'a' is given twice"),
         (["--data", "no_module_of_this_name:data"], "no_module_of_this_name"),
-        (["--data", "factories_of_a_test:broken"], "no such data set here"),
+        (
+            ["--data", "factories_of_a_test:broken"],
+            "failed: ValueError: no such data set here (factories_of_a_test.py, line 20)",
+        ),
+        (["--data", "factories_of_a_tset:data"], "did you mean 'factories_of_a_test'?"),
+        (["--data", "factories_of_a_test:SIZE"], "is no function, but of type int"),
         (["--localization", "-1"], "localization must be a positive number"),
         (["--num-chains", "0"], "num_chains"),
         (["--output", "table.xlsx"], "--output must end in .csv or .json, got 'table.xlsx'"),
@@ -206,6 +241,8 @@ def test_a_factory_is_found_in_the_current_folder() -> None:
                 "NAME=PATH",
                 "--localization",
                 "default 1/log n",
+                "how long it takes:",
+                "example:\n  ppl-fe rank",
             ],
         ),
         (["demo", "--help"], ["--output", "--seed"]),
@@ -234,27 +271,67 @@ def test_help_shows_the_defaults_of_python() -> None:
         assert f"default {default}" in str(action.help)
 
 
-def test_help_imports_nothing_that_takes_seconds() -> None:
-    slow = "{'torch', 'pyro', 'pandas', 'numpy', 'xarray', 'matplotlib'}"
-    code = f"import ppl_fe.cli as cli; cli._parser(); assert not {slow} & set(sys.modules)"
-    shell = "import sys; sys.argv = ['/bin/ppl-fe', 'rank', '--help']; "
-    subprocess.run([sys.executable, "-c", shell + code], check=True)
+PARSERS = {name: import_module(f"ppl_fe.cli.{name}_command").parser() for name in COMMANDS}
 
 
-def test_a_notebook_waits_for_imports_once() -> None:
-    code = "import sys, ppl_fe as fe; n = len(sys.modules); dir(fe), fe.sample, fe.rank_checkpoints"
-    code += "; assert 'torch' in sys.modules and len(sys.modules) == n"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("name", PARSERS)
+def test_every_option_has_its_default_in_the_help(name: str) -> None:
+    for action in PARSERS[name]._actions[1:]:
+        shown = action.help != argparse.SUPPRESS and action.option_strings and not action.required
+        said = " ".join(str(action.help).split())
+        assert not shown or "default " in said or action.dest == "selection", action.dest
 
 
-@pytest.mark.parametrize("arguments", [[], ["rank"], ["rank", "--gamma", "1"], ["finetune"]])
+def test_help_and_mistakes_import_nothing_that_takes_seconds() -> None:
+    lines = [
+        ["--help"],
+        ["rnak"],
+        *([name, "--help"] for name in COMMANDS),
+        ["rank", "--nework", "mine:network"],
+        ["diagnose", "nowhere.zarr"],
+        [*RANK, "nowhere.pt"],
+    ]
+    code = (
+        "import sys\nfrom ppl_fe.cli import main\n"
+        f"for line in {lines}:\n"
+        "    try:\n        main(line)\n    except SystemExit:\n        pass\n"
+        "slow = {'torch', 'pyro', 'pandas', 'numpy', 'scipy', 'xarray', 'matplotlib', 'zarr'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_public_names_are_imported_when_they_are_used() -> None:
+    code = (
+        "import sys, ppl_fe as fe; assert {'sample', 'models'} < set(dir(fe)) <= "
+        "{*fe.__all__, 'MaskedTraining'}; assert 'torch' not in sys.modules; "
+        "fe.sapmle"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "has no attribute 'sapmle'. Did you mean: 'sample'?" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "ppl-fe: no command was given; there are demo, rank, select, finetune, diagnose"),
+        (["rnak"], "ppl-fe: no command 'rnak'; did you mean 'rank'?"),
+        (["rank"], "ppl-fe rank: the following arguments are required: checkpoints, --network"),
+        (["rank", "--nework", "a:b"], "ppl-fe rank: no option --nework; did you mean --network?"),
+        (["rank", "--gamma=1"], "ppl-fe rank: no option --gamma; did you mean --localization?"),
+        (["finetune", "--xyz"], "no option --xyz; it is not one of this command's"),
+        (["select", "--sparsity", "few"], "--sparsity: invalid share_or_knee value: 'few'"),
+    ],
+)
 def test_a_command_line_that_cannot_be_read(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
     assert left.value.code == 2
-    assert "usage: ppl-fe" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +356,18 @@ def test_what_passes_has_the_status_zero(saved: Path, monkeypatch: pytest.Monkey
     passed = fe.Diagnosis((fe.Check.below("r_hat", 1.0, 1.01, ""),))
     monkeypatch.setattr("ppl_fe.diagnostics.diagnose", lambda *_, **__: passed)
     assert main(["diagnose", str(saved)]) == 0
+
+
+def test_what_a_ranking_saved_is_checked_checkpoint_by_checkpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert rank("a.safetensors", "b.safetensors", "--save-to", "draws") == 0
+    capsys.readouterr()
+    assert main(["diagnose", "draws"]) == 1
+    printed = capsys.readouterr().out
+    verdict = fe.diagnose("draws/0.zarr", group=1)
+    assert f"0.zarr, target 1 of 2:\n{verdict}\n\n" in printed
+    assert printed.endswith("0 of 2 passed\n")
 
 
 def test_options_arrive(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import ppl_fe as fe
 from ppl_fe.cli import finetune_command, main, select_command
 from ppl_fe.finetuning.rules.shorthands import RULE_NAMES, RULES
+from ppl_fe.finetuning.scoring import DEFAULT_BATCH
 from ppl_fe.finetuning.train.training import LEARNING_RATES
 
 
@@ -211,7 +212,7 @@ def test_a_base_that_changed_on_disk(folder: Path, capsys: pytest.CaptureFixture
 
 
 BAD = {
-    "no such base": (["select", "nowhere.pt", *SELECT[2:]], "no checkpoint at nowhere.pt"),
+    "no such base": (["select", "nowhere.pt", *SELECT[2:]], "base: there is nothing at nowhere.pt"),
     "another network": ([*SELECT, "--network", f"{MODULE}:wider"], "base.safetensors: the state"),
     "no head": ([*SELECT, "--head", "5"], "head='5' names no parameter"),
     "a head that the base lacks": (
@@ -233,7 +234,10 @@ BAD = {
         [*TUNE, *MASK, "--method", "full"],
         "--method full takes no --selection",
     ),
-    "no such selection": ([*TUNE, "--selection", "nowhere"], "no selection file at nowhere"),
+    "no such selection": (
+        [*TUNE, "--selection", "nowhere"],
+        "--selection: there is nothing at nowhere",
+    ),
     "not a selection": ([*TUNE, "--selection", "base.safetensors"], "is no selection file"),
     "another head": (["finetune", *TASK, *MASK, "--output", "task.safetensors"], "2.weight"),
     "a head of its own": (
@@ -263,3 +267,12 @@ def test_bad_input_leaves_the_files_as_they_were(
     assert message in errors
     assert "Traceback" not in errors
     assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
+
+
+def test_the_defaults_in_the_help_are_those_of_python() -> None:
+    shown = inspect.signature(fe.finetune).parameters
+    for action in finetune_command.parser()._actions[1:]:
+        default = getattr(shown.get(action.dest), "default", None)
+        if action.option_strings and default is not None and not action.required:
+            assert f"default {default}" in str(action.help), action.dest
+    assert select_command.DEFAULT_BATCH == DEFAULT_BATCH
