@@ -30,7 +30,6 @@ import ppl_fe as fe
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.threshold import outside
-from ppl_fe.finetuning.train.trained_entries import head_names
 
 BETA, WANTED, SPARSITY = 100.0, 3.0, 0.005
 BATCH, MOST_BATCHES = 32, 32  # rows of a batch, and batches of a half
@@ -53,7 +52,7 @@ def pulls(problem: Problem, num_steps: int) -> tuple[Tensor, Tensor]:
             rows = slice(k * BATCH, (k + 1) * BATCH)
             batch = {name: values[rows] for name, values in inputs.items()}, targets[rows]
             working.differentiate(batch)[1].add_to(halves[half], size / batches)
-    kept = outside(network.slices, head_names(network, HEAD))
+    kept = outside(network.slices, network.head_names(HEAD))
     return halves[0, kept], halves[1, kept]
 
 

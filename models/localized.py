@@ -4,7 +4,10 @@
 
 (Lau et al. 2023, The local learning coefficient; Munn & Wei 2025, arXiv:2410.05612). w* is the
 checkpoint, γ the localisation, β the inverse temperature; it multiplies the data log-likelihood
-only, and the localiser is a normalised Gaussian.
+only, and the localiser is a normalised Gaussian. A fresh head h has no pretrained value to stay
+near, and a prior of its own instead: of w = (b, h) only the backbone b is localised,
+
+    p(b, h) ∝ exp(−nβ L_n(b, h)) N(b; b*, I/γ) N(h; 0, I/τ).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from math import log
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -28,9 +32,13 @@ Inputs = Tensor | Mapping[str, Tensor]
 class LocalPosterior:
     """The Pyro program of (inputs, targets); made by `local_posterior`.
 
-    The one place where n, β and γ live. `anchor` and `inverse_temperature` may be given in a call
-    too, so that the chains of several checkpoints, or of a ladder of temperatures, run side by
-    side.
+    The one place where n, β, γ and the head's prior live. `anchor` and `inverse_temperature` may be
+    given in a call too, so that the chains of several checkpoints, or of a ladder of temperatures,
+    run side by side. `head` marks the entries of a fresh head, (D,) bool, or is None.
+
+    The latent site is `w` (D,). With a fresh head it is `unit` (D,) instead, the distance of w from
+    the prior's mean in units of its standard deviation: backbone and head differ in scale by
+    √(γ/τ), and chains that have to cross both with one step mix the slower for it.
     """
 
     network: Callable[..., Any]
@@ -40,6 +48,8 @@ class LocalPosterior:
     inverse_temperature: float | None
     batch_size: int | None
     num_data: int | None
+    head: Tensor | None = None
+    head_precision: float = 1.0
 
     def __call__(
         self,
@@ -48,10 +58,10 @@ class LocalPosterior:
         anchor: Tensor | None = None,
         inverse_temperature: Tensor | None = None,
     ) -> Tensor:
-        """Sample `w` (D,) and, inside the plate `data`, observe the likelihood's site; give w."""
+        """Sample the weights, observe the likelihood's site inside the plate `data`, and give w."""
         n = self.num_data or len(targets)
         beta = self.resolved_inverse_temperature(n)
-        w = gaussian(self.anchor if anchor is None else anchor, self.localization)
+        w = self._sample_weights(self.anchor if anchor is None else anchor)
         # Minibatches of a larger data set come as they are, of whatever size.
         whole = len(targets) == n
         size = min(self.batch_size or n, n) if whole else len(targets)
@@ -61,6 +71,33 @@ class LocalPosterior:
             tempering = beta if inverse_temperature is None else inverse_temperature
             observe(self.likelihood, self.network(w, batch), answers, tempering)
         return w
+
+    def _sample_weights(self, center: Tensor) -> Tensor:
+        if self.head is None:
+            return gaussian(center, self.localization)
+        law = dist.Normal(torch.zeros_like(center), 1.0).to_event(1)
+        return self.weights(pyro.sample("unit", law), center)
+
+    def weights(self, position: Tensor, center: Tensor) -> Tensor:
+        """Give w (..., D) of values of the latent site, about a prior's mean."""
+        if self.head is None:
+            return position
+        precision = torch.full_like(self.anchor, self.localization)
+        precision = precision.masked_fill(self.head, self.head_precision)
+        return center + position * precision.rsqrt()
+
+    def position(self, center: Tensor) -> Tensor:
+        """Give the latent site's value at the prior's mean: the inverse of `weights` there."""
+        return center if self.head is None else torch.zeros_like(center)
+
+    @property
+    def least_curvature(self) -> float:
+        """Give the prior's curvature in the latent site, the least that −log p has anywhere."""
+        return self.localization if self.head is None else 1.0
+
+    def center(self, weights: Tensor) -> Tensor:
+        """Give the prior's mean for checkpoints (..., D): their weights, and a head of zeros."""
+        return weights if self.head is None else weights.masked_fill(self.head, 0.0)
 
     def resolved_inverse_temperature(self, num_data: int) -> float:
         """Give β, by default 1/log n.
@@ -84,6 +121,8 @@ def local_posterior(
     inverse_temperature: float | None = None,
     batch_size: int | None = 256,
     num_data: int | None = None,
+    head: str | None = None,
+    head_precision: float = 1.0,
 ) -> LocalPosterior:
     """Make the localised tempered posterior about a network's anchor, a Pyro program.
 
@@ -96,9 +135,12 @@ def local_posterior(
         inverse_temperature: β > 0; default 1/log n, at which E[nL_n] is the WBIC.
         batch_size: B, minibatch of the plate; None or anything above n means all the data.
         num_data: n, where the program will be called with minibatches of a larger data set.
+        head: the prefix of a fresh head's parameters, as "classifier"; none by default. Its prior
+            is N(0, 1/head_precision), whatever the network holds there. Needs a `FlatNetwork`.
+        head_precision: τ > 0 of that prior, 1 by default, in units of 1/weight².
 
     Raises:
-        ValueError: γ, β or B not positive; an unknown likelihood; NaN in the anchor.
+        ValueError: γ, β, τ or B not positive; an unknown likelihood or head; NaN in the anchor.
 
     Example:
         >>> class Line:
@@ -110,18 +152,30 @@ def local_posterior(
         torch.Size([2])
     """
     require_positive("localization", localization)
+    require_positive("head_precision", head_precision)
     if inverse_temperature is not None:
         require_positive("inverse_temperature", inverse_temperature)
     anchor = checked_anchor(network, batch_size, num_data)
+    inside = None if head is None else _entries(network, anchor, network.head_names(head))
     return LocalPosterior(
         network,
-        anchor,
+        anchor if inside is None else anchor.masked_fill(inside, 0.0),
         find_likelihood(likelihood),
         localization,
         inverse_temperature,
         batch_size,
         num_data,
+        inside,
+        head_precision,
     )
+
+
+def _entries(network: Any, anchor: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Mark the entries of some of a network's tensors, (D,) bool."""
+    inside = torch.zeros_like(anchor, dtype=torch.bool)
+    for name in names:
+        inside[network.slices[name]] = True
+    return inside
 
 
 def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -> Tensor:

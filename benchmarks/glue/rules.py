@@ -14,7 +14,6 @@ import ppl_fe as fe
 from ppl_fe.data.sources import as_data
 from ppl_fe.finetuning.objective import one_pass
 from ppl_fe.finetuning.rules.shorthands import RULES, settings_of
-from ppl_fe.finetuning.train.trained_entries import head_names
 
 Data = tuple[Any, Tensor]
 HEAD = "head"
@@ -152,7 +151,7 @@ def lora_rank(network: fe.FlatNetwork, sparsity: float) -> int:
         >>> lora_rank(network, 0.1)                                 # 250 numbers, 100 a rank
         2
     """
-    head = head_names(network, HEAD)
+    head = network.head_names(HEAD)
     size = network.num_parameters - sum(
         shape.numel()
         for name, shape in zip(network.names, network.shapes, strict=True)

@@ -96,9 +96,8 @@ def run(given: dict[str, Any]) -> int:
 
 def _mask(path: str, network: FlatNetwork, head: str | None) -> Tensor:
     from ppl_fe.finetuning.selection import load_selection
-    from ppl_fe.finetuning.train.trained_entries import head_names
 
-    selection, names = load_selection(path, network), head_names(network, head)
+    selection, names = load_selection(path, network), network.head_names(head)
     if selection.head != names:
         raise ValueError(
             f"--head: {path} was made with the head {list(selection.head)}, not with "

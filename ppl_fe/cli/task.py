@@ -53,7 +53,6 @@ def load_network(given: dict[str, Any]) -> FlatNetwork:
     """
     import torch
 
-    from ppl_fe.finetuning.train.trained_entries import head_names
     from ppl_fe.networks.checkpoints import read_checkpoint
     from ppl_fe.networks.flat import FlatNetwork
     from ppl_fe.networks.matching import CheckpointError
@@ -62,7 +61,7 @@ def load_network(given: dict[str, Any]) -> FlatNetwork:
     path = given.pop("base")
     state = read_checkpoint(path)
     network = FlatNetwork(load_factory("--network", given.pop("network")))
-    names = head_names(network, given.get("head"))
+    names = network.head_names(given.get("head"))
     try:
         return network.with_state(state, names)
     except CheckpointError as error:

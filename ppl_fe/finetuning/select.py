@@ -11,7 +11,6 @@ from ppl_fe.finetuning.score_notes import agreement_notes, chance_notes
 from ppl_fe.finetuning.scoring import DEFAULT_BATCH, Rule, Task
 from ppl_fe.finetuning.selection import Selection
 from ppl_fe.finetuning.threshold import cut, number_to_select, outside
-from ppl_fe.finetuning.train.trained_entries import head_names
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
@@ -93,7 +92,7 @@ def select_parameters(
     require_network(network)
     require_integer("seed", seed, 0)
     rule = find_rule(rule)
-    names = head_names(network, head)
+    names = network.head_names(head)
     ranked = outside(network.slices, names)
     wanted = rule.takes_sparsity and threshold is None
     count = number_to_select(sparsity, int(ranked.sum())) if wanted else None

@@ -5,6 +5,9 @@ candidates.py     their names, and which of them the data can be put through
 estimators.py     WBIC and local learning coefficient of one
 estimate.py       these numbers with their error bars and notes
 thermodynamic.py  −log Z itself, over a ladder of temperatures
+thermodynamic_estimate.py  what that found
+ladders.py        the ladders of several checkpoints, and the sum along each
+neighbourhoods.py  γ by the evidence of the data
 local_chains.py   the chains behind all of them
 correlation.py    does a criterion order checkpoints as their transfer does
 baselines/        cheap criteria to beat
@@ -15,7 +18,8 @@ from __future__ import annotations
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import estimate_free_energy
 from ppl_fe.free_energy.ranking import rank_checkpoints
-from ppl_fe.free_energy.thermodynamic import ThermodynamicEstimate, integrate_free_energy
+from ppl_fe.free_energy.thermodynamic import integrate_free_energy
+from ppl_fe.free_energy.thermodynamic_estimate import ThermodynamicEstimate
 
 __all__ = [
     "FreeEnergyEstimate",

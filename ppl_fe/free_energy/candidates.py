@@ -22,6 +22,7 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.local_chains import (
     NOT_FINITE,
     ChainOptions,
+    FreshHead,
     check_data,
     data_loss,
     first_rows,
@@ -102,11 +103,13 @@ class Trial:
         source: the data.
         held_out: other data that losses are wanted of, or None.
         options: of the chains.
+        head: the fresh head, whose tensors checkpoints need not have, or None.
     """
 
     source: Source
     held_out: Source | None
     options: ChainOptions
+    head: FreshHead | None = None
 
     def come_through(
         self, template: FlatNetwork, checkpoints: Mapping[str, Checkpoint]
@@ -121,9 +124,10 @@ class Trial:
         rows = {what: first_rows(source) for what, source in sources.items() if source is not None}
         networks: dict[str, FlatNetwork] = {}
         errors: dict[str, str] = {}
+        fresh = template.head_names(None if self.head is None else self.head.name)
         for name, checkpoint in checkpoints.items():
             try:
-                network = template.with_state(read_checkpoint(checkpoint))
+                network = template.with_state(read_checkpoint(checkpoint), fresh)
                 self._put_through(network, rows)
             except Exception as error:  # a file, a tensor or a forward pass can end in any
                 errors[name] = in_words(error)
@@ -140,13 +144,14 @@ class Trial:
         Raises:
             DivergedError: that of the data is not finite.
         """
-        program, _ = program_and_kernel(network, self.source, self.options)
+        program, _ = program_and_kernel(network, self.source, self.options, self.head)
         vectorized = self.options.chain_method != "sequential"
         for what, own in rows.items():
             check_data(program, network, *own, what)
             inputs, targets = pytree.tree_map(lambda values: values[:MOST_TRIED], own)
             some = TensorData(inputs, targets, len(targets))
-            loss = float(data_loss(program, network.anchor[None], some, vectorized=vectorized))
+            anchors = program.center(network.anchor[None])
+            loss = float(data_loss(program, anchors, some, vectorized=vectorized))
             if what == "data" and not isfinite(loss):
                 first = f"the first {len(targets)} rows"
                 raise DivergedError(f"L(w*) is {loss} over {first}: {NOT_FINITE}")

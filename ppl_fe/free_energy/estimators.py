@@ -17,6 +17,7 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.local_chains import (
     ChainOptions,
+    FreshHead,
     LocalChains,
     length_of,
     sample_local_posteriors,
@@ -34,6 +35,8 @@ def estimate_free_energy(
     *,
     likelihood: str | Likelihood = ChainOptions.likelihood,
     localization: float = ChainOptions.localization,
+    head: str | None = None,
+    head_precision: float = FreshHead.precision,
     inverse_temperature: float | None = ChainOptions.inverse_temperature,
     batch_size: int | None = ChainOptions.batch_size,
     kernel: type[Kernel] = ChainOptions.kernel,
@@ -59,6 +62,9 @@ def estimate_free_energy(
     so that at β = 1/log n, WBIC = nL_n(w*) + λ̂ log n (Watanabe 2013; Munn & Wei 2025,
     arXiv:2410.05612). With pretraining data it is the pretraining free energy; with downstream
     data, and a network that carries the downstream head, the same call gives the downstream one.
+    A head that is fresh, with no pretrained value to stay near, is named by `head`: its prior is
+    N(0, 1/head_precision), the backbone alone is localised, and w* has a head of zeros, so that λ̂
+    counts from there and is no local learning coefficient.
     Chains start overdispersed about w*, warm-up is left out, each chain draws its own minibatches.
 
     Args:
@@ -68,6 +74,10 @@ def estimate_free_energy(
             (outputs, targets) that makes the observed site.
         localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
             neighbourhood of w*.
+        head: the prefix of a fresh head's parameters, as "classifier"; None by default. What the
+            network holds there does not matter.
+        head_precision: of the head's prior, 1.0 by default, in units of 1/weight²; without a head
+            it says nothing.
         inverse_temperature: β; 1/log n by default.
         batch_size: examples a step, 256 by default; None for all the data. A loader has its own.
         kernel: the sampler's class, `fe.BAOAB` by default.
@@ -112,6 +122,7 @@ def estimate_free_energy(
         True
     """
     require_network(network)
+    fresh = FreshHead.named(head, head_precision)
     options = ChainOptions(
         likelihood=likelihood,
         localization=localization,
@@ -128,12 +139,13 @@ def estimate_free_energy(
         progress_bar=progress_bar,
         compile=compile,
     )
-    chains = sample_local_posteriors(network, network.anchor[None], data, options)
+    anchors = network.anchor[None]
+    chains = sample_local_posteriors(network, anchors, data, options, head=fresh)
     estimate = summarize_group(chains, 0)
     if not check_half_step:
         return estimate
     half = replace(options, step_size=estimate.step_size / 2, save_to=None)
-    finer = summarize_group(sample_local_posteriors(network, network.anchor[None], data, half), 0)
+    finer = summarize_group(sample_local_posteriors(network, anchors, data, half, head=fresh), 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
     estimate.draws.attrs["half_step_shift"] = [shift, error, estimate.llc]
     found = f"at half the step λ̂ = {finer.llc:.3f} ± {finer.llc_mcse:.3f}"
@@ -176,7 +188,7 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
     llc, llc_mcse = n * beta * (mean - anchor_loss), n * beta * mcse
     notes = [
         *chains.notes,
-        *_minimum_notes(loss, llc, llc_mcse, anchor_loss),
+        *([] if chains.head else _minimum_notes(loss, llc, llc_mcse, anchor_loss)),
         *mixing_notes(r_hat, ess),
         *warmup_notes(attrs["warmup_steps"], _of_group(attrs, "tuned_relaxation_steps", kept)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.arguments import require_positive
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.kernels import Kernel
@@ -34,6 +35,29 @@ NOT_FINITE = (
 )
 USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
 MOST_KEPT = 2000  # draws of all chains of an anchor, where a run ends by its targets
+
+
+@dataclass(frozen=True)
+class FreshHead:
+    """A head without pretrained values, whose prior is N(0, 1/precision).
+
+    Attributes:
+        name: the prefix of its parameters.
+        precision: τ, in units of 1/weight².
+    """
+
+    name: str
+    precision: float = 1.0
+
+    @classmethod
+    def named(cls, name: str | None, precision: float) -> FreshHead | None:
+        """Give the head of that name, or None where there is none.
+
+        Raises:
+            TypeError, ValueError: the precision is no positive number.
+        """
+        require_positive("head_precision", precision)
+        return None if name is None else cls(name, precision)
 
 
 @dataclass(frozen=True)
@@ -114,6 +138,7 @@ class LocalChains:
         inverse_temperature: (C,) β of each chain.
         num_groups: G, times the number of rungs if there is a ladder.
         notes: what to read before the numbers.
+        head: the fresh head, at whose zero the anchor's loss is; None if there is none.
     """
 
     draws: xr.DataTree
@@ -122,6 +147,7 @@ class LocalChains:
     inverse_temperature: Tensor
     num_groups: int
     notes: tuple[str, ...]
+    head: FreshHead | None = None
 
 
 def sample_local_posteriors(
@@ -131,6 +157,7 @@ def sample_local_posteriors(
     options: ChainOptions,
     *,
     ladder: Tensor | None = None,
+    head: FreshHead | None = None,
 ) -> LocalChains:
     """Run chains about each anchor, on exp(−nβL_n(w) − (γ/2)‖w − w*‖²).
 
@@ -141,6 +168,8 @@ def sample_local_posteriors(
         options: as there; a loader's batch size is its own.
         ladder: (R,) inverse temperatures that the chains of every anchor have, `num_chains` each;
             by default that of `options` alone.
+        head: the fresh head, none by default: it has a prior of its own, and the anchors' values
+            there do not matter.
 
     Raises:
         ValueError: options out of range; data or weights that do not fit.
@@ -148,8 +177,8 @@ def sample_local_posteriors(
     """
     source = as_data(data)
     n, loader = source.num_data, source if isinstance(source, LoaderData) else None
-    program, kernel = program_and_kernel(network, source, options)
-    args = first_rows(source)
+    program, kernel = program_and_kernel(network, source, options, head)
+    anchors, args = program.center(anchors), first_rows(source)
     check_data(program, network, *args)
     if ladder is None:
         ladder = torch.tensor([program.resolved_inverse_temperature(n)], dtype=torch.float64)
@@ -170,8 +199,8 @@ def sample_local_posteriors(
     target = Target(
         density,
         loader,
-        center=own_anchor,
-        least_curvature=options.localization,
+        center=program.position(own_anchor),
+        least_curvature=program.least_curvature,
         num_groups=num_groups,
         blocks=network.slices,
     )
@@ -181,6 +210,7 @@ def sample_local_posteriors(
         options.plan(len(own_anchor), anchor_loss),
         attributes={
             "localization": options.localization,
+            **({} if head is None else {"fresh_head": head.name, "head_precision": head.precision}),
             "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
             "num_groups": num_groups,
             "batch_size": min(program.batch_size or n, n),
@@ -195,11 +225,14 @@ def sample_local_posteriors(
     size = program.batch_size
     if size is not None and size > n:
         notes = (f"batch_size={size} exceeds the data's {n} examples: every step uses all of them",)
-    return LocalChains(draws, anchor_loss, n, own_beta, num_groups, notes)
+    return LocalChains(draws, anchor_loss, n, own_beta, num_groups, notes, head)
 
 
 def program_and_kernel(
-    network: FlatNetwork, source: TensorData | LoaderData, options: ChainOptions
+    network: FlatNetwork,
+    source: TensorData | LoaderData,
+    options: ChainOptions,
+    head: FreshHead | None = None,
 ) -> tuple[LocalPosterior, Kernel]:
     """Make the program of a network's chains, and its sampler.
 
@@ -214,6 +247,7 @@ def program_and_kernel(
         options.inverse_temperature,
         options.batch_size if isinstance(source, TensorData) else source.batch_size,
         source.num_data,
+        *(() if head is None else (head.name, head.precision)),
     )
     program.resolved_inverse_temperature(source.num_data)
     kernel = options.kernel(program, step_size=options.step_size, tolerance=options.tolerance)
@@ -237,7 +271,7 @@ def data_loss(
     Returns:
         (G,) float64, nats an example.
     """
-    whole = LocalPosterior(**{**vars(program), "num_data": None})
+    whole = replace(program, num_data=None)
     batches: Iterable[tuple[Any, Tensor]] = (
         [(source.inputs, source.targets)] if isinstance(source, TensorData) else source.one_pass()
     )
@@ -246,7 +280,7 @@ def data_loss(
         density = Density(
             whole, (inputs, targets), chain_kwargs={"anchor": anchors}, vectorized=vectorized
         )
-        total -= full_data_sums(density, anchors).log_likelihood
+        total -= full_data_sums(density, program.position(anchors)).log_likelihood
     return total / source.num_data
 
 

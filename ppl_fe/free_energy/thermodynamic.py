@@ -2,100 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from html import escape
-from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-import torch
-import xarray as xr
-from numpy.typing import NDArray
-
 from ppl_fe.arguments import named_arguments, require_positive
-from ppl_fe.diagnostics.checks.mixing import errors_believed
-from ppl_fe.diverged import DivergedError
-from ppl_fe.free_energy.estimators import loss_summary
-from ppl_fe.free_energy.local_chains import (
-    USUAL_LENGTH,
-    ChainOptions,
-    held_out_loss,
-    sample_local_posteriors,
-)
+from ppl_fe.data.sources import as_data
+from ppl_fe.free_energy.ladders import Ladders
+from ppl_fe.free_energy.local_chains import USUAL_LENGTH, ChainOptions, FreshHead
+from ppl_fe.free_energy.neighbourhoods import best_neighbourhood
+from ppl_fe.free_energy.thermodynamic_estimate import ThermodynamicEstimate
 from ppl_fe.inference.kernels import Kernel
-from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
-
-NUM_PRIOR_DRAWS = 1000
-LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
-
-
-@dataclass(frozen=True, repr=False)
-class ThermodynamicEstimate:
-    """F = −log Z at β, in nats; prints as a line and its ladder.
-
-    Attributes:
-        free_energy: F(β) = −log ∫ exp(−nβL_n(w)) N(w; w*, I/γ) dw.
-        mcse: Monte-Carlo standard error, over the rungs' own; printed as "—" where a rung's R-hat
-            and ESS say that it is worth nothing.
-        ladder_error: how far the result is from that of every second rung: an upper bound, about
-            sixteen times too large, of the ladder's own discretisation error.
-        ladder: one row a rung: inverse_temperature, energy E[nL_n], energy_mcse, variance, r_hat,
-            ess.
-        draws: the chains, rung after rung.
-    """
-
-    free_energy: float
-    mcse: float
-    ladder_error: float
-    ladder: pd.DataFrame
-    draws: xr.DataTree
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Give the ladder, one row a rung; `fe.plots.plot_ladder` draws it."""
-        return self.ladder.copy()
-
-    def to_netcdf(self, path: str | os.PathLike[str]) -> None:
-        """Write the draws as a netCDF file, the ladder as its group `ladder`.
-
-        Opened by `xr.open_datatree(path)`, or by ArviZ; the numbers above are attributes of its
-        root. An older file is replaced.
-
-        Raises:
-            ImportError: without h5netcdf: pip install 'ppl-fe[netcdf]'.
-        """
-        numbers = {name: getattr(self, name) for name in ("free_energy", "mcse", "ladder_error")}
-        ladder = xr.Dataset.from_dataframe(self.ladder.rename_axis("rung"))
-        write_netcdf(self.draws, path, numbers, {"ladder": ladder})
-
-    def __str__(self) -> str:
-        # The prior's own draws are independent, and no chains.
-        r_hat, ess = self.ladder["r_hat"].iloc[1:], self.ladder["ess"].iloc[1:]
-        unmixed = [not errors_believed(*pair) for pair in zip(r_hat, ess, strict=True)].count(True)
-        error, how = f"{self.mcse:.3f}", "Monte Carlo"
-        if unmixed:
-            error = "—"
-            how = (
-                f"{unmixed} rungs have not mixed, R-hat up to {r_hat.max():.2f}, ESS down to "
-                f"{ess.min():.0f}: raise num_samples"
-            )
-        return (
-            f"−log Z = {self.free_energy:.3f} ± {error} nats ({how}), "
-            f"ladder of {len(self.ladder)} rungs: error below {self.ladder_error:.3f}, "
-            f"worst R-hat {r_hat.max():.3f}"
-        )
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>{self.ladder.to_html(float_format='{:.4g}'.format)}"
 
 
 @named_arguments
@@ -105,7 +25,9 @@ def integrate_free_energy(
     *,
     num_rungs: int = 24,
     likelihood: str | Likelihood = ChainOptions.likelihood,
-    localization: float = ChainOptions.localization,
+    localization: float | Literal["auto"] = ChainOptions.localization,
+    head: str | None = None,
+    head_precision: float = FreshHead.precision,
     inverse_temperature: float = 1.0,
     kernel: type[Kernel] = ChainOptions.kernel,
     step_size: float | Literal["auto"] = ChainOptions.step_size,
@@ -127,6 +49,9 @@ def integrate_free_energy(
     b_k = β(k/K)^5 run side by side as further chains. Between rungs the trapezoid is corrected by
     dE/db = −Var_b[nL_n]: ∫ ≈ Δ(E_k + E_{k+1})/2 + Δ²(V_{k+1} − V_k)/12 (Friel, Hurn & Wyse 2014).
 
+    With downstream data and a fresh head, named by `head`, it is the downstream free energy: the
+    head has its own prior N(0, 1/head_precision), and the backbone alone is localised.
+
     All data are used in every step and every step is kept, since minibatches and thinning would
     inflate the variances: there is no batch_size and no thinning.
 
@@ -135,7 +60,13 @@ def integrate_free_energy(
         data: as in `estimate_free_energy`.
         num_rungs: K, rungs above the prior's, 24 by default; the prior's own is drawn exactly.
         likelihood: as in `estimate_free_energy`, "categorical" by default.
-        localization: γ, 1.0 by default.
+        localization: γ, 1.0 by default; or "auto", by the data: −log Z at every γ is a log marginal
+            likelihood, and the γ where it is largest is taken, on a grid of factors of √10 that
+            goes on beyond its edge. That takes a ladder for each γ, four or more; the result says
+            what was tried.
+        head: the prefix of a fresh head's parameters, as "classifier"; None by default. What the
+            network holds there does not matter.
+        head_precision: τ of the head's prior, 1.0 by default, in units of 1/weight².
         inverse_temperature: β of the result, 1.0 by default: the free energy itself.
         kernel: the sampler's class, `fe.BAOAB` by default.
         step_size: ε; "auto" by default.
@@ -151,10 +82,12 @@ def integrate_free_energy(
 
     Raises:
         TypeError: a misspelt argument, before any work is done.
-        ValueError: an odd number of rungs or fewer than four; as `estimate_free_energy`.
-        DivergedError: a chain did not stay finite.
+        ValueError: an odd number of rungs or fewer than four; `save_to` with localization="auto";
+            as `estimate_free_energy`.
+        DivergedError: a chain did not stay finite, or the chains of no γ have mixed.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> line = torch.nn.Linear(1, 1, bias=False)
         >>> found = integrate_free_energy(
@@ -167,9 +100,11 @@ def integrate_free_energy(
     if num_rungs < 4 or num_rungs % 2:
         raise ValueError(f"num_rungs must be even and at least 4, got {num_rungs}")
     require_network(network)
+    if localization == "auto" and save_to is not None:
+        raise ValueError("save_to keeps one run, localization='auto' makes several: give a number")
     options = ChainOptions(
         likelihood=likelihood,
-        localization=localization,
+        localization=ChainOptions.localization if localization == "auto" else localization,
         inverse_temperature=inverse_temperature,  # each rung has its own; 1/log n needs n > 2
         kernel=kernel,
         step_size=step_size,
@@ -183,66 +118,10 @@ def integrate_free_energy(
         progress_bar=progress_bar,
         compile=compile,
     )
-    steps = torch.arange(1, num_rungs + 1) / num_rungs
-    rungs = inverse_temperature * steps**LADDER_POWER
-    chains = sample_local_posteriors(network, network.anchor[None], data, options, ladder=rungs)
-    n, stats = chains.num_data, chains.draws.sample_stats
-    if len(stats.chain) < len(chains.inverse_temperature):
-        raise DivergedError(
-            f"chains became non-finite: {chains.draws.attrs['failed_chains']}; "
-            "give a smaller step_size"
-        )
-    energies = n * stats.loss.values.astype(np.float64).reshape(num_rungs, num_chains, -1)
-    ladder = pd.DataFrame(
-        [
-            _rung(0.0, _prior_energies(network, data, n, options)),
-            *(_rung(float(b), energies[k]) for k, b in enumerate(rungs)),
-        ]
-    )
-    value, mcse = _integrate(ladder)
-    coarse, _ = _integrate(ladder.iloc[::2])
-    return ThermodynamicEstimate(value, mcse, abs(value - coarse), ladder, chains.draws)
-
-
-def _prior_energies(network: FlatNetwork, data: Any, n: int, options: ChainOptions) -> NDArray[Any]:
-    """Compute nL_n at exact draws from the localiser N(w*, I/γ), (1, S)."""
-    generator = torch.Generator().manual_seed(options.seed + 1)
-    shape = (NUM_PRIOR_DRAWS, network.num_parameters)
-    noise = torch.randn(shape, generator=generator, dtype=network.dtype).to(network.device)
-    positions = network.anchor + noise / sqrt(options.localization)
-    losses = [
-        held_out_loss(network, part, data, likelihood=options.likelihood)
-        for part in torch.split(positions, 50)
-    ]
-    return n * torch.cat(losses).numpy()[None]
-
-
-def _rung(beta: float, energy: NDArray[Any]) -> dict[str, float]:
-    """Summarise the energies (C, S) of a rung as its row."""
-    mean, mcse, r_hat, ess = loss_summary(energy)
-    return {
-        "inverse_temperature": beta,
-        "energy": mean,
-        "energy_mcse": mcse,
-        "variance": float(energy.var(ddof=1)),
-        "r_hat": r_hat,
-        "ess": ess,
-    }
-
-
-def _integrate(ladder: pd.DataFrame) -> tuple[float, float]:
-    """Integrate E db by the corrected trapezoid; give it and its Monte-Carlo standard error."""
-    beta, energy, variance = (
-        ladder[name].to_numpy() for name in ("inverse_temperature", "energy", "variance")
-    )
-    gaps = np.diff(beta)
-    halves, twelfths = gaps / 2, gaps**2 / 12
-    # Each rung's weight, so that its error is carried once and not twice.
-    on_energy = np.append(halves, 0) + np.append(0, halves)
-    on_variance = np.append(0, twelfths) - np.append(twelfths, 0)
-    variance_error = variance * np.sqrt(2 / ladder["ess"].to_numpy())
-    value = on_energy @ energy + on_variance @ variance
-    squares = (on_energy * ladder["energy_mcse"].to_numpy()) ** 2 + (
-        on_variance * variance_error
-    ) ** 2
-    return float(value), float(np.sqrt(squares.sum()))
+    fresh = FreshHead.named(head, head_precision)
+    ladders = Ladders(network, as_data(data), options, num_rungs, fresh)
+    if localization == "auto":
+        gamma, (found,), draws, tried = best_neighbourhood(ladders, network.anchor[None])
+        return ThermodynamicEstimate(*found, draws, gamma, tried)
+    (found,), draws = ladders.climb(network.anchor[None])
+    return ThermodynamicEstimate(*found, draws, float(localization))

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
-from ppl_fe.networks.matching import listed, match_state, tied_names
+from ppl_fe.networks.matching import SHOWN, listed, match_state, tied_names
 
 
 class FlatNetwork:
@@ -204,6 +204,38 @@ class FlatNetwork:
             tensors[name].copy_(entry)
         other.anchor = other.flatten({name: tensors[name] for name in other.names})
         return other
+
+    def head_names(self, head: str | None) -> tuple[str, ...]:
+        """List the names of a fresh head's parameters: those equal to ``head`` or below it.
+
+        Args:
+            head: a dotted prefix, as ``"classifier"``; None for a network without a fresh head.
+
+        Raises:
+            ValueError: no parameter of the vector is called so, or all are.
+
+        Example:
+            >>> network = FlatNetwork(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
+            >>> network.head_names("1")
+            ('1.weight', '1.bias')
+        """
+        if head is None:
+            return ()
+        names = tuple(name for name in self.names if name == head or name.startswith(f"{head}."))
+        if not names:
+            parts, few = self._parts(), len(self.names) <= SHOWN
+            shown = listed(self.names if few else parts)
+            instead = did_you_mean(head, parts) or f"there are: {shown}"
+            raise ValueError(f"head={head!r} names no parameter; {instead}")
+        if len(names) == len(self.names):
+            raise ValueError(f"head={head!r} names every parameter; nothing pretrained is left")
+        return names
+
+    def _parts(self) -> list[str]:
+        """List what a head may be, from the outermost modules to single tensors."""
+        paths = [name.split(".") for name in self.names]
+        depths = range(1, max(map(len, paths)) + 1)
+        return list(dict.fromkeys(".".join(path[:depth]) for depth in depths for path in paths))
 
     def __repr__(self) -> str:
         every = [tensor.numel() for tensor in self.module.parameters()]

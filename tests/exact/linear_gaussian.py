@@ -32,19 +32,19 @@ def _loss(inputs: Array, targets: Array, w: Array) -> float:
 
 
 def linear_gaussian_posterior(
-    inputs: Array, targets: Array, anchor: Array, *, gamma: float, beta: float
+    inputs: Array, targets: Array, anchor: Array, *, gamma: float | Array, beta: float
 ) -> LinearGaussian:
     """Closed forms for the linear-Gaussian model localised at an anchor.
 
-    With H = X'X/n and P = n beta H + gamma I: the mean is m = P^-1 (beta X'y + gamma w*), the
-    covariance P^-1, E[L_n] = L_n(m) + 1/2 tr(H P^-1), and the free energy
-    n beta L_n(m) + gamma/2 |m - w*|^2 + 1/2 log det P - D/2 log gamma.
+    With H = X'X/n, G the diagonal matrix of gamma and P = n beta H + G: the mean is
+    m = P^-1 (beta X'y + G w*), the covariance P^-1, E[L_n] = L_n(m) + 1/2 tr(H P^-1), and the free
+    energy n beta L_n(m) + 1/2 (m - w*)'G(m - w*) + 1/2 log det P - 1/2 log det G.
 
     Args:
         inputs: (N, D).
         targets: (N,).
         anchor: (D,), w*.
-        gamma: localisation.
+        gamma: localisation, of all weights or (D,) of each.
         beta: inverse temperature of the likelihood; 1/log n for WBIC, 1 for the free energy.
 
     Returns:
@@ -65,17 +65,18 @@ def linear_gaussian_posterior(
             f"inputs {inputs.shape}, targets {targets.shape}, anchor {anchor.shape}: "
             "give (N, D), (N,) and (D,)."
         )
-    if not (gamma > 0.0 and beta > 0.0):
+    each = np.broadcast_to(gamma, (d,))
+    if not (each.min() > 0.0 and beta > 0.0):
         raise ValueError(f"gamma = {gamma} and beta = {beta} must be above zero.")
     H = inputs.T @ inputs / n
-    precision = n * beta * H + gamma * np.eye(d)
-    mean = np.linalg.solve(precision, beta * inputs.T @ targets + gamma * anchor)
+    precision = n * beta * H + np.diag(each)
+    mean = np.linalg.solve(precision, beta * inputs.T @ targets + each * anchor)
     covariance = np.linalg.inv(precision)
     anchor_loss = _loss(inputs, targets, anchor)
     mean_loss = _loss(inputs, targets, mean)
     expected_loss = mean_loss + 0.5 * float(np.trace(H @ covariance))
-    pull = 0.5 * gamma * float(np.sum((mean - anchor) ** 2))
-    log_volume = 0.5 * float(np.linalg.slogdet(precision)[1]) - 0.5 * d * math.log(gamma)
+    pull = 0.5 * float(np.sum(each * (mean - anchor) ** 2))
+    log_volume = 0.5 * float(np.linalg.slogdet(precision)[1]) - 0.5 * float(np.log(each).sum())
     return LinearGaussian(
         mean=mean,
         covariance=covariance,

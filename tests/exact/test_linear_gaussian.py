@@ -48,13 +48,17 @@ def test_every_quantity_against_a_grid(beta: float) -> None:
     assert exact.llc == pytest.approx(n * beta * (weight @ losses - at_anchor), rel=1e-9)
 
 
+GAMMAS = [np.full(5, 0.7), np.array([0.2, 5.0, 1.0, 40.0, 0.7])]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("beta", [1.0, 0.3])
-def test_free_energy_is_the_marginal_likelihood(beta: float) -> None:
-    # exp(-n beta L_n(w)) is N(y; Xw, I/beta) up to a constant, and w ~ N(w*, I/gamma).
+def test_free_energy_is_the_marginal_likelihood(beta: float, gamma: Array) -> None:
+    # exp(-n beta L_n(w)) is N(y; Xw, I/beta) up to a constant, and w_i ~ N(w*_i, 1/gamma_i).
     inputs, targets = _data(30, 5)
-    gamma, anchor = 0.7, np.linspace(-1.0, 2.0, 5)
+    anchor = np.linspace(-1.0, 2.0, 5)
     exact = linear_gaussian_posterior(inputs, targets, anchor, gamma=gamma, beta=beta)
-    covariance = np.eye(30) / beta + inputs @ inputs.T / gamma
+    covariance = np.eye(30) / beta + inputs @ np.diag(1 / gamma) @ inputs.T
     log_marginal = multivariate_normal.logpdf(targets, inputs @ anchor, covariance)
     constant = 15.0 * beta * math.log(2.0 * math.pi) - 15.0 * math.log(2.0 * math.pi / beta)
     assert exact.free_energy == pytest.approx(-log_marginal + constant, rel=1e-10)

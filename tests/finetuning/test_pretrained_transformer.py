@@ -12,7 +12,6 @@ from torch import nn
 from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
-    head_names,
     mask_entries,
 )
 from ppl_fe.finetuning.train.training import finetune
@@ -63,7 +62,7 @@ def test_a_sparse_delta_is_small_and_exact(model: nn.Module, tmp_path: Path) -> 
         progress_bar=False,
     )
     frozen = ~mask
-    for name in head_names(network, HEAD):
+    for name in network.head_names(HEAD):
         frozen[network.slices[name]] = False
     assert torch.equal(tuned.weights[frozen], network.anchor[frozen])
     # Rows of the embedding for words that do not occur have no gradient, and decay all the same.

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.finetuning.selection import FORMAT
-from ppl_fe.finetuning.train.trained_entries import head_names
 
 VECTORS = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
 
@@ -132,7 +131,7 @@ def test_a_selection_made_by_hand_has_no_base(made: fe.Selection, tmp_path: Path
 
 def test_a_checkpoint_under_a_fresh_head() -> None:
     net = network()
-    names = head_names(net, HEAD)
+    names = net.head_names(HEAD)
     body = {f"model.{n}": t + 1 for n, t in module().state_dict().items() if n not in names}
     found = net.with_state(body, names)
     for name, part in found.unflatten(found.anchor).items():

@@ -13,7 +13,6 @@ from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
     check_mask,
-    head_names,
     mask_entries,
 )
 from ppl_fe.networks.flat import FlatNetwork
@@ -201,26 +200,26 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 def test_the_head_is_found_by_prefix_of_whole_names() -> None:
     layers = nn.ModuleDict({"cls": nn.Linear(1, 1), "cls2": nn.Linear(1, 1, bias=False)})
     net = FlatNetwork(layers)
-    assert head_names(net, "cls") == ("cls.weight", "cls.bias")
-    assert head_names(net, "cls2.weight") == ("cls2.weight",)
-    assert head_names(net, None) == ()
+    assert net.head_names("cls") == ("cls.weight", "cls.bias")
+    assert net.head_names("cls2.weight") == ("cls2.weight",)
+    assert net.head_names(None) == ()
     with pytest.raises(ValueError, match=r"names no parameter; there are: cls\.weight"):
-        head_names(net, "head")
+        net.head_names("head")
     with pytest.raises(ValueError, match=r"names no parameter; did you mean 'cls'\?"):
-        head_names(net, "cls3")
+        net.head_names("cls3")
     with pytest.raises(ValueError, match="names every parameter"):
-        head_names(FlatNetwork(nn.ModuleDict({"a": nn.Linear(1, 1)})), "a")
+        FlatNetwork(nn.ModuleDict({"a": nn.Linear(1, 1)})).head_names("a")
 
 
 def test_a_misspelt_head_of_a_large_network_is_told_its_parts() -> None:
     body = nn.Sequential(*(nn.Linear(1, 1) for _ in range(9)))
     net = FlatNetwork(nn.ModuleDict({"encoder": body, "classifier": nn.Linear(1, 1)}))
     with pytest.raises(ValueError, match=r"'clasifier' names no parameter; did you mean 'classif"):
-        head_names(net, "clasifier")
+        net.head_names("clasifier")
     with pytest.raises(ValueError, match=r"did you mean 'encoder\.3'\?"):
-        head_names(net, "encodr.3")
+        net.head_names("encodr.3")
     with pytest.raises(ValueError, match=r"there are: encoder, classifier, encoder\.0, "):
-        head_names(net, "fc")
+        net.head_names("fc")
 
 
 def test_an_unknown_optimiser_is_refused() -> None:

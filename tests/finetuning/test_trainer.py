@@ -14,7 +14,6 @@ from cases.deltas import nudge
 from torch import Tensor, nn
 
 import ppl_fe as fe
-from ppl_fe.finetuning.train.trained_entries import head_names
 
 # Imported by the tests themselves: others that are collected need not wait the seconds it takes.
 pytestmark = pytest.mark.skipif(
@@ -69,7 +68,7 @@ def trainer(model: nn.Module | None, callback: Any, folder: Path, **options: Any
 
 def frozen(network: fe.FlatNetwork, mask: Tensor) -> Tensor:
     left = ~mask
-    for name in head_names(network, HEAD):
+    for name in network.head_names(HEAD):
         left[network.slices[name]] = False
     return left
 

@@ -14,7 +14,7 @@ from exact import linear_gaussian_posterior
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy.thermodynamic import _integrate
+from ppl_fe.free_energy.ladders import corrected_trapezoid
 
 N = 30
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(111))
@@ -51,7 +51,7 @@ def ladder_of_a_gaussian(num_rungs: int) -> pd.DataFrame:
 
 def test_the_corrected_trapezoid_is_of_fourth_order() -> None:
     exact = 0.5 * math.log(11)
-    errors = [abs(_integrate(ladder_of_a_gaussian(k))[0] - exact) for k in (12, 24, 48)]
+    errors = [abs(corrected_trapezoid(ladder_of_a_gaussian(k))[0] - exact) for k in (12, 24, 48)]
     assert errors[1] < 1e-3 * exact
     # Sixteen times less at half the spacing.
     assert errors[0] / errors[1] == pytest.approx(16, rel=0.4)
@@ -60,12 +60,12 @@ def test_the_corrected_trapezoid_is_of_fourth_order() -> None:
 
 def test_an_error_of_each_rung_counts_once() -> None:
     ladder = ladder_of_a_gaussian(12)
-    value, mcse = _integrate(ladder)
+    value, mcse = corrected_trapezoid(ladder)
     weights = []
     for k in range(len(ladder)):
         moved = ladder.copy()
         moved["energy"] += 0.1 * (moved.index == k)
-        weights.append(_integrate(moved)[0] - value)
+        weights.append(corrected_trapezoid(moved)[0] - value)
     assert mcse == pytest.approx(float(np.linalg.norm(weights)), rel=1e-3)
 
 
@@ -92,7 +92,7 @@ def test_the_result_and_its_ladder() -> None:
 
 def test_a_rung_that_has_not_mixed_leaves_no_error_bar() -> None:
     ladder = ladder_of_a_gaussian(12).assign(r_hat=1.001, ess=900.0)
-    value, mcse = _integrate(ladder)
+    value, mcse = corrected_trapezoid(ladder)
     good = fe.ThermodynamicEstimate(value, mcse, 0.0, ladder, xr.DataTree())
     assert f"{value:.3f} ± {mcse:.3f} nats" in str(good)
     ladder.loc[3, ["r_hat", "ess"]] = 1.4, 5.0

@@ -51,9 +51,12 @@ def _share(value: float, allowed: float) -> float:
 
 
 def below_anchor(run: Run) -> Check | None:
-    """Check that λ̂ = nβ(E[L] − L(w*)) is not negative: at a minimum it cannot be."""
+    """Check that λ̂ = nβ(E[L] − L(w*)) is not negative: at a minimum it cannot be.
+
+    With a fresh head w* is none, as its head is zero.
+    """
     anchor, beta = run.attrs.get("anchor_loss"), run.attrs.get("inverse_temperature")
-    if anchor is None or beta is None:
+    if anchor is None or beta is None or "fresh_head" in run.attrs:
         return None
     mean, error, _ = mean_and_error(run.loss)
     scale = float(run.attrs["num_data"]) * float(beta)

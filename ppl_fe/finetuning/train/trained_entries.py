@@ -10,47 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.arguments import did_you_mean
 from ppl_fe.networks.flat import FlatNetwork
-from ppl_fe.networks.matching import SHOWN, listed
 
 # Name of a parameter -> sorted positions of its trained entries; None for all of them.
 Entries = Mapping[str, Tensor | None]
-
-
-def head_names(network: FlatNetwork, head: str | None) -> tuple[str, ...]:
-    """List the names of the head's parameters: those equal to ``head`` or below it.
-
-    Args:
-        network: the network to look into.
-        head: a dotted prefix, as ``"classifier"``; None for a network without a fresh head.
-
-    Raises:
-        ValueError: no parameter of the vector is called so, or all are.
-
-    Example:
-        >>> network = FlatNetwork(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)))
-        >>> head_names(network, "1")
-        ('1.weight', '1.bias')
-    """
-    if head is None:
-        return ()
-    names = tuple(name for name in network.names if name == head or name.startswith(f"{head}."))
-    if not names:
-        parts, few = _parts(network), len(network.names) <= SHOWN
-        shown = listed(network.names if few else parts)
-        instead = did_you_mean(head, parts) or f"there are: {shown}"
-        raise ValueError(f"head={head!r} names no parameter; {instead}")
-    if len(names) == len(network.names):
-        raise ValueError(f"head={head!r} names every parameter; nothing pretrained is left")
-    return names
-
-
-def _parts(network: FlatNetwork) -> list[str]:
-    """List what a head may be, from the outermost modules to single tensors."""
-    paths = [name.split(".") for name in network.names]
-    depths = range(1, max(map(len, paths)) + 1)
-    return list(dict.fromkeys(".".join(path[:depth]) for depth in depths for path in paths))
 
 
 def check_mask(network: FlatNetwork, mask: Tensor) -> None:

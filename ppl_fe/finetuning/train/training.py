@@ -18,7 +18,6 @@ from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
     check_mask,
-    head_names,
     mask_entries,
     module_at,
 )
@@ -114,7 +113,7 @@ def finetune(
         True
     """
     require_network(network)
-    names = head_names(network, head)
+    names = network.head_names(head)
     selected = _selected(network, mask, method, names)
     source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
     held_out = None if validation is None else as_data(validation)
