@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 
 import pyro
 import pytest
+
+from ppl_fe.files import state_file, syncing
 
 
 @pytest.fixture(autouse=True)
 def _no_parameters_left_over() -> None:
     # Pyro's parameters are global, and a program here may register some.
     pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commits_whenever_they_may_be_and_no_wait_for_the_disk() -> Iterator[None]:
+    """How far a killed run has come then depends on no clock, and power cuts are not tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state_file, "COMMIT_SHARE", inf)
+        patch.setattr(syncing, "_sync", lambda path: None)
+        yield
 
 
 @pytest.fixture

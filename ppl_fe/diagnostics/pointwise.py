@@ -16,7 +16,7 @@ from ppl_fe.arguments import named_arguments
 from ppl_fe.diagnostics.scores import arguments_of, density_of, positions_of
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, Indices
-from ppl_fe.inference.record.zarr_store import dimension_names
+from ppl_fe.inference.record.zarr_folder import dimension_names
 from ppl_fe.inference.step.batchable import batchable
 
 VALUES_AT_ONCE = 2**22  # of log-densities: the program is batched over as many draws as that takes

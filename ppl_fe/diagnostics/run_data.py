@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ppl_fe.diagnostics.settings import missing, settings
-from ppl_fe.inference.record.zarr_store import read_stored
+from ppl_fe.inference.record.zarr_folder import read_stored
 
 Array = NDArray[np.float64]
 

@@ -2,7 +2,11 @@
 
 atomic.py          written beside its place, then renamed
 digest.py          the SHA-256 of tensors
+lock.py            one process at a time
+no_room.py         what to say when the disk is full
 safetensors_io.py  one checked file of tensors
+state_file.py      what a run goes on from
+syncing.py         on the disk, and not in memory alone
 """
 
 from __future__ import annotations

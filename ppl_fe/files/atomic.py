@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ppl_fe.files.syncing import sync
+
 
 @contextmanager
 def atomic_write(path: Path, *, lone: bool = False) -> Iterator[Path]:
     """Give a path beside `path` to write to, and rename it to `path` at the end of the block.
 
-    Whatever ends the block early leaves an older file as it was, and nothing beside it.
+    Whatever ends the block early leaves an older file as it was, and nothing beside it. After the
+    block the new file is there whole, also after a power cut.
 
     Args:
         path: the file, replaced if it exists.
@@ -31,6 +34,8 @@ def atomic_write(path: Path, *, lone: bool = False) -> Iterator[Path]:
     aside = path.with_name(f"{path.name}{writer}.partial")
     try:
         yield aside
+        sync([aside])
         os.replace(aside, path)
+        sync([path.parent])
     finally:
         aside.unlink(missing_ok=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +65,7 @@ def write_checked(
     held = _apart(tensors)
     written = json.dumps(about)
     metadata = {"format": file_format, "about": written, "content": _sum(held, written)}
-    with atomic_write(path, lone=lone) as aside:
+    with atomic_write(path, lone=lone) as aside, _system_errors(path):
         save_file(held, aside, metadata)
 
 
@@ -164,6 +166,19 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         taken.add(value.untyped_storage().data_ptr())
         held[name] = value
     return held
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Give back the system's error that the library wraps in one of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"(?:code: |os error )(\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _sum(tensors: Mapping[str, Tensor], about: str) -> str:

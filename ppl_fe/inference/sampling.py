@@ -90,11 +90,12 @@ def sample(
             there (`about_modes`): a minibatch chain's small steps would take long to come so far.
         seed: of noise, minibatches and starts, default 0; equal seeds give equal draws on the same
             machine.
-        save_to: a new zarr folder, written as draws come. Default none.
+        save_to: a new zarr folder, written as draws come and locked until the run ends. Default
+            none.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
-            those of an uninterrupted run, and those of a complete run are read. At most ten seconds
-            of draws are made again. A run of other settings, data or program is refused, and so is
-            one that was damaged. Default False.
+            those of an uninterrupted run, and those of a complete run are read. At most five
+            seconds of draws are made again, and ten times what writing them takes. A run of other
+            settings, data or program is refused, and so is one that was damaged. Default False.
         progress_bar: show steps, loss, step size and the loss's split R-hat. Default True.
         compile: "auto" (default) compiles the step when the run is long enough; "compiled",
             "traced" and "eager" force one way. Without a C++ compiler "compiled" means "traced",
@@ -119,8 +120,10 @@ def sample(
         TypeError: `kernel` is no sampler, or neither this function nor the program has a keyword.
         ValueError: a program that cannot be sampled (see `Density`), settings out of range, a run
             to be resumed that another call began or that is damaged.
+        BlockingIOError: another process writes to `save_to`.
         FileExistsError: the folder `save_to` exists.
         FileNotFoundError: there is nothing to resume.
+        OSError: `save_to` cannot be written to, or the disk is full; the message says what is kept.
         DivergedError: no chain stayed finite, or a step size given by hand is beyond the largest
             stable one, which the message names.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,8 @@ def test_a_damaged_resume_file_is_one_clear_error(
 
 
 def test_a_folder_with_fewer_draws_than_the_resume_file_tells_is_refused(unfinished: Path) -> None:
-    Store(unfinished, resume=True).cut(5)
+    with closing(Store(unfinished, resume=True)) as store:
+        store.cut(5)
     before = files(unfinished.parent)
     with pytest.raises(ValueError, match=r"x holds 5 draws, but run\.zarr\.resume .* draw 8"):
         run(unfinished, resume=True)
@@ -344,7 +346,7 @@ def test_a_crash_between_the_draws_and_the_resume_file(
 
 @pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 12])
 def test_a_crash_within_an_append(number: int, path: Path) -> None:
-    append, calls = store_module._append, 0
+    append, calls = store_module.append_draws, 0
 
     def crashing(group: Any, arrays: Mapping[str, Any]) -> None:
         nonlocal calls
@@ -355,7 +357,7 @@ def test_a_crash_within_an_append(number: int, path: Path) -> None:
             append(group, {name: values})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "_append", crashing)
+        patch.setattr(store_module, "append_draws", crashing)
         with pytest.raises(CrashError):
             run(path)
     assert_goes_on(path)

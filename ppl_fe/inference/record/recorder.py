@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.record.running_moments import RunningMoments
-from ppl_fe.inference.record.zarr_store import Arrays, Store, dimension_names
+from ppl_fe.inference.record.zarr_folder import Arrays, dimension_names
+from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.step.step_function import Statistics
 
 # Above this many values a site's draws are kept for a fixed random subset of its coordinates
@@ -28,7 +29,7 @@ from ppl_fe.inference.step.step_function import Statistics
 LARGEST_KEPT = 10**7
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
 BLOCK_VALUES = 2**20  # worked on at a time
-FLUSH_SECONDS = 10.0  # the most of a run on its way to disk that a crash can cost
+FLUSH_SECONDS = 5.0  # after which draws go to the store, however few
 STATISTICS = (
     "lp",
     "loss",
@@ -112,7 +113,7 @@ class Recorder:
         step_size: Tensor,
         own_statistics: tuple[Tensor, ...] = (),
     ) -> bool:
-        """Keep one draw of every chain; return whether it, and all before it, went to the store.
+        """Keep one draw of every chain; return whether all are in the store, and a commit is due.
 
         Args:
             position: (C, D).
@@ -147,7 +148,7 @@ class Recorder:
         late = self.store is not None and time.monotonic() - self._last_flush > FLUSH_SECONDS
         if self._filled == len(self._statistics) or late:
             self.flush()
-            return self.store is not None
+            return self.store is not None and self.store.is_due()
         return False
 
     def flush(self) -> None:

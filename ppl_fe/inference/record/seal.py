@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from ppl_fe.files import atomic_write
+from ppl_fe.files.syncing import sync
 
 PLACE = "sample_stats/loss/seal.json"  # every run has this array
 METADATA = "zarr.json"
@@ -43,13 +44,19 @@ def seal(folder: Path, facts: Mapping[str, Any], tree: xr.DataTree) -> None:
     order = {name: list(node.data_vars) for name, node in tree.children.items()}
     files = {name: _sum(folder, name) for name in sorted(_files(folder, [*order]))}
     text = json.dumps({"facts": facts, "order": order, "files": files})
-    with atomic_write(folder / PLACE) as aside:
+    with atomic_write(folder / PLACE, lone=True) as aside:
         aside.write_text(json.dumps({"seal": text, "sum": _sha(text.encode())}), encoding="utf-8")
 
 
 def break_seal(folder: Path) -> None:
     """Remove the seal, if there is one: what follows changes the folder."""
     (folder / PLACE).unlink(missing_ok=True)
+    sync([(folder / PLACE).parent])
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether there is a seal, be it right or not."""
+    return (folder / PLACE).is_file()
 
 
 def sealed(folder: Path) -> Seal | None:
@@ -64,7 +71,7 @@ def sealed(folder: Path) -> Seal | None:
     Raises:
         ValueError: a file is gone, was changed or came in; it is named.
     """
-    if not (folder / PLACE).is_file():
+    if not is_sealed(folder):
         return None
     try:
         held = json.loads((folder / PLACE).read_text(encoding="utf-8"))

@@ -3,73 +3,106 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
+import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 import zarr
-from numpy.typing import NDArray
 from torch import Tensor
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.errors import ZarrUserWarning
 
-from ppl_fe.files.safetensors_io import read_checked, write_checked
-from ppl_fe.inference.record.seal import METADATA, break_seal, seal, sealed
+from ppl_fe.files.lock import Lock
+from ppl_fe.files.no_room import told_if_full
+from ppl_fe.files.state_file import StateFile
+from ppl_fe.files.syncing import sync
+from ppl_fe.inference.record.seal import break_seal, is_sealed, seal, sealed
+from ppl_fe.inference.record.zarr_folder import (
+    Arrays,
+    Noting,
+    append_draws,
+    cut_draws,
+    dimension_names,
+    holds,
+    read_stored,
+    remove_unfinished,
+    unknown_files_ignored,
+    write_end,
+    wrong_file,
+)
 
-Arrays = dict[str, NDArray[Any]]
-CHUNK_VALUES = 2**20
-FORMAT = "ppl-fe resume 2"
-# A chunk that was changed is an error to whoever reads it, by whatever program.
-CODECS = (ZstdCodec(), Crc32cCodec())
+FORMAT = "ppl-fe resume 3"
 
 
 class Stopped(NamedTuple):
     """Where a stored run stands.
 
     state: tensors that the run goes on with. facts: of the call that began it. num_draws: of each
-    chain, up to there. sums: array -> the SHA-256 of those draws.
+    chain, up to there. sums: array -> the SHA-256 of those draws. folder: how often the folder was
+    replaced by another. is_over: the run has ended, and the folder is as it left it.
     """
 
     state: dict[str, Tensor]
     facts: dict[str, Any]
     num_draws: int
     sums: dict[str, str]
+    folder: int
+    is_over: bool
 
 
 class Store:
-    """The zarr folder of a run, made with its first draws.
+    """The zarr folder of a run, made with its first draws, and locked until `close`.
 
     Beside it, until the run is complete, lies `path` + ".resume": the state of the chains after the
-    last stored draw, as safetensors, written aside and renamed.
+    last stored draw, as safetensors, written aside and renamed. Writing it is the commit: all that
+    it counts on is on the disk by then. A folder is replaced, where draws that are in it change, by
+    another that is written beside it; which one counts the file says, too.
 
     Args:
         path: of the folder, which must not exist unless a run is resumed.
-        facts: what identifies the run; none by default.
         resume: go on with what is there. Default False.
 
     Attributes:
+        facts: what identifies the run, to be set before anything is written.
         complete: the run to be resumed has all its draws, which `finished` reads.
         stored_facts: of a complete run.
 
     Raises:
+        BlockingIOError: another process is writing it.
         FileExistsError: `path` exists and is not to be resumed.
         FileNotFoundError: nothing to resume.
+        OSError: the folder cannot be written to.
         ValueError: what is to be resumed is damaged.
     """
 
-    def __init__(
-        self, path: str | Path, facts: Mapping[str, Any] | None = None, *, resume: bool = False
-    ) -> None:
-        self.path, self.facts = Path(path), dict(facts or {})
-        self.resume_file = self.path.with_name(self.path.name + ".resume")
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
+        self.path, self.facts = Path(path), dict[str, Any]()
+        self.resume_file = StateFile(self.path.with_name(self.path.name + ".resume"), FORMAT)
         self._root: zarr.Group | None = None
         self._sums: dict[str, Any] = {}
+        self._stopped: Stopped | None = None
+        self._folder, self._committed = 0, 0
         self.complete, self.stored_facts = False, dict[str, Any]()
+        self._lock: Lock | None = None
+        # What is complete is read, perhaps where nothing can be written.
+        if not (resume and is_sealed(self.path) and not self.resume_file.exists()):
+            self._lock = Lock(self.path)
+        try:
+            self._find(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others write here; once is enough."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def _find(self, resume: bool) -> None:
+        """See what is there."""
         if not resume and self.path.exists():
             raise FileExistsError(
                 f"save_to: {self.path} already holds another run; "
@@ -77,12 +110,18 @@ class Store:
             )
         if not resume:
             return
-        if self.path.exists():
+        if self.resume_file.exists() and (self.path.is_dir() or not self.path.exists()):
+            self._stopped = self._read()
+            self._put_in_place(self._stopped.folder)
+            if self._stopped.is_over:
+                self.abandon()
+        # Of a run that was killed while it made its folder nothing counts that is there.
+        if self.path.exists() and not (self._stopped and not self._stopped.num_draws):
             self._open()
         if not self.resume_file.exists() and not self.complete:
             raise FileNotFoundError(
                 f"resume=True: the run {self.path} was interrupted and lost a chain, or its file "
-                f"{self.resume_file.name} is gone: it cannot be gone on with; "
+                f"{self.resume_file.path.name} is gone: it cannot be gone on with; "
                 "xarray.open_datatree(path, engine='zarr') opens its draws"
                 if self.path.exists()
                 else f"resume=True: there is no run {self.path}, or it was stopped in its "
@@ -93,54 +132,125 @@ class Store:
         """Open the folder of an earlier call."""
         found = sealed(self.path)
         try:
-            # Consolidated metadata still have the lengths of the interrupted run.
-            self._root = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+            self._root = self._opened()
             ended = self._root.attrs.get("interrupted") == 0
-            with _unknown_files_ignored():
+            with unknown_files_ignored():
                 for _, group in self._root.groups():
                     list(group.arrays())  # all metadata are read
         except Exception as error:  # zarr's, JSON's, the system's: whatever lies there
             raise ValueError(
                 f"resume=True: {self.path} is no folder that a run wrote, or it is damaged: "
-                f"{_wrong(self.path, error)}; begin a new run"
+                f"{wrong_file(self.path, error)}; begin a new run"
             ) from error
         # As long as the file lies there, a crash may have come in the middle of `finish`.
         self.complete = found is not None and ended and not self.resume_file.exists()
         self.stored_facts = {} if found is None else found.facts
 
+    def _opened(self) -> zarr.Group:
+        # Consolidated metadata still have the lengths of the interrupted run.
+        return zarr.open_group(Noting(self.path), mode="r+", use_consolidated=False)
+
     def append(self, groups: Mapping[str, Arrays]) -> None:
-        """Append draws (C, S', ...) to every group."""
-        if self._root is None:
-            # Only now, so that a run that fails before its first draw leaves no folder behind.
-            self._root = zarr.open_group(self.path, mode="w-")
-        for group, arrays in groups.items():
-            _append(self._root.require_group(group), arrays)
+        """Append draws (C, S', ...) to every group.
+
+        Raises:
+            OSError: the disk is full; what was committed before stays.
+        """
+        with self._told_if_full():
+            if self._root is None:
+                # Only now, so that a run that fails before its first draw leaves no folder behind.
+                self._root = zarr.open_group(Noting(self.path), mode="w-")
+            for group, arrays in groups.items():
+                append_draws(self._root.require_group(group), arrays)
         self._add(groups)
 
-    def remember(self, state: Mapping[str, Tensor], found: Mapping[str, Any], draws: int) -> None:
-        """Write what `recall` reads.
+    def replace(self, groups: Mapping[str, Arrays]) -> None:
+        """Put these draws in the place of all; the next `remember` makes it so.
+
+        Raises:
+            OSError: the disk is full; what was committed before stays.
+        """
+        with self._told_if_full():
+            self._root = self._fresh_root(groups)
+        self._sums = {}
+        self._add(groups)
+
+    def _fresh_root(self, groups: Mapping[str, Arrays]) -> zarr.Group:
+        """Write draws to a folder beside, which the next commit puts in the place of this one."""
+        self._folder += 1
+        beside = self._beside(self._folder)
+        shutil.rmtree(beside, ignore_errors=True)
+        root = zarr.open_group(Noting(beside), mode="w-")
+        for group, arrays in groups.items():
+            append_draws(root.require_group(group), arrays)
+        return root
+
+    def _beside(self, folder: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{folder}")
+
+    def _put_in_place(self, folder: int) -> None:
+        """Rename the folder that a commit has made the right one, if that is still to be done."""
+        beside = self._beside(folder)
+        if beside.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.rename(beside, self.path)
+            sync([self.path.parent])
+        shutil.rmtree(self._beside(folder + 1), ignore_errors=True)  # never committed
+        self._folder = folder
+
+    def is_due(self) -> bool:
+        """Whether a commit is worth its time by now."""
+        return self.resume_file.is_due()
+
+    def remember(
+        self,
+        state: Mapping[str, Tensor],
+        found: Mapping[str, Any],
+        draws: int,
+        *,
+        is_over: bool = False,
+    ) -> None:
+        """Commit: write what `recall` reads.
 
         Args:
             state: tensors that the run goes on with.
             found: more facts that a call to resume it must agree in.
             draws: of each chain, that are in the folder.
+            is_over: there is nothing to go on with; the folder is as it is to be. Default False.
+
+        Raises:
+            OSError: the disk is full; what was committed before stays.
         """
-        self.resume_file.parent.mkdir(parents=True, exist_ok=True)
         about = {
             "facts": {**self.facts, **found},
             "num_draws": draws,
             "sums": {name: running.hexdigest() for name, running in self._sums.items()},
+            "folder": self._folder,
+            "is_over": is_over,
         }
-        write_checked(self.resume_file, state, about, FORMAT, lone=True)
+        with self._told_if_full():
+            self.resume_file.write(state, about, after=self._new_files())
+            if self._root is not None and self._beside(self._folder).exists():
+                self._put_in_place(self._folder)
+                self._root = self._opened()
+        self._committed = draws
+
+    def _new_files(self) -> set[Path]:
+        return set() if self._root is None else self._root.store.take_new_files()
 
     def recall(self) -> Stopped:
-        """Read what the last `remember` wrote.
+        """Give what the last `remember` wrote.
 
         Raises:
             ValueError: the file is damaged.
         """
+        stopped, self._stopped = self._stopped or self._read(), None
+        self._committed = stopped.num_draws
+        return stopped
+
+    def _read(self) -> Stopped:
         try:
-            state, about = read_checked(self.resume_file, FORMAT, "resume", ValueError)
+            state, about = self.resume_file.read()
             return Stopped(state, **about)
         except (ValueError, OSError, TypeError) as error:
             raise ValueError(
@@ -158,7 +268,8 @@ class Store:
 
     def abandon(self) -> None:
         """Remove the file that resumes the run: there is nothing to go on with."""
-        self.resume_file.unlink(missing_ok=True)
+        self.resume_file.remove()
+        self._stopped = None
 
     def draws(self, stopped: Stopped) -> dict[str, Arrays]:
         """Read the draws of every group up to where the run goes on; change nothing.
@@ -180,8 +291,8 @@ class Store:
                 raise self._other_draws(f"{name} cannot be read ({error})") from error
             if held < stopped.num_draws:
                 raise self._other_draws(
-                    f"{name} holds {held} draws, but {self.resume_file.name} goes on from draw "
-                    f"{stopped.num_draws}"
+                    f"{name} holds {held} draws, but {self.resume_file.path.name} goes on from "
+                    f"draw {stopped.num_draws}"
                 )
             if tuple(named or ()) != dimension_names(key, values.ndim):
                 raise self._other_draws(f"{name} has the dimensions {named}")
@@ -194,40 +305,40 @@ class Store:
 
     def cut(self, num_draws: int) -> None:
         """Leave these first draws alone, as if the run had been killed after them."""
-        if self._root is None:
-            return
-        break_seal(self.path)
-        # With these go the consolidated metadata, which would outlive the lengths they tell.
-        self._root.attrs.put({})
-        with _unknown_files_ignored():
-            for _, group in list(self._root.groups()):
-                group.attrs.put({})
-                for key, array in list(group.arrays()):
-                    if _grows(array):
-                        array.resize((array.shape[0], num_draws, *array.shape[2:]))
-                    else:
-                        del group[key]
+        if self.path.exists():
+            break_seal(self.path)
+            remove_unfinished(self.path)
+        if self._root is not None:
+            with self._told_if_full():
+                cut_draws(self._root, num_draws)
+        elif self.path.exists():  # killed while it was made
+            shutil.rmtree(self.path)
 
     def finish(self, tree: xr.DataTree, *, complete: bool) -> None:
-        """Write what is known only at the end: coordinates, attributes, which chains are good."""
+        """Write what is known only at the end: coordinates, attributes, which chains are good.
+
+        Only what may be averaged stays in the folder: where a chain was lost, another folder takes
+        its place.
+
+        Raises:
+            OSError: the disk is full; what was committed before stays.
+        """
         assert self._root is not None
-        self._root.attrs.update(tree.attrs)
-        for name, node in tree.children.items():
-            group = self._root.require_group(name)
-            group.attrs.update(node.attrs)
-            for variable, values in node.data_vars.items():
-                if variable not in group:
-                    _create(group, str(variable), values.values, values.dims)
-                elif group[variable].shape != values.shape:
-                    # Only what may be averaged stays in the store's arrays.
-                    group[variable].resize(values.shape)
-                    group[variable][...] = values.values
-            for coordinate, values in node.coords.items():
-                _create(group, str(coordinate), values.values, values.dims)
-        with _unknown_files_ignored():
-            # xarray looks for consolidated metadata first and warns where it finds none.
-            zarr.consolidate_metadata(self._root.store)
-        seal(self.path, self.facts, tree)
+        is_same = holds(self._root, tree)
+        with self._told_if_full():
+            if not is_same:
+                kept = {name.partition("/")[0] for name in self._sums}
+                self._root = self._fresh_root(
+                    {
+                        group: {str(k): v.values for k, v in tree[group].data_vars.items()}
+                        for group in kept
+                    }
+                )
+            write_end(self._root, tree)
+            sync(self._new_files())
+            seal(self._root.store.root, self.facts, tree)
+        if not is_same:
+            self.remember({}, {}, 0, is_over=True)
         if complete:
             self.abandon()
 
@@ -240,98 +351,19 @@ class Store:
                 running = self._sums.setdefault(f"{group}/{name}", hashlib.sha256(kind))
                 running.update(by_draw.data)
 
+    @contextmanager
+    def _told_if_full(self) -> Iterator[None]:
+        def kept() -> str:
+            if not self.resume_file.exists():
+                return ""
+            draws = f"the first {self._committed} draws of each chain are"
+            return draws if self._committed else "the warm-up is"
+
+        with told_if_full(self.path, kept):
+            yield
+
     def _other_draws(self, wrong: str) -> ValueError:
         return ValueError(
             f"resume=True: {self.path} was changed since its run was stopped: {wrong}; "
             "begin a new run"
         )
-
-
-def read_stored(path: Path) -> xr.DataTree:
-    """Read all draws of a folder, its sites in their order.
-
-    A folder without a seal is read as it is: of a killed run, or written by others.
-
-    Args:
-        path: of the folder.
-
-    Raises:
-        ValueError: it is damaged, or no zarr folder of draws.
-    """
-    found = sealed(path)
-    # Of files that others left beside what is sealed nothing need be said.
-    quiet = nullcontext() if found is None else _unknown_files_ignored()
-    try:
-        with quiet, xr.open_datatree(path, engine="zarr", consolidated=False) as opened:
-            tree = opened.load()
-    except Exception as error:  # xarray's, zarr's, JSON's, the codecs'
-        raise ValueError(
-            f"{path} is damaged, or no folder of draws: {_wrong(path, error)}; take it from a "
-            "copy, or sample again"
-        ) from error
-    # A folder lists its files in any order.
-    order = {} if found is None else found.order
-    for name, node in tree.children.items():
-        node.dataset = node.to_dataset()[order.get(name, sorted(map(str, node.data_vars)))]
-    names = dict.fromkeys([*order, *tree.children])
-    tree.children = {name: tree.children[name] for name in names}
-    return tree
-
-
-def _wrong(folder: Path, error: Exception) -> str:
-    """Say what zarr stumbled over; its own error does not name the file."""
-    for file in sorted(folder.rglob(METADATA)):
-        try:
-            json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return f"{file.relative_to(folder)} is no JSON"
-    return f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _unknown_files_ignored() -> Iterator[None]:
-    """Say nothing of files that others left in the folder, nor of zarr's own beta features."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        yield
-
-
-def _append(group: zarr.Group, arrays: Arrays) -> None:
-    for name, values in arrays.items():
-        if name not in group:
-            chunk = max(1, min(values.shape[1], CHUNK_VALUES // max(1, values[:, :1].size)))
-            group.create_array(
-                name,
-                shape=(values.shape[0], 0, *values.shape[2:]),
-                chunks=(values.shape[0], chunk, *(max(1, n) for n in values.shape[2:])),
-                dtype=values.dtype,
-                dimension_names=dimension_names(name, values.ndim),
-                compressors=CODECS,
-                # A chunk that is missing is read as this.
-                fill_value=np.nan if values.dtype.kind == "f" else 0,
-            )
-        group[name].append(values, axis=1)
-
-
-def _grows(array: zarr.Array[Any]) -> bool:
-    """Return whether it has one entry a draw, and is not the draws' own coordinate."""
-    return array.ndim > 1 and "draw" in (array.metadata.dimension_names or ())
-
-
-def dimension_names(name: str, ndim: int) -> tuple[str, ...]:
-    """Name dimensions as ArviZ does: chain, draw, and one for each dimension of the site."""
-    own = ("block",) if name == "block_temperature" else ()
-    return ("chain", "draw", *(own or (f"{name}_dim_{k}" for k in range(ndim - 2))))
-
-
-def _create(group: zarr.Group, name: str, values: NDArray[Any], dimensions: Any) -> None:
-    """Write what comes at the end, in one array."""
-    is_text = values.dtype.kind in "UO"
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype="string" if is_text else values.dtype,
-        dimension_names=dimensions,
-        compressors=CODECS,
-    )
-    array[...] = values.astype(object) if is_text else values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from typing import Any
 
 import xarray as xr
@@ -34,45 +35,49 @@ def run(
         The draws, as `sample` describes them.
 
     Raises:
+        BlockingIOError: another process writes to `save_to`.
         FileExistsError: the folder `save_to` exists.
         FileNotFoundError: there is nothing to resume.
+        OSError: `save_to` cannot be written to, or the disk is full.
         DivergedError: no chain stayed finite.
         ValueError: the run to resume had other settings, data or program, or is damaged.
     """
     facts = identity(kernel, target, plan)
-    store = None
-    if plan.save_to is not None:
-        store = Store(plan.save_to, facts | fingerprint(target), resume=plan.resume)
-        if store.complete:
-            refuse_other_run(store.path, store.facts, store.stored_facts)
-            return store.finished()
-    parallel = plan.chain_method == "parallel"
-    if parallel:
-        found = _collect_in_processes(kernel, target, plan, store)
-    else:
-        sampling = Sampling(kernel, target, plan, store)
-        with sampling.watch.bar:
-            sampling.begin()
-            found = sampling.draw()
-    if found.failed:
-        warnings.warn(
-            "left out: " + "; ".join(f"chain {c}, {why}" for c, why in found.failed.items()),
-            RuntimeWarning,
-            stacklevel=3,
+    with ExitStack() as held:
+        store = None
+        if plan.save_to is not None:
+            store = held.enter_context(closing(Store(plan.save_to, resume=plan.resume)))
+            store.facts = facts | fingerprint(target)  # which reads all the data
+            if store.complete:
+                refuse_other_run(store.path, store.facts, store.stored_facts)
+                return store.finished()
+        parallel = plan.chain_method == "parallel"
+        if parallel:
+            found = _collect_in_processes(kernel, target, plan, store)
+        else:
+            sampling = Sampling(kernel, target, plan, store)
+            with sampling.watch.bar:
+                sampling.begin()
+                found = sampling.draw()
+        if found.failed:
+            warnings.warn(
+                "left out: " + "; ".join(f"chain {c}, {why}" for c, why in found.failed.items()),
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return found.recorder.finish(
+            found.failed,
+            {
+                "inference_library": "ppl_fe",
+                **facts,
+                **found.facts,
+                "chain_method": "parallel" if parallel else found.facts["chain_method"],
+                "interrupted": found.interrupted,
+                "failed_chains": {str(chain): why for chain, why in found.failed.items()},
+                **(attributes or {}),
+            },
+            complete=not found.interrupted or bool(found.failed),
         )
-    return found.recorder.finish(
-        found.failed,
-        {
-            "inference_library": "ppl_fe",
-            **facts,
-            **found.facts,
-            "chain_method": "parallel" if parallel else found.facts["chain_method"],
-            "interrupted": found.interrupted,
-            "failed_chains": {str(chain): why for chain, why in found.failed.items()},
-            **(attributes or {}),
-        },
-        complete=not found.interrupted or bool(found.failed),
-    )
 
 
 def _collect_in_processes(

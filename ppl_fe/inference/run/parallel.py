@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.diverged import DivergedError
-from ppl_fe.inference.record.zarr_store import Arrays
+from ppl_fe.inference.record.zarr_folder import Arrays
 
 
 class Part(NamedTuple):
