@@ -2,6 +2,7 @@
 
 atomic.py          written beside its place, then renamed
 digest.py          the SHA-256 of tensors
+kept_run.py        a run that one file keeps
 lock.py            one process at a time
 no_room.py         what to say when the disk is full
 safetensors_io.py  one checked file of tensors

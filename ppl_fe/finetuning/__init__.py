@@ -10,6 +10,7 @@
     bayestune/        draws from BayesTune's posterior exactly, at any size; equations (1) to (3)
     custom_prior/     draws from the posterior under any other prior, by the engine
     objective.py      the loss of a minibatch, for both stages
+    going_on.py       how a call goes on with a run that was stopped
     flat_weights.py   a module whose parameters are views of one vector
     flat_gradient.py  its gradient, part by part
     train/            stage 2: `finetune`, and what it shares with Hugging Face's Trainer

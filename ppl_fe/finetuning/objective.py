@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -180,25 +181,62 @@ def data_and_batch(
     return source, min(batch_size or source.num_data, source.num_data)
 
 
-def shuffled(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iterator[Batch]:
-    """Yield batches of B rows without end; each pass is a new permutation.
+class Counted(Iterator[Batch]):
+    """Batches without end, and how many of them were taken.
+
+    Args:
+        batches: without those taken before.
+        taken: those, 0 by default.
+
+    Attributes:
+        taken: batches so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], taken: int = 0) -> None:
+        self._batches, self.taken = batches, taken
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self.taken += 1
+        return batch
+
+
+def shuffled(
+    source: TensorData | LoaderData, batch_size: int, seed: int, taken: int = 0
+) -> Counted:
+    """Give batches of B rows without end; each pass is a new permutation.
 
     What does not fill a batch is left out of that pass. The global random state is untouched.
+
+    Args:
+        source: the data.
+        batch_size: B.
+        seed: of the permutations.
+        taken: batches to leave out at the beginning, as one needs who goes on after them. Default
+            0. A loader reads them all the same.
 
     Example:
         >>> source = TensorData(torch.arange(5.0), torch.arange(5), 5)
         >>> batches = shuffled(source, 2, seed=0)
-        >>> len({int(y) for _ in range(2) for y in next(batches)[1]})
-        4
+        >>> len({int(y) for _ in range(2) for y in next(batches)[1]}), batches.taken
+        (4, 2)
     """
     if isinstance(source, LoaderData):
-        yield from source.replicas(1, seed)[0]
-        return
+        return Counted(islice(source.replicas(1, seed)[0], taken, None), taken)
+    return Counted(_permuted(source, batch_size, seed, taken), taken)
+
+
+def _permuted(source: TensorData, batch_size: int, seed: int, left_out: int) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(seed)
+    per_pass = source.num_data // batch_size
+    for _ in range(left_out // per_pass):
+        torch.randperm(source.num_data, generator=generator)
+    first = left_out % per_pass
     while True:
         order = torch.randperm(source.num_data, generator=generator)
-        for rows in torch.split(order[: len(order) // batch_size * batch_size], batch_size):
+        for rows in torch.split(order[: per_pass * batch_size], batch_size)[first:]:
             yield _rows(source, rows)
+        first = 0
 
 
 def one_pass(source: TensorData | LoaderData, batch_size: int) -> Iterator[Batch]:
@@ -232,6 +270,20 @@ def divided(source: TensorData | LoaderData, batch_size: int, seed: int) -> Iter
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.split(torch.randperm(source.num_data, generator=generator), batch_size):
         yield _rows(source, rows)
+
+
+def picked_rows(batch: Batch, count: int) -> Batch:
+    """Give some rows of a batch, at equal distances, its first and last among them.
+
+    Example:
+        >>> picked_rows((torch.arange(5.0), torch.arange(5)), 3)[1]
+        tensor([0, 2, 4])
+    """
+    length = len(batch[1])
+    count = min(count, length)
+    rows = torch.arange(count) * (length - 1) // max(1, count - 1)
+    picked: Batch = pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], batch)
+    return picked
 
 
 def _rows(source: TensorData, rows: Tensor) -> Batch:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.files.kept_run import KeptRun
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
@@ -43,6 +44,7 @@ class Task:
         batch_size: B, rows in a minibatch, at most N.
         seed: of all randomness.
         progress_bar: whether to show one.
+        kept: the file that keeps the run, of rules that can be gone on with; None without one.
     """
 
     network: FlatNetwork
@@ -56,6 +58,7 @@ class Task:
     batch_size: int
     seed: int
     progress_bar: bool
+    kept: KeptRun | None = None
 
     @property
     def head_slices(self) -> list[slice]:
@@ -111,6 +114,7 @@ class Rule(ABC):
         default_batch_size: B where the caller does not give one; None takes all the data.
         takes_sparsity: False if the rule selects the entries of score 1, whatever share is asked
             for.
+        can_be_kept: True if it goes on from where `task.kept` stands, and commits to it.
 
     Example:
         >>> class Smallest(Rule):
@@ -123,6 +127,7 @@ class Rule(ABC):
 
     default_batch_size: int | None = DEFAULT_BATCH
     takes_sparsity: bool = True
+    can_be_kept: bool = False
 
     @property
     @abstractmethod

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ppl_fe.arguments import named_arguments, require_integer
+from ppl_fe.files.kept_run import kept_run
+from ppl_fe.finetuning.going_on import facts_of, hold_to
 from ppl_fe.finetuning.objective import Objective, data_and_batch
 from ppl_fe.finetuning.rules.shorthands import RuleName, find_rule, former_arguments
 from ppl_fe.finetuning.score_notes import agreement_notes, chance_notes
@@ -14,6 +18,8 @@ from ppl_fe.finetuning.threshold import cut, number_to_select, outside
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
+
+FORMAT = "ppl-fe selection run 1"
 
 
 @former_arguments
@@ -29,6 +35,8 @@ def select_parameters(
     head: str | None = None,
     batch_size: int | Literal["auto"] | None = "auto",
     seed: int = 0,
+    save_to: str | Path | None = None,
+    resume: bool = False,
     progress_bar: bool = True,
 ) -> Selection:
     """Rank a pretrained network's parameters by a rule and select the first of them.
@@ -63,6 +71,11 @@ def select_parameters(
             under a prior of your own; None takes all the data in a step. A DataLoader brings its
             own.
         seed: equal seeds give equal selections on the same machine; 0 by default.
+        save_to: a new file that keeps the chains and their moments, for BayesTune under its own
+            prior, which takes long. At most a tenth of the time goes into writing it. Default none.
+        resume: go on with the run that `save_to` keeps, begun by the same call, after Ctrl-C or a
+            crash: the selection is that of an uninterrupted run, bit for bit, and that of a
+            complete one is read. Another call is refused. Default False.
         progress_bar: show steps, chain and loss; True by default.
 
     Returns:
@@ -70,7 +83,12 @@ def select_parameters(
 
     Raises:
         TypeError: an argument that is not there; a rule that is none.
-        ValueError: arguments out of range or at odds; one class; nothing or all selected; no knee.
+        ValueError: arguments out of range or at odds; one class; nothing or all selected; no knee;
+            `save_to` for a rule that is quick; a run to be resumed that another call began or that
+            is damaged.
+        BlockingIOError: another process writes to `save_to`.
+        FileExistsError: `save_to` exists.
+        FileNotFoundError: there is nothing to resume.
         DivergedError: the loss or a gradient is not finite: names chain, step and layer; its
             `scale_mean` is that of the draws before.
 
@@ -92,6 +110,11 @@ def select_parameters(
     require_network(network)
     require_integer("seed", seed, 0)
     rule = find_rule(rule)
+    if save_to is not None and not rule.can_be_kept:
+        raise ValueError(
+            f"save_to keeps the chains of BayesTune under its own prior; rule={rule.name!r} has "
+            "none to go on with: leave save_to out, and write the result by selection.save(path)"
+        )
     names = network.head_names(head)
     ranked = outside(network.slices, names)
     wanted = rule.takes_sparsity and threshold is None
@@ -103,7 +126,11 @@ def select_parameters(
     task = Task(
         network, source, objective, likelihood, head, names, ranked, count, size, seed, progress_bar
     )
-    found = rule.score(task).within(ranked)
+    with kept_run(save_to, FORMAT, resume=resume) as kept:
+        if kept is not None:
+            settings = {**_settings(task, rule), "sparsity": sparsity, "threshold": threshold}
+            hold_to(kept, facts_of(network, objective, {"data": source}, settings))
+        found = rule.score(replace(task, kept=kept)).within(ranked)
     chosen = cut(found.score, ranked, count, threshold) if rule.takes_sparsity else found.score == 1
     return Selection(
         rule=rule.name,
@@ -126,3 +153,10 @@ def select_parameters(
         notes=(*found.notes, *agreement_notes(found, chosen), *chance_notes(found)),
         base_hash=network_hash(network, names),
     )
+
+
+def _settings(task: Task, rule: Rule) -> dict[str, Any]:
+    """Give what tells one call's run from another's, beside its data."""
+    own = {name: repr(value) for name, value in vars(rule).items()}
+    call = {"batch_size": task.batch_size, "seed": task.seed, "head": task.head}
+    return {"rule": rule.name, **own, **call}

@@ -26,7 +26,8 @@ from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import digits_network
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import Stiffness, measure
-from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
+from ppl_fe.finetuning.bayestune.restarts import run_chains
+from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective, shuffled

@@ -35,6 +35,7 @@ The folder, in the order of reading:
     at_scale/            the same step for 10⁷ weights; the stiffness that sets ε and σ
     grouped.py           one scale for a layer or a row
     offsets.py           the vector of offsets, in blocks, and the network's weights with it
-    scale_chains.py      the chains: start, tune, step, keep; `run_chains` runs them
+    scale_chains.py      the chains: start, tune, step, keep; how they stand
+    restarts.py          all of them in turn: `run_chains`
     scale_moments.py     mean, sd, R-hat and MCSE of every scale over the kept draws
 """

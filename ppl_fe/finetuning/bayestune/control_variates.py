@@ -16,8 +16,9 @@ Paper: Control variates for stochastic gradient MCMC, Stat. Comput. 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ppl_fe.finetuning.flat_gradient import GradientParts
@@ -78,3 +79,13 @@ class ControlVariates:
         self.working.weights.copy_(weights)
         self.gradient = self._differentiate_all()
         self.moved = True
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` needs."""
+        moved = torch.tensor(self.moved)
+        return {"weights": self.working.weights, "gradient": self.gradient, "moved": moved}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to the reference of a `state`."""
+        self.working.weights.copy_(state["weights"])
+        self.gradient, self.moved = state["gradient"].to(self.gradient), bool(state["moved"])

@@ -24,7 +24,7 @@ one run's mean is off by up to half of itself, and the MCSE stated is 2 to 2.5 t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import log, pi, sqrt
 from typing import Literal
 
@@ -214,6 +214,14 @@ class GroupedUpdate:
         """Give the present scales, all at once."""
         scale = self.log_scale.exp().to(self._offsets.values.dtype)
         yield slice(0, self.num_scales), [scale]
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what a chain carries beside its offsets."""
+        return {"log_scale": self.log_scale}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state`."""
+        self.log_scale = state["log_scale"].to(self.log_scale)
 
     def _move_scales(self, generator: torch.Generator) -> None:
         """Take one Metropolis step of every log λ given the views.

@@ -10,7 +10,7 @@ all else is done block by block (`at_scale`). Beside them stands the network as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from math import sqrt
@@ -19,10 +19,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppl_fe.data.sources import LoaderData, TensorData
-from ppl_fe.diverged import DivergedError
+from ppl_fe.files.kept_run import State
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
 from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, FusedUpdate, ScaleDraw
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import measure
@@ -33,7 +32,7 @@ from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
 from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior, drawn, expected
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts
 from ppl_fe.finetuning.flat_weights import WorkingCopy, padding_for
-from ppl_fe.finetuning.objective import Batch, Objective, shuffled
+from ppl_fe.finetuning.objective import Batch, Counted, Objective, shuffled
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
 from ppl_fe.networks.flat import FlatNetwork
@@ -41,7 +40,6 @@ from ppl_fe.networks.flat import FlatNetwork
 STEP_SHARE = 0.7  # of 1/(a + s²) along the stiffest direction; 0.8 is the most that `prepare` takes
 # Inductor takes 5 to 25 s for the step; uncompiled, a weight costs about 0.1 µs a step more.
 WORTH_COMPILING = 4e8  # weights times steps
-SHORTER, MOST_RESTARTS = 4.0, 3
 
 
 class Update(Protocol):
@@ -63,6 +61,10 @@ class Update(Protocol):
     ) -> None: ...
 
     def read_scales(self, generator: torch.Generator) -> Iterator[ScaleDraw]: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass
@@ -130,7 +132,7 @@ class ScaleChains:
         self.moments: ScaleMoments | None = None
         self.counts: Tensor | None = None
         self.tuning, self.shorter, self.num_moved = Tuning(), 1.0, 0
-        self._batches: Iterator[Batch] = iter(())
+        self._batches = Counted(iter(()))
         self._generator = torch.Generator(network.device)
 
     def _make_update(self, alpha: float, beta: float) -> Update:
@@ -155,9 +157,9 @@ class ScaleChains:
 
     def start(self, chain: int) -> None:
         """Put a chain at a start of its own; the first one also tunes the step at the anchor."""
-        state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
-        self._generator.manual_seed(int(state[0]))
-        self._batches = shuffled(self.source, self.plan.batch_size, int(state[1]))
+        seeds = self._seeds(chain)
+        self._generator.manual_seed(seeds[0])
+        self._batches = shuffled(self.source, self.plan.batch_size, seeds[1])
         values = self.offsets.values
         values.zero_()
         self._start_head()
@@ -173,6 +175,11 @@ class ScaleChains:
         self._start_head()
         self.offsets.write()
         self.update.start(self._generator)
+
+    def _seeds(self, chain: int) -> list[int]:
+        """Give the seeds of a chain's noise and of its batches."""
+        state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
+        return [int(seed) for seed in state]
 
     def _start_head(self) -> None:
         """Move the head's offsets on to where the reference had it at first, if there is one."""
@@ -207,7 +214,8 @@ class ScaleChains:
         """
         plan, tuning, dtype = self.plan, self.tuning, self.offsets.values.dtype
         tuning.noise_sd = None  # its memory is needed for the measurement, where memory peaks
-        is_first, batches = tuning.step_size == 0, self._batches
+        is_first = tuning.step_size == 0
+        batches: Iterator[Batch] = self._batches
         if self.reference is not None:
             # The noise of control variates is that of the curvature, and bounds the step: it must
             # be stable on single minibatches, which are stiffer than all the data.
@@ -268,15 +276,8 @@ class ScaleChains:
         plan, values = self.plan, self.offsets.values
         if self.moments is None:
             self.tuning.direction = None
-            self.moments = ScaleMoments(
-                self.update.num_scales,
-                plan.num_chains,
-                plan.num_samples,
-                values,
-                errors=plan.errors,
-            )
-            if plan.top is not None:
-                self.counts = torch.zeros_like(values, dtype=torch.int32)
+            self._make_moments()
+        assert self.moments is not None
         draw = None if self.counts is None else torch.empty_like(values)
         for at, (scale, *variance) in self.update.read_scales(self._generator):
             self.moments.add(at, scale, *variance)
@@ -288,50 +289,63 @@ class ScaleChains:
                 draw[where] = -1
             self.counts[torch.topk(draw, plan.top, sorted=False).indices] += 1
 
+    def _make_moments(self) -> None:
+        plan, values = self.plan, self.offsets.values
+        size, errors = self.update.num_scales, plan.errors
+        self.moments = ScaleMoments(size, plan.num_chains, plan.num_samples, values, errors=errors)
+        if plan.top is not None:
+            self.counts = torch.zeros_like(values, dtype=torch.int32)
+
     def per_weight(self, values: Tensor) -> Tensor:
         """Give each weight (D,) what `moments` and `counts` hold of its scale."""
         return self.update.per_weight(values)
 
+    @property
+    def so_far(self) -> str:
+        """Say in words how far the chains have come."""
+        return f"{self.num_moved} of {self.plan.num_chains * self.plan.num_steps} steps"
 
-def run_chains(chains: ScaleChains, *, progress_bar: bool) -> int:
-    """Run every chain from a start of its own.
+    def state(self) -> State:
+        """Give all that `restore` needs, to go on bit for bit."""
+        tuning = self.tuning
+        parts = {"update": self.update.state()}
+        if self.moments is not None:
+            parts["moments"] = self.moments.state()
+        if self.reference is not None:
+            parts["reference"] = self.reference.state()
+        tensors = {f"{part}:{k}": v for part, own in parts.items() for k, v in own.items()}
+        tensors |= {"offsets": self.offsets.values, "generator": self._generator.get_state()}
+        more = {"noise_sd": tuning.noise_sd, "direction": tuning.direction, "counts": self.counts}
+        tensors |= {name: value for name, value in more.items() if value is not None}
+        about = {name: getattr(self, name) for name in ("shorter", "num_moved")}
+        about |= {"step_size": tuning.step_size, "clamped": tuning.clamped}
+        return tensors, {**about, "taken": self._batches.taken}
 
-    An automatic step is chosen by the stiffness at the anchor and half through the warm-up. A
-    network can be far stiffer on the way, as where a fresh head has not learnt to use it, and then
-    loss or gradient overflow. Nothing of such a try is kept: all chains begin again with a quarter
-    of its step, three times at most.
-
-    Returns:
-        How often they began again.
-
-    Raises:
-        DivergedError: names chain, step and layer; `chains.moments` hold the draws before.
-    """
-    plan, restarts = chains.plan, 0
-    total = plan.num_chains * plan.num_steps
-    with tqdm(
-        total=total, disable=not progress_bar, desc="stage 1", unit="step", leave=False
-    ) as bar:
-        while chains.num_moved < total:
-            chain, step = divmod(chains.num_moved, plan.num_steps)
-            try:
-                chains.look_around(chain, step)
-                loss = chains.step()
-            except DivergedError as error:
-                given = plan.step_size != "auto"
-                if restarts == MOST_RESTARTS or given or chains.num_moved == 0:
-                    raise DivergedError(
-                        f"chain {chain}, step {step + 1} of {plan.num_steps}, at step size "
-                        f"{chains.tuning.step_size:.3g}: {error}"
-                    ) from error
-                restarts += 1
-                chains.restart(SHORTER**restarts)
-                bar.reset()
-                continue
-            kept = step + 1 - plan.warmup_steps
-            if kept > 0 and kept % plan.thinning == 0:
-                chains.keep()
-            bar.update()
-            if not bar.disable:
-                bar.set_postfix({"chain": chain, "loss": f"{loss:.4f}"}, refresh=False)
-    return restarts
+    def restore(self, state: State) -> None:
+        """Go on from a `state` of the same call."""
+        tensors, about = state
+        parts: dict[str, dict[str, Tensor]] = {"update": {}}
+        for key, value in tensors.items():
+            part, _, name = key.rpartition(":")
+            parts.setdefault(part, {})[name] = value
+        own, device = parts[""], self.network.device
+        self.shorter, self.num_moved = about["shorter"], about["num_moved"]
+        self.tuning = Tuning(about["step_size"], about["clamped"])
+        for name in ("noise_sd", "direction"):
+            setattr(self.tuning, name, own[name].to(device) if name in own else None)
+        if self.tuning.step_size:
+            self.update.prepare(self.tuning.step_size)
+        self.update.restore(parts["update"])
+        self.offsets.values.copy_(own["offsets"])
+        self.offsets.write()
+        chain = max(0, self.num_moved - 1) // self.plan.num_steps
+        seed = self._seeds(chain)[1]
+        self._batches = shuffled(self.source, self.plan.batch_size, seed, about["taken"])
+        self._generator.set_state(own["generator"])
+        if self.reference is not None:
+            self.reference.restore(parts["reference"])
+        if "moments" in parts:
+            self._make_moments()
+            assert self.moments is not None
+            self.moments.restore(parts["moments"])
+            self.counts = own["counts"].to(device) if "counts" in own else None

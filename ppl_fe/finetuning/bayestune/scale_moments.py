@@ -7,6 +7,8 @@ that run side by side, at five tensors a chain).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from ppl_fe.inference.record.split_statistics import (
     most_ess,
     r_hat_of_parts,
 )
+
+SUMS = ("mean", "within", "between", "batch_sum", "grand", "spread")
 
 
 class ScaleMoments:
@@ -84,6 +88,21 @@ class ScaleMoments:
         if self.errors and self._place + 1 == self._batches[self._batch].stop:
             self._batch = (self._batch + 1) % len(self._batches)
         self.num_draws += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` needs: the sums themselves, not copies, and the draws' number."""
+        names = SUMS if self.errors else SUMS[:2]
+        sums = {name: getattr(self, f"_{name}") for name in names}
+        extra = {} if self._extra is None else {"extra": self._extra}
+        return {"at": torch.tensor([self.num_draws, self._batch])} | sums | extra
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the `state` of moments that were made alike."""
+        self.num_draws, self._batch = (int(number) for number in state["at"])
+        for name in SUMS if self.errors else SUMS[:2]:
+            getattr(self, f"_{name}").copy_(state[name])
+        if "extra" in state:
+            self._extra = state["extra"].to(self._mean)
 
     def summary(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Compute mean, sd, R-hat and MCSE, (D,) each; the last two None without `errors`.

@@ -18,7 +18,8 @@ from torch import Tensor
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.bayestune.data_count import GradientKind, count_data
-from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, run_chains
+from ppl_fe.finetuning.bayestune.restarts import run_chains
+from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
 from ppl_fe.finetuning.scoring import DEFAULT_BATCH, Rule, Scores, Task
@@ -160,6 +161,11 @@ class BayesTune(Rule):
         return DEFAULT_BATCH if isinstance(self.prior, LaplaceGamma) else None
 
     @property
+    def can_be_kept(self) -> bool:  # type: ignore[override]
+        """Whether a run can be gone on with: under a prior of your own it cannot."""
+        return isinstance(self.prior, LaplaceGamma)
+
+    @property
     def length(self) -> RunLength:
         """Give the length of a chain, defaults filled in."""
         usual = USUAL if isinstance(self.prior, LaplaceGamma) else OTHER_PRIOR
@@ -216,8 +222,10 @@ class BayesTune(Rule):
             task.head_slices,
             found.reference,
         )
+        if task.kept is not None and task.kept.stopped is not None:
+            chains.restore(task.kept.stopped)
         try:
-            times_shortened = run_chains(chains, progress_bar=task.progress_bar)
+            times_shortened = run_chains(chains, task.kept, progress_bar=task.progress_bar)
         except DivergedError as error:
             before = None if chains.moments is None else chains.per_weight(chains.moments.so_far())
             advice = "" if plan.step_size == "auto" else f"; lower step_size={plan.step_size:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -212,12 +213,14 @@ def build_optimizer(
         weight_decay: pull towards zero, of the trained entries only, as the others are no leaves.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name; a negative pull.
 
     Example:
         >>> build_optimizer("sgd", [nn.Parameter(torch.ones(1))], 0.1, 0.0).defaults["momentum"]
         0.9
     """
+    if not (isfinite(weight_decay) and weight_decay >= 0):
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}")
     if name == "adamw":
         return torch.optim.AdamW(leaves, lr=learning_rate, weight_decay=weight_decay, fused=True)
     if name == "sgd":

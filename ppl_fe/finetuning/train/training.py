@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from ppl_fe.arguments import named_arguments, require_integer
 from ppl_fe.data.sources import as_data
 from ppl_fe.diverged import DivergedError
+from ppl_fe.files.digest import digest
+from ppl_fe.files.kept_run import KeptRun, kept_run
+from ppl_fe.finetuning.going_on import facts_of, hold_to
 from ppl_fe.finetuning.objective import Objective, data_and_batch, one_pass, shuffled
 from ppl_fe.finetuning.train import lora
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
@@ -21,7 +24,7 @@ from ppl_fe.finetuning.train.trained_entries import (
     mask_entries,
     module_at,
 )
-from ppl_fe.finetuning.train.training_loop import TrainingPlan, train
+from ppl_fe.finetuning.train.training_loop import Outcome, Training, TrainingPlan
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
@@ -30,6 +33,7 @@ Method = Literal["mask", "full", "head", "lora"]
 # For AdamW. The published stage 2 uses 1e-3 at a sparsity of 0.5 %; all weights bear far less.
 LEARNING_RATES = {"mask": 1e-3, "head": 1e-3, "lora": 1e-3, "full": 5e-5}
 DEFAULT_BATCH, DEFAULT_EPOCHS, MOST_EVALUATIONS = 16, 3, 50
+FORMAT = "ppl-fe fine-tuning 1"
 
 
 @named_arguments
@@ -53,6 +57,8 @@ def finetune(
     patience: int = 5,
     lora_rank: int = 8,
     seed: int = 0,
+    save_to: str | Path | None = None,
+    resume: bool = False,
     progress_bar: bool = True,
 ) -> FinetuneResult:
     """Fine-tune selected entries of a network; all others stay as they were, bit for bit.
@@ -90,12 +96,21 @@ def finetune(
         lora_rank: r of method "lora", 8 by default.
         seed: seed of the order of the data and of adapters, 0 by default. The global random state
             is untouched.
+        save_to: a new file that keeps the run: weights, optimiser, best state, history. At most a
+            tenth of the time goes into writing it. Default none.
+        resume: go on with the run that `save_to` keeps, begun by the same call, after Ctrl-C or a
+            crash: the result is that of an uninterrupted run, bit for bit, and that of a complete
+            one is read. Another call is refused. Default False.
         progress_bar: whether to show steps, loss and learning rate, True by default.
 
     Raises:
         TypeError: a mask that is no tensor of booleans; an argument that does not exist.
         ValueError: a mask of another shape or empty; arguments that do not go together or are out
-            of range; labels out of range or of one class only; a head that does not exist.
+            of range; labels out of range or of one class only; a head that does not exist; a run
+            to be resumed that another call began or that is damaged.
+        BlockingIOError: another process writes to `save_to`.
+        FileExistsError: `save_to` exists.
+        FileNotFoundError: there is nothing to resume.
         ImportError: method "lora" without peft.
         DivergedError: the loss, a gradient or a weight is not finite: names the step and the
             layer; its `tuned` is the last good state.
@@ -115,40 +130,46 @@ def finetune(
     require_network(network)
     names = network.head_names(head)
     selected = _selected(network, mask, method, names)
-    source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
-    held_out = None if validation is None else as_data(validation)
-    objective = Objective(likelihood, network.device, network.autocast)
-    objective.refuse_one_class(source)
-    steps_per_epoch = source.num_data // size
-    steps = _num_steps(num_steps, num_epochs, steps_per_epoch)
-    if evaluate_every is None:
-        evaluate_every = max(steps_per_epoch, -(-steps // MOST_EVALUATIONS))
-    if learning_rate is None:
-        learning_rate = _usual_rate(optimizer, method)
-    plan = TrainingPlan(steps, learning_rate, schedule, evaluate_every, patience)
-    if not (isfinite(weight_decay) and weight_decay >= 0):
-        raise ValueError(f"weight_decay must be >= 0, got {weight_decay!r}")
-    require_integer("seed", seed, 0)
+    with kept_run(save_to, FORMAT, resume=resume) as kept:
+        source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
+        held_out = None if validation is None else as_data(validation)
+        objective = Objective(likelihood, network.device, network.autocast)
+        objective.refuse_one_class(source)
+        steps_per_epoch = source.num_data // size
+        steps = _num_steps(num_steps, num_epochs, steps_per_epoch)
+        if evaluate_every is None:
+            evaluate_every = max(steps_per_epoch, -(-steps // MOST_EVALUATIONS))
+        if learning_rate is None:
+            learning_rate = _usual_rate(optimizer, method)
+        plan = TrainingPlan(steps, learning_rate, schedule, evaluate_every, patience)
+        require_integer("seed", seed, 0)
 
-    module = module_at(network, network.anchor)
-    if method == "lora":
-        selected, entries = lora.wrap(network, module, names, lora_rank, seed)
-    else:
-        entries = mask_entries(network, selected, names)
-    trained = TrainedEntries(module, entries)
-    objective.check(module, source)
-    if held_out is not None:
-        objective.check(module, held_out, "validation")
-    outcome = train(
-        module,
-        trained,
-        build_optimizer(optimizer, trained.leaves, learning_rate, weight_decay),
-        objective,
-        shuffled(source, size, seed),
-        plan,
-        None if held_out is None else lambda: one_pass(held_out, size),
-        progress_bar=progress_bar,
-    )
+        module = module_at(network, network.anchor)
+        if method == "lora":
+            selected, entries = lora.wrap(network, module, names, lora_rank, seed)
+        else:
+            entries = mask_entries(network, selected, names)
+        trained = TrainedEntries(module, entries)
+        objective.check(module, source)
+        if held_out is not None:
+            objective.check(module, held_out, "validation")
+        training = Training(
+            module,
+            trained,
+            build_optimizer(optimizer, trained.leaves, learning_rate, weight_decay),
+            objective,
+            plan,
+            None if held_out is None else lambda: one_pass(held_out, size),
+        )
+        if kept is not None:
+            own: dict[str, Any] = {"method": method, "optimizer": optimizer, "seed": seed}
+            own |= {"weight_decay": weight_decay, "lora_rank": lora_rank}
+            own |= {"batch_size": size, "head": head}
+            sources = {"data": source} | ({} if held_out is None else {"validation": held_out})
+            facts = facts_of(network, objective, sources, {**vars(plan), **own})
+            _go_on(kept, training, facts, selected)
+        batches = shuffled(source, size, seed, training.step)
+        outcome = training.run(batches, kept, progress_bar=progress_bar)
     adapters = lora.unwrap(module) if method == "lora" else {}
     weights = network.flatten({n: module.get_parameter(n).detach() for n in network.names})
     parts = network.unflatten(weights)
@@ -163,12 +184,24 @@ def finetune(
         adapters=adapters,
     )
     if outcome.failure:
-        raise DivergedError(
-            f"{outcome.failure}; lower learning_rate={learning_rate:g}. The weights after "
-            f"{outcome.step} steps, the last good ones, are in this error's .tuned",
-            tuned=tuned,
-        )
+        raise _diverged(outcome, plan, tuned)
     return tuned
+
+
+def _diverged(outcome: Outcome, plan: TrainingPlan, tuned: FinetuneResult) -> DivergedError:
+    return DivergedError(
+        f"{outcome.failure}; lower learning_rate={plan.learning_rate:g}. The weights after "
+        f"{outcome.step} steps, the last good ones, are in this error's .tuned",
+        tuned=tuned,
+    )
+
+
+def _go_on(kept: KeptRun, training: Training, facts: dict[str, Any], selected: Tensor) -> None:
+    """Take up the run that is kept, if it is to be resumed and is that of the same call."""
+    facts["data"]["mask"] = digest({"": selected})
+    hold_to(kept, facts)
+    if kept.stopped is not None:
+        training.restore(kept.stopped)
 
 
 def _selected(

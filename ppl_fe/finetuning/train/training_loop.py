@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import ceil, inf, isfinite, nan
+from math import ceil, inf, isfinite, isnan, nan
 
 import pandas as pd
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ppl_fe.arguments import require_integer, require_positive
+from ppl_fe.files.kept_run import KeptRun, State
+from ppl_fe.finetuning.going_on import between_steps
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
+from ppl_fe.inference.run.loop import Interrupts
 from ppl_fe.networks.matching import listed
 
 COLUMNS = ("step", "loss", "learning_rate", "validation_loss", "validation_accuracy")
@@ -73,7 +76,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of `train`; the weights themselves are in the module.
+    """The outcome of a `Training`; the weights themselves are in the module.
 
     Attributes:
         history: one row a step: the loss of its batch before the update, the learning rate, and
@@ -101,18 +104,8 @@ class Snapshot:
         self.step = step
 
 
-def train(
-    module: nn.Module,
-    trained: TrainedEntries,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    batches: Iterator[Batch],
-    plan: TrainingPlan,
-    validation: Callable[[], Iterator[Batch]] | None,
-    *,
-    progress_bar: bool,
-) -> Outcome:
-    """Train the entries; leave the best state in the module, or the last one without validation.
+class Training:
+    """Train entries of a module, from the start or from where a run was stopped.
 
     The start is evaluated too (step 0), so that the result is never worse on the validation data
     than the start. If the loss or a gradient is not finite, training stops and the module goes
@@ -123,63 +116,165 @@ def train(
         trained: its trained entries.
         optimizer: the optimiser of `trained.leaves`.
         objective: the mean negative log-likelihood of a minibatch.
-        batches: minibatches, without end.
         plan: length, learning rates, evaluations.
         validation: makes a pass over the validation data; None without them.
-        progress_bar: whether to show one.
+
+    Attributes:
+        step: updates so far.
     """
-    rows: list[dict[str, float]] = []
-    good, best = Snapshot(trained.values(), 0), Snapshot(trained.values(), 0)
-    best_loss, waited, failure, step = inf, 0, "", 0
-    with tqdm(
-        total=plan.num_steps, disable=not progress_bar, desc="fine-tune", unit="step", leave=False
-    ) as bar:
-        while True:
-            if validation is not None and plan.evaluates_after(step):
-                loss, accuracy = objective.evaluate(module, validation())
-                if step == 0:
-                    rows.append({"step": 0, "loss": nan, "learning_rate": nan})
-                rows[-1] |= {"validation_loss": loss, "validation_accuracy": accuracy}
-                if not isfinite(loss):
-                    where = non_finite_layer(module, objective, validation())
-                    failure = f"the validation loss is {loss} after step {step}, {where}"
-                    break
-                waited += 1
-                if loss < best_loss:
-                    best_loss, waited = loss, 0
-                    best.keep(trained, step)
-            if step == plan.num_steps or waited == plan.patience:
-                break
-            batch, rate = next(batches), plan.rate(step + 1)
-            trained.clear_gradients()
-            batch_loss, _ = objective(module, batch)
-            value = batch_loss.item()
-            rows.append({"step": step + 1, "loss": value, "learning_rate": rate})
-            if not isfinite(value):
-                where = non_finite_layer(module, objective, [batch])
-                failure = f"the loss is {value} at step {step + 1}, {where}"
-                break
-            good.keep(trained, step)
-            batch_loss.backward()  # type: ignore[no-untyped-call]
-            wrong = trained.non_finite_gradients()
-            if wrong:
-                failure = f"at step {step + 1} the gradient is not finite in {listed(wrong)}"
-                break
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            trained.write()
-            step += 1
-            bar.set_postfix(_shown(rows[-1]), refresh=False)
-            bar.update()
-        bar.refresh()  # the last step, too, however quick it was
-    if not failure and not all(leaf.isfinite().all() for leaf in trained.leaves):
-        failure = f"weights are not finite after step {step}"
-    end = Snapshot([], step)
-    if validation is not None or failure:
-        end = best if validation is not None else good
-        trained.restore(end.values)
-    return Outcome(pd.DataFrame(rows, columns=list(COLUMNS)), end.step, failure)
+
+    def __init__(
+        self,
+        module: nn.Module,
+        trained: TrainedEntries,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        plan: TrainingPlan,
+        validation: Callable[[], Iterator[Batch]] | None,
+    ) -> None:
+        self.module, self.trained, self.optimizer = module, trained, optimizer
+        self.objective, self.plan, self.validation = objective, plan, validation
+        self.step, self.best_loss, self.waited, self.failure = 0, inf, 0, ""
+        self.rows: list[dict[str, float]] = []
+        self.good, self.best = Snapshot(trained.values(), 0), Snapshot(trained.values(), 0)
+        self.is_over = False
+
+    def run(
+        self, batches: Iterator[Batch], kept: KeptRun | None = None, *, progress_bar: bool
+    ) -> Outcome:
+        """Take the steps that are missing; leave the best state in the module, or the last one.
+
+        Args:
+            batches: minibatches, without end; those of the steps before are left out.
+            kept: where the run is kept, nowhere by default.
+            progress_bar: whether to show one.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C; the message says how much is kept.
+        """
+        total = self.plan.num_steps
+        with (
+            tqdm(
+                total=total,
+                initial=self.step,
+                disable=not progress_bar,
+                desc="fine-tune",
+                unit="step",
+                leave=False,
+            ) as bar,
+            Interrupts() as interrupts,
+        ):
+            while not self.is_over:
+                between_steps(kept, interrupts, self.state, self._so_far, "fine-tuning")
+                self.is_over = self._looks_enough() or not self._update(batches)
+                bar.set_postfix(_shown(self.rows[-1]) if self.rows else {}, refresh=False)
+                bar.update(self.step - bar.n)
+            bar.refresh()  # the last step, too, however quick it was
+        if kept is not None:
+            kept.commit(self.state, self._so_far)
+        return self._outcome()
+
+    def _looks_enough(self) -> bool:
+        """Look at the validation data where it is time to; say whether training is over."""
+        step, plan = self.step, self.plan
+        if self.validation is not None and plan.evaluates_after(step):
+            loss, accuracy = self.objective.evaluate(self.module, self.validation())
+            if step == 0:
+                self.rows.append({"step": 0, "loss": nan, "learning_rate": nan})
+            self.rows[-1] |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            if not isfinite(loss):
+                where = non_finite_layer(self.module, self.objective, self.validation())
+                self.failure = f"the validation loss is {loss} after step {step}, {where}"
+                return True
+            self.waited += 1
+            if loss < self.best_loss:
+                self.best_loss, self.waited = loss, 0
+                self.best.keep(self.trained, step)
+        return step == plan.num_steps or self.waited == plan.patience
+
+    def _update(self, batches: Iterator[Batch]) -> bool:
+        """Take a step; say whether all was finite."""
+        batch, trained, number = next(batches), self.trained, self.step + 1
+        rate = self.plan.rate(number)
+        trained.clear_gradients()
+        batch_loss, _ = self.objective(self.module, batch)
+        value = batch_loss.item()
+        self.rows.append({"step": number, "loss": value, "learning_rate": rate})
+        if not isfinite(value):
+            where = non_finite_layer(self.module, self.objective, [batch])
+            self.failure = f"the loss is {value} at step {number}, {where}"
+            return False
+        self.good.keep(trained, self.step)
+        batch_loss.backward()  # type: ignore[no-untyped-call]
+        wrong = trained.non_finite_gradients()
+        if wrong:
+            self.failure = f"at step {number} the gradient is not finite in {listed(wrong)}"
+            return False
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        trained.write()
+        self.step = number
+        return True
+
+    def _outcome(self) -> Outcome:
+        failure, end = self.failure, Snapshot([], self.step)
+        if not failure and not all(leaf.isfinite().all() for leaf in self.trained.leaves):
+            failure = f"weights are not finite after step {self.step}"
+        if self.validation is not None or failure:
+            end = self.best if self.validation is not None else self.good
+            self.trained.restore(end.values)
+        return Outcome(pd.DataFrame(self.rows, columns=list(COLUMNS)), end.step, failure)
+
+    @property
+    def _so_far(self) -> str:
+        return f"{self.step} of {self.plan.num_steps} steps"
+
+    def state(self) -> State:
+        """Give all that `restore` needs, to go on bit for bit."""
+        values: dict[str, list[Tensor]] = {
+            "leaf": [*self.trained.leaves],
+            "good": self.good.values,
+            "best": self.best.values,
+        }
+        tensors = {f"{name}:{k}": v for name, each in values.items() for k, v in enumerate(each)}
+        for k, own in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer:{k}:{name}": v for name, v in own.items() if v is not None}
+        rows = [[row.get(name, nan) for name in COLUMNS] for row in self.rows]
+        tensors["rows"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
+        about = {
+            name: getattr(self, name)
+            for name in ("step", "best_loss", "waited", "failure", "is_over")
+        }
+        about |= {"good": self.good.step, "best": self.best.step}
+        return tensors, about
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state` of the same call."""
+        tensors, about = state
+        for name in ("step", "best_loss", "waited", "failure", "is_over"):
+            setattr(self, name, about[name])
+        count = len(self.trained.leaves)
+        for name in ("good", "best"):
+            held: Snapshot = getattr(self, name)
+            held.step = about[name]
+            for k, value in enumerate(held.values):
+                value.copy_(tensors[f"{name}:{k}"])
+        self.trained.restore([tensors[f"leaf:{k}"] for k in range(count)])
+        own: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer:"):
+                _, number, name = key.split(":", 2)
+                own.setdefault(int(number), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": own, "param_groups": groups})
+        self.rows = [_row(values) for values in tensors["rows"].tolist()]
+
+
+def _row(values: list[float]) -> dict[str, float]:
+    """Give the row of a step, as the loop has it: what was not looked at is not in it."""
+    row = dict(zip(COLUMNS, values, strict=True)) | {"step": int(values[0])}
+    return {k: v for k, v in row.items() if k in COLUMNS[:3] or not isnan(v)}
 
 
 def _shown(row: dict[str, float]) -> dict[str, str]:

@@ -49,12 +49,12 @@ class Noting(LocalStore):
         with _named(self.root / key):
             super().set_sync(key, value)
 
-    def take_new_files(self) -> set[Path]:
+    def take_new_files(self) -> list[Path]:
         """Give the files written since the last call, and all folders that have to name them."""
         files = {self.root / key for key in self.noted}
         self.noted.clear()
         folders = {folder for file in files for folder in file.parents}
-        return files | {one for one in folders if one.is_relative_to(self.root.parent)}
+        return [*files, *(one for one in folders if one.is_relative_to(self.root.parent))]
 
 
 @contextmanager

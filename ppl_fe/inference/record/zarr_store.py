@@ -235,8 +235,8 @@ class Store:
                 self._root = self._opened()
         self._committed = draws
 
-    def _new_files(self) -> set[Path]:
-        return set() if self._root is None else self._root.store.take_new_files()
+    def _new_files(self) -> list[Path]:
+        return [] if self._root is None else self._root.store.take_new_files()
 
     def recall(self) -> Stopped:
         """Give what the last `remember` wrote.

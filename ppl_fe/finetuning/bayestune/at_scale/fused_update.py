@@ -11,7 +11,7 @@ the next weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -122,6 +122,13 @@ class FusedUpdate:
         for at in self._offsets.blocks:
             noise.normal_(generator=generator)
             yield at, self._read_scales(self._offsets.values[at], noise)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what a chain carries beside its offsets: nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Do nothing."""
 
     def _compile(
         self, settings: proximal.Settings, tables: list[Tensor]

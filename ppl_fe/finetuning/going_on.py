@@ -1,0 +1,134 @@
+"""How a call goes on with a run that one file keeps: only the call that began it, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_fe.data.sources import LoaderData, TensorData
+from ppl_fe.files.digest import digest
+from ppl_fe.files.kept_run import KeptRun, State
+from ppl_fe.finetuning.objective import Batch, Objective, picked_rows
+from ppl_fe.inference.run.identity import refuse_other_run
+from ppl_fe.inference.run.loop import Interrupts
+from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.networks.hashes import network_hash
+from ppl_fe.version import __version__
+
+MOST_ROWS = 8  # that the likelihood is evaluated on
+
+
+def facts_of(
+    network: FlatNetwork,
+    objective: Objective,
+    sources: Mapping[str, TensorData | LoaderData],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Collect what a call that resumes a run must agree in with the one that began it.
+
+    Of tensors it is their SHA-256; of a loader that of a batch from all over the data set, without
+    what comes out differently each time it is read. A likelihood has no bytes to be compared: it is
+    evaluated on some rows at the network's weights.
+
+    Args:
+        network: at its anchor.
+        objective: has the likelihood.
+        sources: what messages call the data -> them; the likelihood is evaluated on the first.
+        settings: of the call; what JSON takes.
+    """
+    rows = {name: _batches(source) for name, source in sources.items()}
+    data = {"network": network_hash(network)}
+    for name, (once, again) in rows.items():
+        found, repeated = _named(name, once), _named(name, again)
+        same = {k: v for k, v in found.items() if torch.equal(v, repeated[k])}
+        data |= {k: digest({"": v}) for k, v in same.items()}
+    first = next(iter(rows.values()))[0]
+    facts = {
+        "ppl_fe_version": __version__,
+        "likelihood": getattr(objective.likelihood, "__name__", "an object"),
+        **settings,
+        "data": data,
+        "program": _evaluated(network, objective, first),
+        "precision": torch.finfo(network.dtype).eps ** 0.5,
+    }
+    parsed: dict[str, Any] = json.loads(json.dumps(facts))  # as it will be read from a file
+    return parsed
+
+
+def _batches(source: TensorData | LoaderData) -> tuple[Batch, Batch]:
+    """Give all the data, or twice a loader's batch."""
+    if isinstance(source, LoaderData):
+        return source.spread(), source.spread()
+    return (source.inputs, source.targets), (source.inputs, source.targets)
+
+
+def _named(name: str, batch: Batch) -> dict[str, Tensor]:
+    inputs, targets = batch
+    if isinstance(inputs, Mapping):
+        named = {f"{name} {key!r}": tensor for key, tensor in inputs.items()}
+    else:
+        named = {f"{name} inputs": inputs}
+    return {**named, f"{name} targets": targets}
+
+
+def _evaluated(network: FlatNetwork, objective: Objective, batch: Batch) -> dict[str, Any]:
+    """Evaluate log p(y | x, w) of a datum, on average, at the network's weights."""
+
+    def at_anchor(*inputs: Any, **by_name: Any) -> Any:
+        return network(network.anchor, *inputs, *([by_name] if by_name else []))
+
+    module: Any = at_anchor
+    try:
+        with torch.no_grad():
+            loss, _ = objective(module, picked_rows(batch, MOST_ROWS))
+    except (KeyError, RuntimeError, TypeError, ValueError):  # whoever checks the data says why
+        return {}
+    return {"y": [[-float(loss)]]}
+
+
+def hold_to(kept: KeptRun, facts: dict[str, Any]) -> None:
+    """Let a run be kept under a call's facts, if it was begun by the same call.
+
+    Raises:
+        ValueError: it was not; the message says in what the two differ.
+    """
+    if kept.stopped is not None:
+        refuse_other_run(kept.path, facts, kept.stopped[1]["facts"])
+    kept.facts = facts
+
+
+def between_steps(
+    kept: KeptRun | None,
+    interrupts: Interrupts,
+    state: Callable[[], State],
+    so_far: str,
+    what: str,
+) -> None:
+    """Commit a run where it is time to, and when Ctrl-C ends it.
+
+    Args:
+        kept: where the run is kept, or None.
+        interrupts: hold Ctrl-C back until here.
+        state: gives what is to be kept.
+        so_far: how far the run has come, in words.
+        what: the run, in words.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the message says how to go on.
+    """
+    try:
+        interrupts.check()
+    except KeyboardInterrupt:
+        if kept is None:
+            raise KeyboardInterrupt(
+                f"{what} was stopped after {so_far}, of which nothing is kept; with save_to= one "
+                "can go on with them"
+            ) from None
+        kept.commit(state, so_far)
+        raise kept.stop(what) from None
+    if kept is not None and kept.is_due():
+        kept.commit(state, so_far)
