@@ -111,6 +111,44 @@ def test_a_failing_compiler_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) 
     assert fallen_back.attrs["compile"] == "traced"
 
 
+def test_a_compiler_that_lacks_an_instruction_is_asked_for_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def by_inductor(graph: Any, example: Any, options: dict[str, Any]) -> Callable[..., Any]:
+        asked.append(options.get("cpp.vec_isa_ok"))
+        if asked[-1]:
+            raise RuntimeError("g++: unrecognized option -mamx-tile")
+        return lambda *arguments: graph(*arguments)
+
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(compiling, "_by_inductor", by_inductor)
+    assert compiling.build(cube, (torch.eye(2),), "compiled", 1)[1] == "compiled"
+    assert asked == [True, None]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_what_was_compiled_is_kept_whole_and_the_processor_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.utils import counters
+    from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
+
+    def probe(isa: Any, code: str) -> bool:
+        assert code != VecISA._avx_code
+        return True
+
+    monkeypatch.setattr(VecISA, "check_build", probe)
+    valid_vec_isa_list.cache_clear()
+    example = (torch.eye(3) + 0.25,)
+    first, _ = compiling.build(cube, example, "compiled", 1)
+    hits = counters["inductor"]["fxgraph_cache_hit"]
+    again, _ = compiling.build(cube, example, "compiled", 1)
+    assert counters["inductor"]["fxgraph_cache_hit"] == hits + 1
+    assert torch.equal(first(*example)[0], again(*example)[0])
+
+
 def cube(x: Tensor) -> Sequence[Tensor]:
     return [x @ x @ x]
 

@@ -11,4 +11,5 @@ chains.py         the state of all chains and the step that moves them
 trajectories.py   the same for trajectories that are accepted or rejected
 metric_factor.py  their metric, learnt from draws and gradients
 batchable.py      programs that cannot be batched over chains
+unrolled.py       programs that a Python loop makes long
 """

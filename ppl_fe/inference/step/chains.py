@@ -24,6 +24,7 @@ from ppl_fe.inference.step.step_function import (
     flat_evaluation,
     flat_step,
 )
+from ppl_fe.inference.step.unrolled import warn_of_unrolled_loop
 
 
 class Sampler(NamedTuple):
@@ -125,6 +126,8 @@ class Chains:
         self._leaves, self._structure = pytree.tree_flatten(inputs)
         self._slots, self._state_type = inputs.slots(), type(state)
         function = flat_step(self.dynamics, sampler.estimator, self.blocks, self._structure)
+        if compile != "eager":
+            warn_of_unrolled_loop(density, self.start[0])
         self._step, self.compile_mode = build(
             function, self._leaves, compile, num_steps, read_constants=density.way.vectorized
         )

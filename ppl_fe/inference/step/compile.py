@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx import GraphModule
@@ -44,6 +45,9 @@ OPTIONS: dict[str, Any] = {"size_asserts": False}
 # a·b + c as one instruction, which Inductor forbids the C++ compiler by default. It pays where
 # arithmetic takes the time; samplers of a model mostly wait for products of matrices.
 FUSED: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+# Inductor compiles and loads a test for each set of instructions that the processor says it has:
+# 12 s on an empty cache, and 2 s in every process after that.
+TRUSTED: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
 COMPILE_MODES = ("auto", "compiled", "traced", "eager")
 
@@ -130,16 +134,26 @@ def compile_graph(
     if example[0].device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         _notice("no C++ compiler was found (g++, clang++ or c++)")
         return graph
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # Torch's deprecations would count as a failure where warnings are errors.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            compiled = _by_inductor(graph, example, OPTIONS | FUSED if fused else OPTIONS)
-            compiled(*example)
-    except Exception as error:  # the compiler may fail in any way; the graph is an equal twin
-        _notice(f"{type(error).__name__}: {error}".splitlines()[0])
-        return graph
+    options, failure = OPTIONS | FUSED if fused else OPTIONS, ""
+    for trust in (TRUSTED, {}):  # the compiler may not know what the processor can do
+        try:
+            return _tried(graph, example, options | trust)
+        except Exception as error:  # it may fail in any way; the graph is an equal twin
+            failure = f"{type(error).__name__}: {error}".splitlines()[0]
+    _notice(failure)
+    return graph
+
+
+def _tried(
+    graph: GraphModule, example: Sequence[Tensor], options: dict[str, Any]
+) -> TensorFunction:
+    """Compile a graph, and call it once."""
+    with torch.no_grad(), warnings.catch_warnings():
+        # Deprecations within torch would count as a failure where warnings are errors.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        compiled = _by_inductor(graph, example, options)
+        compiled(*example)
     return compiled
 
 
@@ -149,14 +163,19 @@ def _by_inductor(
     """Compile by Inductor, without the layers for autograd, which cost 4 µs a call."""
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    if not options.keys() & TRUSTED.keys():
+        valid_vec_isa_list.cache_clear()
+    shapes = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
     fake = [shapes.from_tensor(leaf, static_shapes=True) for leaf in example]
     with shapes:
         functional = make_fx(functionalize(graph), decomposition_table=select_decomp_table())(*fake)
-    with config.patch(options):
+    # Within a tracing context, without which Inductor keeps no graph on disk.
+    with config.patch(options), tracing(TracingContext(shapes)):
         joint_graph_passes(functional)
         kernels = compile_fx_inner(functional, fake, is_inference=True)
 

@@ -18,6 +18,7 @@ from ppl_fe.inference.step.metric_factor import DenseFactor, LowRankFactor, iden
 from ppl_fe.inference.step.random_stream import RandomStream
 from ppl_fe.inference.step.step_function import Statistics, Totals
 from ppl_fe.inference.step.temperature import block_virials
+from ppl_fe.inference.step.unrolled import warn_of_unrolled_loop
 
 MOST_STEPS = 256  # of a trajectory, however small the step
 
@@ -125,6 +126,8 @@ class Trajectories:
         self.start_at(position)
 
     def _build(self, estimator: Estimator, compile: CompileMode, num_calls: int) -> None:
+        if compile != "eager":
+            warn_of_unrolled_loop(self.density, self.state.position[0])
         # Copies: of two inputs that are one tensor the tracer sees only one.
         leaves, structure = pytree.tree_flatten(
             self._inputs(self.state, self.state.velocity, 0.0, 0.0)
