@@ -164,7 +164,7 @@ class MALT(PyroKernel):
 
 def _start_about(chains: Trajectories, found: Descent, seed: int) -> None:
     """Spread the chains about what each descent found, in the metric of the one of most mass."""
-    center, factor = (values.to(chains.position) for values in found[:2])
+    center, factor = (values.to(chains.position) for values in found.with_lost_at_the_best()[:2])
     chains.set_factor(DenseFactor(factor[found.mass.argmax()]))
     generator = torch.Generator(center.device).manual_seed(seed)
     z = OVERDISPERSION * torch.randn(

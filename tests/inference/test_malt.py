@@ -163,6 +163,25 @@ def test_a_funnel_s_descent_stops_at_its_mouth() -> None:
     assert bool((tau > 0.01).all())
 
 
+def test_no_chain_starts_in_a_mode_that_has_no_mass() -> None:
+    """Of modes of a share 1/2 and e^−60 the second is in no draw; of 1/2 and 1/3 both are."""
+
+    def modes(log_share: float) -> Tensor:
+        def model() -> None:
+            w = pyro.sample("w", dist.Normal(0.0, 100.0).expand([2]).to_event(1))
+            high = dist.Normal(0.0, 1.0).log_prob(w).sum()
+            low = dist.Normal(20.0, 1.0).log_prob(w).sum() + log_share
+            pyro.factor("modes", torch.stack([high, low]).logsumexp(0))
+
+        start = torch.tensor([[1.0, 0.0], [19.0, 21.0], [-1.0, 2.0]])
+        found = descend(Density(model), start)
+        assert found is not None
+        return found.with_lost_at_the_best().position.round().int()
+
+    assert modes(-60.0).tolist() == [[0, 0], [0, 0], [0, 0]]
+    assert modes(-0.4).tolist() == [[0, 0], [20, 20], [0, 0]]
+
+
 @pytest.mark.thorough
 def test_a_funnel_ends_in_a_sentence_that_names_the_reparametrisation() -> None:
     with pytest.warns(RuntimeWarning, match="scale of 'theta' is latent.*LocScaleReparam"):

@@ -37,6 +37,16 @@ class Descent(NamedTuple):
     factor: Tensor
     mass: Tensor
 
+    def with_lost_at_the_best(self) -> Descent:
+        """Put chains whose descent ended where there is no mass to speak of at the best one.
+
+        Such a mode is in no draw of the posterior, and a chain that begins in it spoils the metric
+        and the step that are learnt from all chains.
+        """
+        best = self.mass.argmax()
+        lost = self.mass < self.mass[best] - _lost(self.position.shape[1])
+        return Descent(*(torch.where(_like(lost, x), x[best], x) for x in self))
+
 
 class _Point(NamedTuple):
     """position (C, D) float64; value (C,) and slope (C, D) of −log p; sizes and axes of H."""
@@ -54,9 +64,7 @@ class _Point(NamedTuple):
 
     def where(self, mask: Tensor, other: _Point) -> _Point:
         pairs = zip(self, other, strict=True)
-        return _Point(
-            *(torch.where(mask.reshape(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in pairs)
-        )
+        return _Point(*(torch.where(_like(mask, a), a, b) for a, b in pairs))
 
 
 def descend(density: Density, start: Tensor) -> Descent | None:
@@ -88,10 +96,19 @@ def descend(density: Density, start: Tensor) -> Descent | None:
         damping = torch.where(better, less, (10 * damping).clamp_min(1e-3))
         mass, most = here.mass(), best.mass()
         best = here.where(mass > most, best)
-        done |= mass < most - LOST - start.shape[1]
+        done |= mass < most - _lost(start.shape[1])
         if done.all():
             break
     return Descent(best.position, best.axes * best.sizes.rsqrt()[:, None], best.mass())
+
+
+def _lost(num_parameters: int) -> float:
+    return LOST + num_parameters
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """Shape a mask (C,) so that it picks among values (C, ...)."""
+    return mask.reshape(-1, *(1,) * (values.dim() - 1))
 
 
 def _point(density: Density, position: Tensor) -> _Point:
