@@ -49,6 +49,7 @@ def estimate_free_energy(
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
+    resume: bool = ChainOptions.resume,
     progress_bar: bool = ChainOptions.progress_bar,
     compile: CompileMode = ChainOptions.compile,
     check_half_step: bool = False,
@@ -93,6 +94,8 @@ def estimate_free_energy(
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
         seed: 0 by default; equal seeds give equal draws.
         save_to: new zarr folder for the draws; none by default.
+        resume: go on with the run at `save_to`, begun by the same call, as in `fe.sample`; False by
+            default.
         progress_bar: True by default.
         compile: "auto" by default, as in `fe.sample`.
         check_half_step: run again at half the step, False by default; a note gives the λ̂ found
@@ -136,6 +139,7 @@ def estimate_free_energy(
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,
+        resume=resume,
         progress_bar=progress_bar,
         compile=compile,
     )
@@ -144,7 +148,7 @@ def estimate_free_energy(
     estimate = summarize_group(chains, 0)
     if not check_half_step:
         return estimate
-    half = replace(options, step_size=estimate.step_size / 2, save_to=None)
+    half = replace(options, step_size=estimate.step_size / 2, save_to=None, resume=False)
     finer = summarize_group(sample_local_posteriors(network, anchors, data, half, head=fresh), 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
     estimate.draws.attrs["half_step_shift"] = [shift, error, estimate.llc]

@@ -75,7 +75,7 @@ class ChainOptions:
         num_chains: chains about each anchor, of each rung if there is a ladder.
         length: S kept draws a chain, the steps before the first, and the steps of each; None to
             run until the loss has mixed and λ̂ is known.
-        chain_method, seed, save_to, progress_bar, compile: as in `fe.sample`.
+        chain_method, seed, save_to, resume, progress_bar, compile: as in `fe.sample`.
     """
 
     likelihood: str | Likelihood = "categorical"
@@ -90,6 +90,7 @@ class ChainOptions:
     chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized"
     seed: int = 0
     save_to: str | Path | None = None
+    resume: bool = False
     progress_bar: bool = True
     compile: CompileMode = "auto"
 
@@ -101,7 +102,7 @@ class ChainOptions:
             anchor_loss: (G,) L_n(w*), from which the targets of a run without a length count.
         """
         length, until = self.length, None
-        if length is None and (self.save_to is not None or self.chain_method == "parallel"):
+        if length is None and self.chain_method == "parallel":
             length = USUAL_LENGTH  # such a run has a length
         if length is None:
             length = RunLength(MOST_KEPT // self.num_chains, USUAL_LENGTH.warmup_steps)
@@ -114,6 +115,7 @@ class ChainOptions:
             chain_method=self.chain_method,
             compile=self.compile,
             save_to=self.save_to,
+            resume=self.resume,
             progress=self.progress_bar,
         )
 

@@ -38,6 +38,7 @@ def integrate_free_energy(
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
+    resume: bool = ChainOptions.resume,
     progress_bar: bool = ChainOptions.progress_bar,
     compile: CompileMode = ChainOptions.compile,
 ) -> ThermodynamicEstimate:
@@ -77,6 +78,8 @@ def integrate_free_energy(
         chain_method: as in `fe.sample`, "vectorized" by default.
         seed: 0 by default.
         save_to: new zarr folder for the draws; none by default.
+        resume: go on with the run at `save_to`, begun by the same call, as in `fe.sample`; False by
+            default.
         progress_bar: True by default.
         compile: as in `fe.sample`, "auto" by default.
 
@@ -115,6 +118,7 @@ def integrate_free_energy(
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,
+        resume=resume,
         progress_bar=progress_bar,
         compile=compile,
     )

@@ -102,11 +102,10 @@ class RunPlan:
             raise ValueError(f"compile must be one of {COMPILE_MODES}, got {self.compile!r}")
         if self.resume and self.save_to is None:
             raise ValueError("resume=True goes on with the run at save_to; give save_to")
-        if self.until is not None and (self.resume or self.chain_method == "parallel"):
-            given = "resume=True" if self.resume else "chain_method='parallel'"
+        if self.until is not None and self.chain_method == "parallel":
             raise ValueError(
-                f"{given} needs a run of fixed length: give num_samples, warmup_steps and "
-                "thinning, and no target"
+                "chain_method='parallel' needs a run of fixed length: give num_samples, "
+                "warmup_steps and thinning, and no target"
             )
         if self.until is not None:
             held = self.length.num_samples * self.num_chains

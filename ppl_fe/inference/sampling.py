@@ -155,7 +155,7 @@ def sample(
     targets = _given(
         ess=target_ess, r_hat=target_r_hat, max_steps=max_steps, max_seconds=max_seconds
     )
-    whole = chain_method == "parallel" or save_to is not None  # such a run has a length
+    whole = chain_method == "parallel"  # such a run has a length
     until = Targets(**targets) if targets or not (lengths or whole) else None
     plan = RunPlan(
         RunLength(**lengths),

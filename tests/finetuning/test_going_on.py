@@ -17,6 +17,7 @@ from cases.killed import killed_at
 from cases.selection import means, observed_weights, select
 from cases.stored_runs import CrashError, files
 from cases.tuning import HEAD, LABELS, X, network, tune
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -118,7 +119,8 @@ def test_early_stopping_happens_in_these_runs() -> None:
 
 
 def test_a_training_that_diverges_is_kept_as_such(tmp_path: Path) -> None:
-    path, wrong = tmp_path / "run", {"learning_rate": 1e38, "optimizer": "sgd", "method": "full"}
+    path = tmp_path / "run"
+    wrong: dict[str, Any] = {"learning_rate": 1e38, "optimizer": "sgd", "method": "full"}
     messages = []
     for resume in (False, True):
         with pytest.raises(fe.DivergedError, match=r"lower learning_rate") as error:
@@ -204,14 +206,14 @@ def test_a_second_call_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_says_what_is_kept(tmp_path: Path) -> None:
-    path, save, calls = tmp_path / "run", safetensors_io.save_file, 0
+    path, calls = tmp_path / "run", 0
 
     def full(*what: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(*what)
+        save_file(*what)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(safetensors_io, "save_file", full)
@@ -227,7 +229,7 @@ def test_fine_tuning_killed_at_each_operation(tmp_path: Path) -> None:
         folder = tmp_path / str(operation)
         folder.mkdir()
         path = folder / "run"
-        if not killed_at(operation, folder, lambda at=path: tuned("validation", save_to=at)):
+        if not killed_at(operation, folder, partial(tuned, "validation", save_to=path)):
             break
         resumed = tuned("validation", save_to=path, resume=path.exists())
         assert_same_tuning(resumed, whole)

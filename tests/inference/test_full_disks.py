@@ -14,11 +14,12 @@ import torch
 import xarray as xr
 from cases.stored_runs import run
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from zarr.storage import LocalStore
 
 from ppl_fe.files import safetensors_io
 from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.inference.record import recorder as draws_module
-from ppl_fe.inference.record.zarr_folder import LocalStore
 
 NO_ROOM = r"^\[Errno 28\] save_to: no room for .*run\.zarr.* \(No space left on device\); "
 
@@ -26,7 +27,7 @@ NO_ROOM = r"^\[Errno 28\] save_to: no room for .*run\.zarr.* \(No space left on 
 @contextmanager
 def full_after(writes: int) -> Iterator[Callable[[], int]]:
     """The disk is full at every write after so many, of a chunk, metadata or a resume file."""
-    done, put, save = 0, LocalStore.set, safetensors_io.save_file
+    done, put = 0, LocalStore.set
 
     def is_full() -> bool:
         nonlocal done
@@ -42,7 +43,7 @@ def full_after(writes: int) -> Iterator[Callable[[], int]]:
         if is_full():
             Path(file).write_bytes(b"half")
             raise SafetensorError("I/O error: No space left on device (os error 28)")
-        save(tensors, file, metadata)
+        save_file(tensors, file, metadata)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalStore, "set", set_or_fail)

@@ -22,6 +22,7 @@ import ppl_fe as fe
 from ppl_fe.files import safetensors_io
 from ppl_fe.inference.record import recorder as draws_module
 from ppl_fe.inference.record import zarr_store as store_module
+from ppl_fe.inference.record.zarr_folder import append_draws
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.schedules import Cyclical, Polynomial
 from ppl_fe.inference.step import random_stream as streams
@@ -346,7 +347,7 @@ def test_a_crash_between_the_draws_and_the_resume_file(
 
 @pytest.mark.parametrize("number", [0, 1, 3, 7, 8, 12])
 def test_a_crash_within_an_append(number: int, path: Path) -> None:
-    append, calls = store_module.append_draws, 0
+    append, calls = append_draws, 0
 
     def crashing(group: Any, arrays: Mapping[str, Any]) -> None:
         nonlocal calls

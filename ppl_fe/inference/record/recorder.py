@@ -192,18 +192,33 @@ class Recorder:
         if self._kept_positions is not None:
             self._kept_positions[:] = [torch.cat(self._kept_positions, 1)[:, 1::2]]
         else:  # of too many coordinates the moments are those of the draws from here on
-            moments, left = self.moments, self.num_draws - self.num_draws // 2
-            chains, size = moments.num_chains, moments.num_parameters
-            dtype, device = self._positions.dtype, self._positions.device
-            self.moments = RunningMoments(chains, size, left, dtype=dtype, device=device)
+            self.moments = self._moments_of(self.num_draws - self.num_draws // 2)
         self.num_draws //= 2
+        if self.store is not None:
+            self.store.replace({group: blocks[0] for group, blocks in self._kept.items()})
 
-    def restore(self, draws: Mapping[str, Arrays], moments: Mapping[str, Tensor]) -> None:
-        """Go on after the draws, and the sums of moments, that a store holds."""
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` takes beside the draws: sums of their moments, or their positions."""
+        if not self._kept_positions:
+            return self.moments.state()
+        return {**self.moments.state(), "positions": torch.cat(self._kept_positions, 1)}
+
+    def restore(self, draws: Mapping[str, Arrays], state: Mapping[str, Tensor]) -> None:
+        """Go on after the draws that a store holds, with what `state` gave."""
         for group, arrays in draws.items():
             self._kept[group] = [arrays]
             self.num_draws = next(iter(arrays.values())).shape[1]
-        self.moments.restore(moments)
+        if "positions" in state:
+            self._kept_positions = [state["positions"].to(self._positions)]
+        planned = int(state["draws"][1])
+        if planned != self.moments.num_samples:  # since draws were let go
+            self.moments = self._moments_of(planned)
+        self.moments.restore(state)
+
+    def _moments_of(self, num_samples: int) -> RunningMoments:
+        chains, _, size = self._positions.shape
+        dtype, device = self._positions.dtype, self._positions.device
+        return RunningMoments(chains, size, num_samples, dtype=dtype, device=device)
 
     def contents(self) -> tuple[dict[str, Arrays], dict[str, Tensor]]:
         """Return what `restore` takes: all draws so far, and the sums of their moments."""

@@ -32,13 +32,18 @@ def identity(kernel: PyroKernel, target: Target, plan: RunPlan) -> dict[str, Any
         "inference_library_version": __version__,
         **kernel.settings,
         **vars(plan.length),
-        **({} if plan.until is None else {"until": vars(plan.until)}),
+        **({} if plan.until is None else {"until": _listed(vars(plan.until))}),
         "num_chains": plan.num_chains,
         "num_data": density.num_data,
         "minibatches_of": batches,
         "sites": {site.name: list(site.shape) for site in density.sites},
         "seed": plan.seed,
     }
+
+
+def _listed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn tuples into lists, as which they come back from a file."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
 
 
 def fingerprint(target: Target) -> dict[str, Any]:

@@ -284,17 +284,28 @@ class Sampling:
         stopped = self.store.recall()
         asked = {**self.store.facts, **self.found}
         refuse_other_run(self.store.path, asked, stopped.facts)
-        parts: dict[str, dict[str, Tensor]] = {"run": {}, "moments": {}, "report": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for key, value in stopped.state.items():
             part, name = key.split(":", 1)
-            parts[part][name] = value
+            parts.setdefault(part, {})[name] = value
         self.chains.load_state_dict(parts["run"])
         self.recorder.restore(self.store.draws(stopped), parts["moments"])
+        self._restore_lengths(parts["lengths"])
         # It does not follow from the draws: a cycle's exploration takes steps without any.
         self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
         self.watch.skip(self.adaptation.num_steps)
-        self.report = parts["report"]
+        self.report = parts.get("report", {})
         self.store.cut(stopped.num_draws)  # all that is read is read, and found to be whole
+
+    def _restore_lengths(self, lengths: dict[str, Tensor]) -> None:
+        """Take over what a run until its targets had found out about its lengths."""
+        self.thinning = int(lengths["thinning"])
+        self.num_warmup_steps = int(lengths["warmup_steps"])
+        if isinstance(self.adaptation, Adaptation):  # it may have been warmed up anew
+            self.adaptation.warmup_steps = self.num_warmup_steps
+        if self.until is not None:
+            self.until.looks = int(lengths["looks"])
+            self._expect_draws()
 
     def _is_done(self) -> bool:
         """Say whether all draws are there; of too few effective ones let every second one go."""
@@ -312,6 +323,7 @@ class Sampling:
         self.recorder.halve()
         self.thinning *= 2
         self._expect_draws()
+        self._remember()  # the draws in the store are others now
         return False
 
     def _expect_draws(self) -> None:
@@ -363,7 +375,12 @@ class Sampling:
             return
         parts = {
             "run": self.chains.state_dict(),
-            "moments": self.recorder.moments.state(),
+            "moments": self.recorder.state(),
+            "lengths": {
+                "thinning": torch.tensor(self.thinning),
+                "warmup_steps": torch.tensor(self.num_warmup_steps),
+                "looks": torch.tensor(0 if self.until is None else self.until.looks),
+            },
             "report": self.report,
         }
         state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}

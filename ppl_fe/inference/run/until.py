@@ -131,12 +131,13 @@ class Until:
     Attributes:
         worst: as of the last look; None before.
         gave_up: why the run ended short of its targets; "" otherwise.
+        looks: so far.
     """
 
     def __init__(self, targets: Targets) -> None:
         self.targets, self.gave_up = targets, ""
         self.worst: Worst | None = None
-        self._begun, self._looks = time.perf_counter(), 0
+        self._begun, self.looks = time.perf_counter(), 0
 
     def out_of_time(self, num_steps: int) -> bool:
         """Say whether the budget of steps (so far, a chain) or seconds is spent."""
@@ -164,9 +165,9 @@ class Until:
     def is_done(self, draws: Mapping[str, Mapping[str, NDArray[Any]]], num_steps: int) -> bool:
         """Look at the draws; num_steps are those taken for them, a chain."""
         self.worst = worst = self.look(draws)
-        self._looks += 1
+        self.looks += 1
         if worst.reaches(self.targets):
-            patient = self._looks <= MOST_DOUBLINGS
+            patient = self.looks <= MOST_DOUBLINGS
             return not (patient and np.isfinite(worst.error[0]) and worst.error[0] > ERROR_LIMIT)
         # An ESS grows in proportion to the steps, R-hat − 1 as their inverse.
         growth = self.targets.max_steps / max(1, num_steps)

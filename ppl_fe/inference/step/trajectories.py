@@ -270,6 +270,7 @@ class Trajectories:
             "acceptances": self._acceptances,
             **{f"thermometer/{k}": value for k, value in self._thermometer._asdict().items()},
             "step": torch.tensor(self.step, dtype=torch.float64),
+            "gradients": torch.tensor(self.num_gradients),
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -284,6 +285,7 @@ class Trajectories:
         self._acceptances = state["acceptances"].clone()
         self._thermometer = part("thermometer", Thermometer)
         self.set_step(float(state["step"]))
+        self.num_gradients = int(state["gradients"])
         prefix = "stream/"
         self.stream.restore(
             {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
