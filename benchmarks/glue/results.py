@@ -103,6 +103,21 @@ def chosen(records: Sequence[Record]) -> dict[tuple[str, str], float]:
     return best
 
 
+def searched_to_the_edge(records: Sequence[Record]) -> set[tuple[str, str]]:
+    """The (task, rule) whose rate is the lowest or the highest that its search tried.
+
+    Rates that other rules have not tried yet count here: they say that the search goes on.
+    """
+    best, found = chosen(records), set()
+    for task, rule in best:
+        own = [record for record in records if (record["task"], record["rule"]) == (task, rule)]
+        first = min(record["seed"] for record in own)
+        rates = {record["rate"] for record in own if record["seed"] == first}
+        if len(rates) > 1 and best[task, rule] in (min(rates), max(rates)):
+            found.add((task, rule))
+    return found
+
+
 def _merit(record: Record) -> tuple[float, float]:
     metrics = dict(record["validation"])
     loss = metrics.pop("loss")
@@ -132,7 +147,7 @@ def tables(path: Path) -> list[str]:
         lines += [
             f"budget {budget}; {len(records)} runs, {failed} failed; code {revisions}",
             "first metric on the test set in %, ± standard error over (seeds); the learning rate",
-            "of each rule by validation at seed 0",
+            "of each rule by validation at seed 0; * where it is the lowest or highest one tried",
             *table(records),
             "",
         ]
@@ -142,12 +157,13 @@ def tables(path: Path) -> list[str]:
 def table(records: Sequence[Record]) -> list[str]:
     """A row a rule, a column a task: the first test metric in %, ± standard error (seeds).
 
+    A star is where the search ended at its edge.
     The last columns are the numbers trained outside the head and the seconds of the two stages,
     medians over the runs.
     """
     tasks = list(dict.fromkeys(record["task"] for record in records))
     rules = list(dict.fromkeys(record["rule"] for record in records))
-    best = chosen(records)
+    best, edges = chosen(records), searched_to_the_edge(records)
     titles = [f"{task} {_metric(records, task)}" for task in tasks]
     lines = [
         f"{'':18}" + "".join(f"{title:>22}" for title in [*titles, "trained", "stage 1 s", "2 s"])
@@ -162,7 +178,7 @@ def table(records: Sequence[Record]) -> list[str]:
                 and record["rate"] == best.get((task, rule))
                 and "error" not in record
             }
-            cells.append(_cell(list(found.values())))
+            cells.append(_cell(list(found.values())) + "*" * ((task, rule) in edges))
         own = [record for record in records if record["rule"] == rule and "error" not in record]
         for name in ("trained", "selection_seconds", "training_seconds"):
             values = [record[name] for record in own]

@@ -68,8 +68,8 @@ class Budget:
         selection_steps: minibatch gradients of stage 1, for the rules that take any.
         training_steps: minibatch gradients of stage 2.
         batch_size: B of both stages.
-        mask_rates: learning rates of stage 2 to choose from on the validation data: the default of
-            `finetune`, about a third of it, three times it. For LoRA too.
+        mask_rates: learning rates of stage 2 to choose from on the validation data, those in the
+            middle first, so that a search cut short is a search around it. For LoRA too.
         full_rates: the same for full fine-tuning, as many.
     """
 
@@ -77,8 +77,8 @@ class Budget:
     selection_steps: int = 400
     training_steps: int = 400
     batch_size: int = 16
-    mask_rates: tuple[float, ...] = (1e-3, 3e-4, 3e-3)
-    full_rates: tuple[float, ...] = (5e-5, 1.5e-5, 1.5e-4)
+    mask_rates: tuple[float, ...] = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 1e-4)
+    full_rates: tuple[float, ...] = (1e-4, 2e-4, 5e-5, 5e-4, 2e-5, 1e-5)
 
     def rates(self, rule: str) -> tuple[float, ...]:
         """The learning rates that a rule's search tries, in order."""

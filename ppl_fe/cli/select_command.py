@@ -24,6 +24,7 @@ RULES = (
     "released_code",
     "gradient",
     "gradient_squared",
+    "gradient_to_weight",
     "per_neuron",
     "movement",
     "magnitude",

@@ -4,7 +4,7 @@
 module's parameters are views of a vector that is written in place. Each tensor's gradient is
 checked as soon as autograd has it, still in the cache, and handed on where it lies: a vector of
 them, set to zero, added to and checked as a whole, would cost another copy of the weights and go
-through memory four times more.
+through memory four times more. Of a large embedding only the rows that a batch uses are made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.diverged import DivergedError
-from ppl_fe.finetuning.flat_gradient import GradientParts
+from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts, Part, as_part, given
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
@@ -53,7 +53,8 @@ class WorkingCopy:
         for name, part in network.unflatten(self.weights[:size]).items():
             named[name].data = part
             named[name].requires_grad_(True)
-        self._parts: dict[str, Tensor] = {}
+        _give_rows_alone(self.module)
+        self._parts: dict[str, Part] = {}
         self._sums: dict[str, Tensor] = {}
         for name in network.names:
             take = partial(self._take, name)
@@ -78,7 +79,7 @@ class WorkingCopy:
         parts, sums, self._parts = self._parts, self._sums, {}  # no second reference to the parts
         # A sum is finite only if all its terms are.
         if sums and not torch.isfinite(torch.stack([*sums.values()]).sum()):
-            wrong = [name for name, part in parts.items() if not part.isfinite().all()]
+            wrong = [name for name, part in parts.items() if not given(part).isfinite().all()]
             where = listed(sorted(wrong)) or "its sum, which overflows"
             raise DivergedError(f"the gradient is not finite in {where}")
         slices = self.network.slices
@@ -86,8 +87,20 @@ class WorkingCopy:
 
     def _take(self, name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        gradient, parameter.grad = parameter.grad.to_dense().reshape(-1), None
-        self._sums[name], self._parts[name] = gradient.sum(), gradient
+        gradient, parameter.grad = as_part(parameter.grad), None
+        self._sums[name], self._parts[name] = given(gradient).sum(), gradient
+
+
+def _give_rows_alone(module: nn.Module) -> None:
+    """Have autograd give of a large embedding's gradient the rows in use, not a matrix of zeros."""
+    for part in module.modules():
+        if (
+            isinstance(part, nn.Embedding)
+            and part.weight.numel() >= BLOCK
+            and part.weight.device.type in ("cpu", "cuda")
+            and not part.scale_grad_by_freq  # torch has no sparse gradient of it
+        ):
+            part.sparse = True
 
 
 def padding_for(size: int, block: int) -> tuple[int, int]:

@@ -57,9 +57,9 @@ def select_parameters(
               `fe.BayesTune(scales="expected")`.
             - `fe.ReleasedCode()`, "released_code": what the code released with BayesTune does,
               which has another target.
-            - `fe.Gradient()`, `fe.GradientSquared()`, `fe.PerNeuron()`, `fe.Movement()`,
-              `fe.Magnitude()`, `fe.LowRank()`, `fe.BiasOnly()`, `fe.Random()`, or "gradient" and
-              so on: rules without a posterior.
+            - `fe.Gradient()`, `fe.GradientSquared()`, `fe.GradientToWeight()`, `fe.PerNeuron()`,
+              `fe.Movement()`, `fe.Magnitude()`, `fe.LowRank()`, `fe.BiasOnly()`, `fe.Random()`, or
+              "gradient" and so on: rules without a posterior.
             - an object of a `Rule` of your own (`ppl_fe.finetuning.scoring`).
         sparsity: p in (0, 1), the share of parameters outside the head to select, round(p·D) of
             them, 0.005 by default; or "knee", as many as come before the sharpest bend of the

@@ -51,7 +51,7 @@ def test_every_rule_runs_to_its_line_and_never_twice(tmp_path: Path) -> None:
     records = [json.loads(line) for line in lines]
     from glue.rules import METHODS
 
-    assert len(records) == len(METHODS) * (3 + 1)  # three rates at seed 0, the chosen one at seed 1
+    assert len(records) == len(METHODS) * (6 + 1)  # six rates at seed 0, the chosen one at seed 1
     assert not [record["error"] for record in records if "error" in record]
     # One layer, width 16, inner 32, 20 tokens, 8 positions, 2 types.
     size = 4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 3 * 2 * 16 + (20 + 8 + 2) * 16

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.flat_gradient import GradientParts
+from ppl_fe.finetuning.flat_gradient import GradientParts, Rows
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.networks.flat import FlatNetwork
@@ -82,3 +82,75 @@ def test_the_gradient_of_a_working_copy_is_autograds() -> None:
     torch.testing.assert_close(found, exact)
     constant = loss - expected.item()
     assert constant == pytest.approx(0.5 * torch.log(torch.tensor(2 * torch.pi)).item(), abs=1e-5)
+
+
+class Tokens(nn.Module):
+    """An embedding, large enough to be differentiated by rows, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.layer = nn.Embedding(400, 700), nn.Linear(700, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(self.rows(x).tanh().sum(1))
+        return found
+
+
+def embedding(working: WorkingCopy) -> nn.Embedding:
+    found = working.module.get_submodule("rows")
+    assert isinstance(found, nn.Embedding)
+    return found
+
+
+def test_an_embedding_by_rows_has_the_bits_of_the_whole_matrix() -> None:
+    torch.manual_seed(0)
+    network = FlatNetwork(Tokens())
+    here, elsewhere = (WorkingCopy(network, Objective("normal", network.device)) for _ in range(2))
+    elsewhere.weights.add_(0.1)
+    batch = torch.randint(400, (8, 5)), torch.randn(8)  # 40 tokens, some of them twice
+    mean, vector = torch.randn_like(network.anchor), torch.randn_like(network.anchor)
+    found = []
+    for sparse in (True, False):
+        for working in (here, elsewhere):
+            embedding(working).sparse = sparse
+        plain, other = (working.differentiate(batch)[1] for working in (here, elsewhere))
+        added, squares = vector.clone(), vector.clone()
+        plain.add_to(added, -2.0)
+        plain.add_squares_to(squares, 3.0)
+        values = [added, squares, torch.tensor(plain.dot(vector.bfloat16()))]
+        corrected = plain.corrected(other, mean, network.slices.values())
+        for parts in (other, corrected):
+            for width in (2**18, 1000):
+                memory = torch.empty(width)
+                values += [
+                    parts.block(slice(k, k + width), memory).clone()
+                    for k in range(0, network.num_parameters - width, width)
+                ]
+        written = torch.empty_like(vector)
+        corrected.write_to(written)
+        found.append([*values, written])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert embedding(WorkingCopy(network, here.objective)).sparse
+
+
+def test_rows_meet_whole_matrices_and_rows_of_other_batches() -> None:
+    def rows(index: list[int], value: float) -> Rows:
+        return Rows(torch.tensor(index), torch.full((len(index), 2), value))
+
+    mean, place = torch.arange(8.0), slice(0, 8)
+    expected = torch.tensor([0.0, 1, 7, 8, 1, 2, 4, 5])  # + 5 in row 1, + 5 − 8 in 2, − 2 in 3
+
+    def corrected(other: Rows | Tensor) -> Tensor:
+        parts = GradientParts([(place, rows([1, 2], 5.0))])
+        found = parts.corrected(GradientParts([(place, other)]), mean, [place])
+        return found.block(place, torch.empty(8))
+
+    other = Rows(torch.tensor([2, 3]), torch.tensor([[8.0, 8.0], [2.0, 2.0]]))
+    assert torch.equal(corrected(other), expected)
+    assert torch.equal(corrected(torch.tensor([0.0, 0, 0, 0, 8, 8, 2, 2])), expected)
+    assert torch.equal(
+        GradientParts([(place, torch.tensor([0.0, 0, 5, 5, 5, 5, 0, 0]))])
+        .corrected(GradientParts([(place, other)]), mean, [place])
+        .block(place, torch.empty(8)),
+        expected,
+    )

@@ -24,28 +24,40 @@ def made(**changed: int) -> ReleasedRun:
     """A run on the classifier, all rows in a minibatch."""
     settings: dict[str, Any] = {"warmup_steps": 6, "num_samples": 4, "thinning": 1, **changed}
     rule = ReleasedCode(data_size=1e3, learning_rate=1e-3, **settings)
+    return run_of(rule, SOURCE, N)
+
+
+def run_of(rule: ReleasedCode, source: TensorData, batch_size: int) -> ReleasedRun:
     net = network()
     task = Task(
         network=net,
-        source=SOURCE,
+        source=source,
         objective=Objective("categorical", torch.device("cpu")),
         likelihood="categorical",
         head=None,
         head_names=(),
         ranked=torch.ones(net.num_parameters, dtype=torch.bool),
         num_selected=4,
-        batch_size=N,
+        batch_size=batch_size,
         seed=0,
         progress_bar=False,
     )
     return ReleasedRun(rule, task)
 
 
-def test_plain_steps_are_adamw_with_clipping() -> None:
-    released, module = made(), network().module.requires_grad_(True)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+def test_plain_steps_are_adamw_with_clipping_and_a_rate_that_rises() -> None:
+    released, module = made(warmup_steps=96), network().module.requires_grad_(True)
+    named = dict(module.named_parameters())
+    biases = [part for name, part in named.items() if "bias" in name]
+    rest = [part for name, part in named.items() if "bias" not in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest, "weight_decay": 0.01}, {"params": biases, "weight_decay": 0.0}], lr=0.0
+    )
     batches = shuffled(SOURCE, N, 0)
-    for _ in range(5):
+    for step in range(12):
+        for group in optimizer.param_groups:  # 1,000 epochs of one step, of 96 for 12,000 steps
+            group["lr"] = 1e-3 * min(1.0, step / 8)
+        assert released.rate == pytest.approx(1e-3 * min(1.0, step / 8))
         x, y = next(batches)
         released.step((x, y), plain=True)
         optimizer.zero_grad()
@@ -57,8 +69,18 @@ def test_plain_steps_are_adamw_with_clipping() -> None:
     assert (released.scale == 1e-4).all()
 
 
+def test_the_rates_are_those_of_the_released_command() -> None:
+    rule = ReleasedCode(warmup_steps=12_000, num_samples=80, thinning=100)
+    source = TensorData(torch.zeros(3_668, 4), torch.zeros(3_668, dtype=torch.long), 3_668)
+    released = run_of(rule, source, batch_size=16)  # MRPC
+    for steps, rate in ((0, 0.0), (10_000, 4.35e-6), (20_000, 8.70e-6), (300_000, 1e-4)):
+        released.num_taken = steps
+        assert released.rate == pytest.approx(rate, rel=1e-3)
+
+
 def test_prior_and_noise_enter_the_gradients() -> None:
     released = made()
+    released.num_taken = 1  # at the first step the rate is 0, and there is no noise
     released.weights.data.add_(0.01 * torch.arange(37.0) - 0.1)
     offset = released.weights.detach() - released.anchor
     batch = next(shuffled(SOURCE, N, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,32 @@ def test_every_neuron_gives_its_largest_gradients() -> None:
         assert count in (1, 2)
         assert set(chosen.nonzero()[:, 0].tolist()) == set(best[neuron, :count].tolist())
     assert int(found.mask[20:25].sum()) in (1, 2)
+
+
+def test_tensors_share_by_entropy_what_is_largest_for_its_weight() -> None:
+    class Three(nn.Module):
+        """Linear in its weights, so that gradients are in proportion to the inputs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.even = nn.Parameter(torch.full((4,), 0.5))
+            self.odd = nn.Parameter(torch.tensor([1.0, 1.0, 1e-9, 1e-9]))
+            self.one = nn.Parameter(torch.tensor([2.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ torch.cat([self.even, self.odd, self.one])
+
+    slope = torch.tensor([[1.0, 4.0, 3.0, 2.0, 5.0, 6.0, 0.0, 1e-12, 9.0]])
+    found = fe.select_parameters(
+        FlatNetwork(Three()), (slope, torch.zeros(1)), likelihood="normal",
+        rule="gradient_to_weight", sparsity=1 / 3,
+    )  # fmt: skip
+    # Entropies log 4, log 2 and 0: of three weights two are of the first tensor, one of the second.
+    expected = [-3.5, -0.5, -1.5, -2.5, -1.5, -0.5, -3.5, -2.5]
+    expected = [e / math.log(4 if k < 4 else 2) for k, e in enumerate(expected)]
+    assert found.score[:8].tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.score[8] < -1e30
+    assert found.mask.nonzero()[:, 0].tolist() == [1, 2, 5]
 
 
 def test_low_rank_is_the_best_approximation() -> None:

@@ -169,6 +169,10 @@ class GroupedUpdate:
         """Give each weight (D,) what belongs to its scale."""
         return values[self._index[: len(self._offsets.anchor)]]
 
+    def scale_of(self, weights: Tensor) -> Tensor:
+        """Give the scales of some weights, all by number: those of their groups."""
+        return self._index[weights].long()
+
     def prepare(self, step_size: float) -> float:
         """Set ε.
 

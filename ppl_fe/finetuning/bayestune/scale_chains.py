@@ -25,6 +25,7 @@ from ppl_fe.files.kept_run import State
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
 from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, FusedUpdate, ScaleDraw
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import measure
+from ppl_fe.finetuning.bayestune.chain_agreement import some_weights
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import GroupedUpdate, group_index
 from ppl_fe.finetuning.bayestune.offsets import Offsets
@@ -51,6 +52,8 @@ class Update(Protocol):
     def num_scales(self) -> int: ...
 
     def per_weight(self, values: Tensor) -> Tensor: ...
+
+    def scale_of(self, weights: Tensor) -> Tensor: ...
 
     def prepare(self, step_size: float) -> float: ...
 
@@ -291,10 +294,21 @@ class ScaleChains:
 
     def _make_moments(self) -> None:
         plan, values = self.plan, self.offsets.values
-        size, errors = self.update.num_scales, plan.errors
-        self.moments = ScaleMoments(size, plan.num_chains, plan.num_samples, values, errors=errors)
+        watched = self._watched() if plan.num_chains > 1 else None
+        self.moments = ScaleMoments(
+            self.update.num_scales,
+            plan.num_chains,
+            plan.num_samples,
+            values,
+            errors=plan.errors,
+            watched=watched,
+        )
         if plan.top is not None:
             self.counts = torch.zeros_like(values, dtype=torch.int32)
+
+    def _watched(self) -> Tensor:
+        chosen = some_weights(self.network.num_parameters, self.head)
+        return self.update.scale_of(chosen.to(self.network.device))
 
     def per_weight(self, values: Tensor) -> Tensor:
         """Give each weight (D,) what `moments` and `counts` hold of its scale."""

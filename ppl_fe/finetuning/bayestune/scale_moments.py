@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ppl_fe.finetuning.bayestune.chain_agreement import ChainAgreement
 from ppl_fe.inference.record.batch_sums import HalfSums, plan_batches
 from ppl_fe.inference.record.split_statistics import (
     LEAST_DRAWS,
@@ -39,6 +40,10 @@ class ScaleMoments:
         like: gives dtype and device.
         errors: keep what R-hat and MCSE need: six tensors (D,), seven with an extra, against two.
             R-hat is that of halves, so that one chain has it, too.
+        watched: (M,) ascending, scales whose mean of every chain is kept as well; none by default.
+
+    Attributes:
+        agreement: of the chains, on the watched scales; None without any.
 
     Example:
         >>> moments = ScaleMoments(1, 2, 100, torch.zeros(0, dtype=torch.float64), errors=True)
@@ -51,9 +56,17 @@ class ScaleMoments:
     """
 
     def __init__(
-        self, size: int, num_chains: int, num_samples: int, like: Tensor, *, errors: bool
+        self,
+        size: int,
+        num_chains: int,
+        num_samples: int,
+        like: Tensor,
+        *,
+        errors: bool,
+        watched: Tensor | None = None,
     ) -> None:
         self.num_chains, self.num_samples, self.errors = num_chains, num_samples, errors
+        self.agreement = None if watched is None else ChainAgreement(watched, num_chains)
         self.num_draws = 0
         self._mean, self._within = like.new_zeros(size), like.new_zeros(size)
         if errors:
@@ -65,6 +78,8 @@ class ScaleMoments:
 
     def add(self, at: slice, value: Tensor, extra: Tensor | None = None) -> None:
         """Add one draw's values (D',) of the scales in the block `at`, and their extra variance."""
+        if self.agreement is not None:
+            self.agreement.add(self.num_draws // self.num_samples, at, value)
         if not self.errors:
             mean, within = self._mean[at], self._within[at]
             deviation = value - mean
@@ -94,6 +109,8 @@ class ScaleMoments:
         names = SUMS if self.errors else SUMS[:2]
         sums = {name: getattr(self, f"_{name}") for name in names}
         extra = {} if self._extra is None else {"extra": self._extra}
+        if self.agreement is not None:
+            extra["chains"] = self.agreement.sums
         return {"at": torch.tensor([self.num_draws, self._batch])} | sums | extra
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -103,6 +120,8 @@ class ScaleMoments:
             getattr(self, f"_{name}").copy_(state[name])
         if "extra" in state:
             self._extra = state["extra"].to(self._mean)
+        if self.agreement is not None:
+            self.agreement.sums.copy_(state["chains"])
 
     def summary(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Compute mean, sd, R-hat and MCSE, (D,) each; the last two None without `errors`.

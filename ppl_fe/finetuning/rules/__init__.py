@@ -7,6 +7,7 @@ any object of a `Rule` of your own that is given to `select_parameters`.
     released_recipe.py   ReleasedCode: what the code released with BayesTune does, another target
     gradient.py          Gradient: the largest gradients of all the data
     gradient_squared.py  GradientSquared: squared gradients of one pass through the data
+    gradient_to_weight.py  GradientToWeight: the largest gradients for their weights, by tensor
     per_neuron.py        PerNeuron: the largest gradients of every neuron
     movement.py          Movement: how far plain fine-tuning moves each weight
     magnitude.py         Magnitude: the largest pretrained weights
@@ -23,6 +24,7 @@ from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
 from ppl_fe.finetuning.rules.gradient import Gradient
 from ppl_fe.finetuning.rules.gradient_squared import GradientSquared
+from ppl_fe.finetuning.rules.gradient_to_weight import GradientToWeight
 from ppl_fe.finetuning.rules.low_rank import LowRank
 from ppl_fe.finetuning.rules.magnitude import Magnitude
 from ppl_fe.finetuning.rules.movement import Movement
@@ -34,6 +36,7 @@ __all__ = [
     "BiasOnly",
     "Gradient",
     "GradientSquared",
+    "GradientToWeight",
     "LowRank",
     "Magnitude",
     "Movement",

@@ -34,6 +34,7 @@ USUAL = RunLength(num_samples=100, warmup_steps=500, thinning=10)
 OTHER_PRIOR = RunLength(num_samples=100, warmup_steps=2000, thinning=50)
 
 MANY_STIFF = 0.01  # share of the weights from which a note names them
+AGREED = 0.9  # from this share of a selection on that two chains have in common, no note
 
 
 @named_arguments
@@ -236,6 +237,7 @@ class BayesTune(Rule):
             for values in chains.moments.summary()
         )
         assert mean is not None
+        agreement = _agreement(chains, task)
         return Scores(
             score=mean,
             scale_mean=mean,
@@ -243,8 +245,12 @@ class BayesTune(Rule):
             r_hat=r_hat,
             mcse=mcse,
             probability_in_top=_shares(chains),
-            settings=_settings(chains, prior),
-            notes=(*found.notes, *_step_notes(chains, times_shortened)),
+            settings=_settings(chains, prior) | {"agreement": agreement},
+            notes=(
+                *found.notes,
+                *_step_notes(chains, times_shortened),
+                *_agreement_notes(agreement, task.num_selected, plan.num_chains),
+            ),
             remedy=plan.remedy,
         )
 
@@ -280,3 +286,24 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
             f"{chains.tuning.step_size:.2g} bears; their scales come out too large: lower step_size"
         )
     return notes
+
+
+def _agreement(chains: ScaleChains, task: Task) -> float | None:
+    """Give the share of the weights selected that two chains alone have in common, if known."""
+    watched = None if chains.moments is None else chains.moments.agreement
+    if watched is None or task.num_selected is None:
+        return None
+    return watched.shared(task.num_selected / int(task.ranked.sum()))
+
+
+def _agreement_notes(
+    agreement: float | None, num_selected: int | None, num_chains: int
+) -> list[str]:
+    """Note how much of a selection another seed would find again, where it is not most of it."""
+    if agreement is None or agreement >= AGREED:
+        return []
+    return [
+        f"two chains alone share {100 * agreement:.0f} % of the {num_selected:,} weights that each "
+        f"would select; the averages of {num_chains} selected here are steadier, and raising "
+        "num_chains makes them more so"
+    ]

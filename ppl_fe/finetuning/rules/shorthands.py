@@ -15,6 +15,7 @@ from ppl_fe.finetuning.rules.bayes_tune import BayesTune
 from ppl_fe.finetuning.rules.bias_only import BiasOnly
 from ppl_fe.finetuning.rules.gradient import Gradient
 from ppl_fe.finetuning.rules.gradient_squared import GradientSquared
+from ppl_fe.finetuning.rules.gradient_to_weight import GradientToWeight
 from ppl_fe.finetuning.rules.low_rank import LowRank
 from ppl_fe.finetuning.rules.magnitude import Magnitude
 from ppl_fe.finetuning.rules.movement import Movement
@@ -31,6 +32,7 @@ RuleName = Literal[
     "released_code",
     "gradient",
     "gradient_squared",
+    "gradient_to_weight",
     "per_neuron",
     "movement",
     "magnitude",
@@ -45,6 +47,7 @@ RULES: Mapping[str, Callable[..., Rule]] = {
     "released_code": ReleasedCode,
     "gradient": Gradient,
     "gradient_squared": GradientSquared,
+    "gradient_to_weight": GradientToWeight,
     "per_neuron": PerNeuron,
     "movement": Movement,
     "magnitude": Magnitude,

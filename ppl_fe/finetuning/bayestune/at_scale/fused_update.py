@@ -79,6 +79,10 @@ class FusedUpdate:
         """Give each weight (D,) what belongs to its scale."""
         return values[: len(self._offsets.anchor)]
 
+    def scale_of(self, weights: Tensor) -> Tensor:
+        """Give the scales of some weights, all by number: each weight has its own."""
+        return weights
+
     def prepare(self, step_size: float) -> float:
         """Set ε.
 
