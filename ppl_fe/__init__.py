@@ -15,7 +15,15 @@ from ppl_fe.version import __version__
 if TYPE_CHECKING:
     from ppl_fe import models, plots
     from ppl_fe.data import as_data
-    from ppl_fe.diagnostics import Check, Diagnosis, add_log_likelihood, diagnose, summary
+    from ppl_fe.diagnostics import (
+        Check,
+        Diagnosis,
+        add_log_likelihood,
+        add_posterior_predictive,
+        diagnose,
+        prior_predictive,
+        summary,
+    )
     from ppl_fe.diverged import DivergedError
     from ppl_fe.finetuning import (
         BayesTune,
@@ -92,6 +100,7 @@ __all__ = [
     "ThermodynamicEstimate",
     "__version__",
     "add_log_likelihood",
+    "add_posterior_predictive",
     "apply_delta",
     "as_data",
     "diagnose",
@@ -102,6 +111,7 @@ __all__ = [
     "load_selection",
     "models",
     "plots",
+    "prior_predictive",
     "rank_checkpoints",
     "read_checkpoint",
     "sample",

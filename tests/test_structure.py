@@ -40,7 +40,10 @@ ENGINE_FLOORS = [
     {"sampling"},
 ]
 PYRO_ROOMS = (
+    "ppl_fe/inference/program/equal_forms.py",
+    "ppl_fe/inference/program/simulate.py",
     "ppl_fe/inference/program/trace.py",
+    "ppl_fe/inference/program/trial.py",
     "ppl_fe/inference/program/potential.py",
     "ppl_fe/inference/pyro_kernel.py",
 )

@@ -9,6 +9,7 @@ error_bars.py    Monte Carlo errors, and how many of them are too many
 stein.py         draws against the scores of their density
 scores.py        those scores, on all the data
 pointwise.py     log-likelihoods of single data, for ArviZ
+predictive.py    data that a program makes, under its posterior and its prior
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from ppl_fe.diagnostics.diagnose_run import diagnose, summary
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
 from ppl_fe.diagnostics.pointwise import add_log_likelihood
+from ppl_fe.diagnostics.predictive import add_posterior_predictive, prior_predictive
 from ppl_fe.diagnostics.stein import SteinTest, stein_check, stein_test
 from ppl_fe.renamed import old_names
 
@@ -26,7 +28,9 @@ __all__ = [
     "Diagnosis",
     "SteinTest",
     "add_log_likelihood",
+    "add_posterior_predictive",
     "diagnose",
+    "prior_predictive",
     "stein_check",
     "stein_test",
     "summary",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.diagnostics import stein
 from ppl_fe.diagnostics.checks import lengths, mixing, single_chains, temperatures
 from ppl_fe.diagnostics.diagnosis import Check, Diagnosis
@@ -149,14 +149,38 @@ def _require_all(draws: xr.DataTree) -> None:
 
 
 @named_arguments
-def summary(draws: Any) -> pd.DataFrame:
+def summary(
+    draws: Any,
+    var_names: str | Sequence[str] | None = None,
+    *,
+    filter_vars: Literal["like", "regex"] | None = None,
+    group: str = "posterior",
+    coords: Mapping[str, Any] | None = None,
+    kind: str = "all",
+    fmt: Literal["wide", "long"] = "wide",
+    ci_prob: float | None = None,
+    ci_kind: Literal["hdi", "eti"] | None = None,
+    round_to: int | Literal["none"] = 2,
+    skipna: bool = False,
+) -> pd.DataFrame:
     """Make ArviZ's table of the posterior: mean, sd, interval, ESS, R-hat, MCSE, one row a scalar.
 
     Args:
         draws: as in `diagnose`.
+        var_names: sites to show, all by default; "~name" leaves one out.
+        filter_vars: how names are meant: as they are (default), by a part of them ("like") or by
+            regular expressions ("regex").
+        group: of the draws, "posterior" by default; "posterior_predictive", say.
+        coords: dimension -> the entries to show; all by default.
+        kind: "all" (default), "stats", "diagnostics", and the same of medians, as in ArviZ.
+        fmt: "wide" (default) or "long": a column a statistic, or a row.
+        ci_prob: probability of the interval; ArviZ's setting by default.
+        ci_kind: "hdi" or "eti"; ArviZ's setting by default.
+        round_to: decimals, 2 by default; "none" keeps all.
+        skipna: leave out NaN. Default False.
 
     Raises:
-        TypeError, FileNotFoundError, ValueError: as `diagnose`.
+        TypeError, FileNotFoundError, ValueError: as `diagnose`; a site that is not there.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -166,14 +190,32 @@ def summary(draws: Any) -> pd.DataFrame:
         >>> draws = fe.sample(fe.BAOAB(model), num_samples=50, progress_bar=False)
         >>> list(fe.summary(draws).index)
         ['w[0]', 'w[1]', 'w[2]']
+        >>> list(fe.summary(draws, kind="stats", coords={"w_dim_0": [1]}).columns)[:2]
+        ['mean', 'sd']
     """
     import arviz_stats
 
-    posterior = open_draws(draws)["posterior"].to_dataset()
-    if not any(values.size for values in posterior.data_vars.values()):
+    tree = open_draws(draws)
+    if group not in tree.children:
+        near = did_you_mean(group, tree.children) or f"there are {', '.join(tree.children)}"
+        raise ValueError(f"draws have no group {group!r}; {near}")
+    held = tree[group].to_dataset()
+    if not any(values.size for values in held.data_vars.values()):
         raise missing("values of any site")
-    some = posterior[[name for name, values in posterior.data_vars.items() if values.size]]
+    some = held[[name for name, values in held.data_vars.items() if values.size]]
     # Entries that no draw changes (the zeros of a Cholesky factor) have an R-hat of 0/0.
     with np.errstate(invalid="ignore"):
-        table: pd.DataFrame = arviz_stats.summary(xr.DataTree.from_dict({"posterior": some}))
+        table: pd.DataFrame = arviz_stats.summary(
+            xr.DataTree.from_dict({group: some}),
+            var_names=var_names,
+            filter_vars=filter_vars,
+            group=group,
+            coords=coords,
+            kind=kind,
+            fmt=fmt,
+            ci_prob=ci_prob,
+            ci_kind=ci_kind,
+            round_to=round_to,
+            skipna=skipna,
+        )
     return table

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -12,19 +13,64 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_fe.arguments import named_arguments
-from ppl_fe.diagnostics.scores import arguments_of, density_of, positions_of
-from ppl_fe.inference.kernels import Kernel
+from ppl_fe.arguments import forwards_arguments
+from ppl_fe.diagnostics.scores import bound, density_of, labels_of, positions_of, program_of
 from ppl_fe.inference.program.density import Density, Indices
-from ppl_fe.inference.record.zarr_folder import dimension_names
+from ppl_fe.inference.program.dimensions import Labels
+from ppl_fe.inference.program.minibatches import index_sets, put_together
+from ppl_fe.inference.pyro_kernel import PyroKernel
+from ppl_fe.inference.record.data_groups import dataset
 from ppl_fe.inference.step.batchable import batchable
+from ppl_fe.renamed import warn_of_old_name
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 VALUES_AT_ONCE = 2**22  # of log-densities: the program is batched over as many draws as that takes
 
 
-@named_arguments
+def _takes_the_old_form(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make the function take the program's arguments as one, a tuple or mapping, or as `data=`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        found = _old_form(args, kwargs)
+        if found is None:
+            return function(*args, **kwargs)
+        warn_of_old_name(
+            "add_log_likelihood with the program's arguments as one",
+            "add_log_likelihood(draws, model, *args, **kwargs), with those of fe.sample,",
+        )
+        return function(*args[:2], *found[0], **found[1])  # type: ignore[arg-type]
+
+    return wrapped
+
+
+def _old_form(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]] | None:
+    """Find the arguments that were given as one; None where they were not."""
+    by_name = len(args) == 2 and {*kwargs} == {"data"}
+    if not by_name and (len(args) != 3 or kwargs or not isinstance(args[2], tuple | Mapping)):
+        return None
+    given = kwargs["data"] if by_name else args[2]
+    old: tuple[tuple[Any, ...], Mapping[str, Any]] = (
+        ((), given)
+        if isinstance(given, Mapping)
+        else (given if isinstance(given, tuple) else (given,), {})
+    )
+    try:
+        own = inspect.signature(program_of(args[1])).parameters
+        bound(args[1], *old)
+    except (TypeError, ValueError):  # arguments of today's form, or no signature
+        return None
+    return None if by_name and "data" in own else old
+
+
+@_takes_the_old_form
+@forwards_arguments
 def add_log_likelihood(
-    draws: xr.DataTree, model: Kernel | Callable[..., Any], data: Any
+    draws: xr.DataTree, model: PyroKernel | Callable[..., Any], *args: Any, **kwargs: Any
 ) -> xr.DataTree:
     """Add a group `log_likelihood` to draws, as `az.loo` and `az.compare` need it.
 
@@ -37,8 +83,8 @@ def add_log_likelihood(
         draws: of `fe.sample`; thin long runs first, `draws.isel(draw=slice(None, None, 10))`, as
             C·S·N numbers are kept.
         model: the Pyro program of the draws, or the kernel that made them.
-        data: the program's arguments, as they were given to `fe.sample`: a tuple of them, a
-            mapping by keyword, or the single one.
+        *args: the program's arguments, as they were given to `fe.sample`.
+        **kwargs: those given by keyword.
 
     Returns:
         A new DataTree, whose other groups are those of `draws`; each observed site is a variable
@@ -47,7 +93,7 @@ def add_log_likelihood(
     Raises:
         ValueError: the draws are not those of this program with these arguments, or were kept in
             part only; the program observes nothing.
-        TypeError: `data` are not its arguments.
+        TypeError: these are not the program's arguments.
 
     Example:
         >>> import arviz_stats as azs, pyro, pyro.distributions as dist, torch
@@ -60,11 +106,11 @@ def add_log_likelihood(
         >>> draws = fe.sample(fe.BAOAB(model), y, num_samples=200, progress_bar=False)
         >>> with_terms = fe.add_log_likelihood(draws, model, y)
         >>> dict(with_terms.log_likelihood["y"].sizes)
-        {'chain': 4, 'draw': 200, 'y_dim_0': 20}
+        {'chain': 4, 'draw': 200, 'data': 20}
         >>> round(float(azs.loo(with_terms).elpd))
         -23
     """
-    args, kwargs = arguments_of(model, data)
+    bound(model, args, kwargs)
     density = density_of(model, draws, args, kwargs)
     positions = positions_of(density, draws)
     lead = positions.shape[:2]
@@ -72,44 +118,40 @@ def add_log_likelihood(
     if not arrays:
         raise ValueError("the model has no observed site: there is no likelihood of any datum")
     posterior = draws["posterior"].to_dataset()
-    terms = {
-        name: (dimension_names(name, 1 + array.ndim), array.reshape(*lead, *array.shape[1:]))
-        for name, array in arrays.items()
-    }
-    kept = {name: posterior.coords[name] for name in ("chain", "draw")}
+    labels = labels_of(draws, density.labels.dims)
+    plates = {name: labels.dims.get(name, ())[: array.ndim - 1] for name, array in arrays.items()}
     found = draws.copy()
-    found["log_likelihood"] = xr.DataTree(xr.Dataset(terms, coords=kept))
+    found["log_likelihood"] = xr.DataTree(
+        dataset(
+            {name: array.reshape(*lead, *array.shape[1:]) for name, array in arrays.items()},
+            Labels(plates, labels.coords),
+            ("chain", "draw"),
+            {name: posterior.coords[name] for name in ("chain", "draw")},
+        )
+    )
     return found
 
 
 def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]]:
     """Compute each observed site's terms, (S, *plates), at positions (S, D), on all the data."""
-    found: dict[str, NDArray[Any]] = {}
-    sizes = {plate.name: plate.size for plate in density.subsamples}
-    for subsets in _index_sets(density):
-        named = dict(zip(sizes, subsets, strict=True))
+    parts, axes = [], {}
+    for named in index_sets(density.subsamples, density.device):
+        subsets = tuple(named.values())
         first = density.run(positions[0], subsets).pointwise
         each = sum(site.log_prob.numel() for site in first.values())
         at_once = max(1, VALUES_AT_ONCE // max(1, each))
-        for start in range(0, len(positions), at_once):
-            rows = slice(start, start + at_once)
-            terms = _terms(density, positions[rows], subsets)
-            for name, (one, axes) in first.items():
-                if name not in found:
-                    shape = list(one.shape)
-                    for plate, axis in axes.items():
-                        shape[axis] = sizes[plate]
-                    empty = np.empty((len(positions), *shape), terms[name].numpy().dtype)
-                    found[name] = empty
-                places = [rows, *[slice(None)] * one.dim()]
-                for plate, axis in axes.items():
-                    begin = int(named[plate][0])
-                    places[axis] = slice(begin, begin + len(named[plate]))
-                found[name][tuple(places)] = terms[name].numpy()
-    return found
+        pieces = [
+            _terms(density, positions[begin : begin + at_once], subsets)
+            for begin in range(0, len(positions), at_once)
+        ]
+        parts.append(
+            (named, {name: np.concatenate([piece[name] for piece in pieces]) for name in first})
+        )
+        axes = {name: site.axes for name, site in first.items()}
+    return put_together(parts, axes, density.subsamples)
 
 
-def _terms(density: Density, positions: Tensor, subsets: Indices) -> dict[str, Tensor]:
+def _terms(density: Density, positions: Tensor, subsets: Indices) -> dict[str, NDArray[Any]]:
     """Compute each observed site's terms on one minibatch, (S', *plates)."""
 
     def one(position: Tensor) -> dict[str, Tensor]:
@@ -118,14 +160,4 @@ def _terms(density: Density, positions: Tensor, subsets: Indices) -> dict[str, T
 
     with torch.no_grad():
         values = density.over_chains(one, positions, in_dims=(0,))
-    return {name: value.cpu() for name, value in values.items()}
-
-
-def _index_sets(density: Density) -> Iterator[Indices]:
-    """Give runs of B indices of each subsampled plate that cover it, the last reaching its end."""
-    runs = []
-    for plate in density.subsamples:
-        size, batch = plate.size, plate.subsample_size
-        begins = sorted({*range(0, size - batch, batch), size - batch})
-        runs.append([torch.arange(k, k + batch, device=density.device) for k in begins])
-    yield from itertools.product(*runs)
+    return {name: value.cpu().numpy() for name, value in values.items()}

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.dimensions import Dimensions, Labels
+from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.gradients import exact_evaluation
 
@@ -109,8 +111,7 @@ def density_of(
             "tensors that it draws from"
         )
     sequential = draws.attrs.get("chain_method") == "sequential"
-    program = model.program if isinstance(model, Kernel) else model
-    return Density(program, args, kwargs, vectorized=not sequential)
+    return Density(program_of(model), args, kwargs, vectorized=not sequential)
 
 
 def arguments_of(
@@ -130,20 +131,40 @@ def arguments_of(
     kwargs = data if isinstance(data, Mapping) else {}
     args = () if isinstance(data, Mapping) else data if isinstance(data, tuple) else (data,)
     try:
-        signature = inspect.signature(model.program if isinstance(model, Kernel) else model)
+        bound(model, args, kwargs)
+    except TypeError as error:
+        several = isinstance(data, tuple | list | Mapping)
+        raise TypeError(
+            f"{error}: a tuple of all, a mapping of those given by keyword, or the single one; "
+            f"got a {type(data).__name__}{f' of {len(data)}' if several else ''}"
+        ) from error
+    return args, kwargs
+
+
+def bound(
+    model: Kernel | Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Refuse arguments that are not those of the model's program.
+
+    Raises:
+        TypeError: as it says.
+    """
+    try:
+        signature = inspect.signature(program_of(model))
     except (TypeError, ValueError):  # of a program without a signature
-        return args, kwargs
+        return
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         bare = [own.replace(annotation=own.empty) for own in signature.parameters.values()]
-        several = isinstance(data, tuple | list | Mapping)
         raise TypeError(
-            f"data must be the arguments {inspect.Signature(bare)} of the model's program "
-            f"({error}): a tuple of all, a mapping of those given by keyword, or the single one; "
-            f"got a {type(data).__name__}{f' of {len(data)}' if several else ''}"
+            f"data must be the arguments {inspect.Signature(bare)} of the model's program ({error})"
         ) from error
-    return args, kwargs
+
+
+def program_of(model: Kernel | Callable[..., Any]) -> Callable[..., Any]:
+    """Give the program of a kernel, or the program itself."""
+    return model.program if isinstance(model, PyroKernel) else model
 
 
 def thinned(draws: xr.DataTree, most_draws: int) -> xr.DataTree:
@@ -234,3 +255,20 @@ def _check_round_trip(density: Density, positions: Tensor, posterior: xr.Dataset
                 "its support depends on another site, or model and arguments are not those of "
                 "the run"
             )
+
+
+def labels_of(draws: xr.DataTree, dims: Dimensions) -> Labels:
+    """Name the axes of sites as the draws do: by plates, or as `dims=` and `coords=` said.
+
+    Args:
+        draws: of `fe.sample`.
+        dims: site -> names of its axes by the program's plates.
+    """
+    given = json.loads(draws.attrs.get("dims", "{}"))
+    coords = {
+        str(dim): held.values.tolist()
+        for node in draws.children.values()
+        for dim, held in node.to_dataset().coords.items()
+        if dim not in ("chain", "draw")
+    }
+    return Labels({**dims, **{name: tuple(own) for name, own in given.items()}}, coords)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,13 @@ from numpy import nanmax
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ppl_fe.arguments import refuse_unknown
+from ppl_fe.arguments import refuse_foreign
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import potential_arguments
 from ppl_fe.inference.pyro_kernel import PyroKernel
+from ppl_fe.inference.record.data_groups import data_groups
 from ppl_fe.inference.run.conclusion import conclude
 from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
@@ -47,6 +48,8 @@ def sample(
     seed: int = 0,
     save_to: str | Path | None = None,
     resume: bool = False,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
     progress_bar: bool = True,
     compile: CompileMode = "auto",
     **kwargs: Any,
@@ -96,6 +99,10 @@ def sample(
             those of an uninterrupted run, and those of a complete run are read. At most five
             seconds of draws are made again, and ten times what writing them takes. A run of other
             settings, data or program is refused, and so is one that was damaged. Default False.
+        coords: dimension -> a label for each of its entries, as in ArviZ and PyMC. Default none.
+        dims: site -> names of its dimensions, chain and draw apart. By default a dimension bears
+            the name of the plate that it belongs to, and others are called `{site}_dim_0` and so
+            on. Arguments that are kept in `constant_data` go by the program's parameters.
         progress_bar: show steps, loss, step size and the loss's split R-hat. Default True.
         compile: "auto" (default) compiles the step when the run is long enough; "compiled",
             "traced" and "eager" force one way. Without a C++ compiler "compiled" means "traced",
@@ -109,7 +116,8 @@ def sample(
         log-density on unconstrained space as estimated from the minibatch; `loss`, minus the
         minibatch log-likelihood per datum in nats, averaged over the draw's steps;
         `gradient_norm`; `step_size`; and temperatures. `moments` has mean, standard deviation,
-        R-hat and ESS of every unconstrained coordinate.
+        R-hat and ESS of every unconstrained coordinate. `observed_data` and `constant_data` have
+        the data, up to 10⁷ values; a loader's are not kept.
         A chain that became non-finite is left out and named in the attribute `failed_chains`.
         The attribute `chain_method` is the way the chains did run: a program that cannot be batched
         runs them one after another, after a RuntimeWarning that names what is in the way.
@@ -150,7 +158,8 @@ def sample(
             f"{type(kernel).__name__}"
         )
     program = kernel.program if isinstance(kernel, PyroKernel) else kernel
-    _refuse_misspelt(program, kwargs)
+    known = inspect.signature(sample).parameters.keys() - {"args", "kwargs"}
+    refuse_foreign("sample", program, kwargs.keys(), known)
     lengths = _given(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
     targets = _given(
         ess=target_ess, r_hat=target_r_hat, max_steps=max_steps, max_seconds=max_seconds
@@ -169,7 +178,8 @@ def sample(
         progress=progress_bar,
     )
     source, args = _loader_of(args)
-    if isinstance(kernel, PyroKernel) and kernel.potential_fn is not None:
+    by_potential = isinstance(kernel, PyroKernel) and kernel.potential_fn is not None
+    if by_potential:
         given = initial_params and {k: torch.as_tensor(v)[0] for k, v in initial_params.items()}
         args = potential_arguments(args, given)
     density = Density(
@@ -179,15 +189,12 @@ def sample(
         data_per_chain=source is not None,
         vectorized=chain_method != "sequential",
     )
-    start = None
-    if initial_params is not None:
-        start = density.join(initial_params)
-        if len(start) != num_chains:
-            raise ValueError(
-                f"initial_params holds {len(start)} chains, num_chains is {num_chains}"
-            )
+    density.label(dims, coords)
+    start = None if initial_params is None else _start(density, initial_params, num_chains)
     sampler = kernel if isinstance(kernel, PyroKernel) else _chosen(program, density)
-    draws = run(sampler, Target(density, source, start), plan)
+    labels = {} if dims is None else {"dims": {name: [*density.labels.dims[name]] for name in dims}}
+    data = {} if by_potential else data_groups(density)
+    draws = run(sampler, Target(density, source, start), plan, labels, data)
     if until is None:
         _warn_short_warm_up(draws.attrs)
     else:
@@ -197,6 +204,18 @@ def sample(
 
 def _given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _start(density: Density, given: Mapping[str, Tensor], num_chains: int) -> Tensor:
+    """Make positions (C, D) of the values that were given.
+
+    Raises:
+        ValueError: of another number of chains, sites or shapes.
+    """
+    start = density.join(given)
+    if len(start) != num_chains:
+        raise ValueError(f"initial_params holds {len(start)} chains, num_chains is {num_chains}")
+    return start
 
 
 def _loader_of(args: tuple[Any, ...]) -> tuple[LoaderData | None, tuple[Any, ...]]:
@@ -215,19 +234,6 @@ def _chosen(program: Callable[..., Any], density: Density) -> PyroKernel:
         return MALT(program)
     small = density.num_parameters <= MOST_PARAMETERS  # so that modes are found to anchor at
     return BAOAB(program, gradient="control_variate" if small else "minibatch")
-
-
-def _refuse_misspelt(program: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuse keywords that neither `sample` nor the program has."""
-    try:
-        parameters = inspect.signature(program).parameters.values()
-    except (TypeError, ValueError):  # written in C, say: it takes what it takes
-        return
-    own = {one.name for one in parameters if one.kind is not one.POSITIONAL_ONLY}
-    if any(one.kind is one.VAR_KEYWORD for one in parameters) or given.keys() <= own:
-        return
-    known = inspect.signature(sample).parameters.keys() - {"args", "kwargs"}
-    refuse_unknown("sample", given.keys() - own, known | own)
 
 
 def _warn_short_warm_up(attributes: Mapping[Any, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,17 +23,21 @@ MAJOR = int(az.__version__.split(".")[0])
 NAMES = ["scale", "w[0]", "w[1]", "w[2]"]
 
 
+Y = torch.linspace(-1, 1, 40)
+
+
+def model(y: torch.Tensor) -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(w.sum(), scale), obs=y)
+
+
 @pytest.fixture(scope="module")
 def draws() -> xr.DataTree:
-    def model(y: torch.Tensor) -> None:
-        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-        scale = pyro.sample("scale", dist.HalfNormal(1.0))
-        with pyro.plate("data", len(y)):
-            pyro.sample("y", dist.Normal(w.sum(), scale), obs=y)
-
     return fe.sample(
         fe.BAOAB(model),
-        torch.linspace(-1, 1, 40),
+        Y,
         num_samples=200,
         warmup_steps=2000,
         progress_bar=False,
@@ -76,7 +81,7 @@ def check(draws: xr.DataTree, given: Any, traced: list[str]) -> None:
 @pytest.mark.skipif(MAJOR > 0, reason="ArviZ 0.23, the last on Python 3.11, is not installed")
 def test_arviz_0_through_its_own_bridge(draws: xr.DataTree) -> None:
     given = az.InferenceData.from_datatree(draws)
-    assert given.groups() == ["posterior", "sample_stats", "moments"]
+    assert given.groups() == ["posterior", "sample_stats", "observed_data", "moments"]
     drawn = az.plot_trace(given, compact=False)
     assert drawn.shape == (4, 2)
     trace = draws["posterior"].to_dataset()["scale"].values
@@ -103,3 +108,32 @@ def test_arviz_1_as_it_is(draws: xr.DataTree) -> None:
         found = lines.sel(chain=chain).item().get_ydata()
         np.testing.assert_allclose(found, trace.sel(chain=chain).values)
     check(draws, draws, sorted(traced))
+
+
+def test_predictions_and_comparisons(draws: xr.DataTree) -> None:
+    """The picture has the data as its observed line; the right model comes first."""
+
+    def narrow(y: torch.Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        scale = pyro.sample("scale", dist.HalfNormal(1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(w.sum(), 0.1 * scale), obs=y)
+
+    whole = fe.add_posterior_predictive(draws, model, Y)
+    compared = {
+        name: fe.add_log_likelihood(draws, program, Y)
+        for name, program in {"right": model, "narrow": narrow}.items()
+    }
+    if MAJOR == 0:
+        axes = az.plot_ppc(az.InferenceData.from_datatree(whole), kind="cumulative", random_seed=1)
+        observed = next(line for line in axes.get_lines() if line.get_label() == "Observed")
+        np.testing.assert_allclose(np.sort(observed.get_xdata())[[0, -1]], [-1, 1], atol=0.1)
+        given = {name: az.InferenceData.from_datatree(one) for name, one in compared.items()}
+    else:
+        az.plot_ppc_dist(whole, backend="matplotlib")
+        given = compared
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the narrow model's importance ratios
+        assert list(az.compare(given).index) == ["right", "narrow"]
+        loo = az.loo(given["right"])
+    assert float(loo.elpd_loo if MAJOR == 0 else loo.elpd) < 0

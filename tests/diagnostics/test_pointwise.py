@@ -57,9 +57,9 @@ def normal(draws: xr.DataTree, y: Tensor, scale: float | str) -> np.ndarray:
 @pytest.mark.parametrize("size", [None, 4, 11])
 def test_every_datum_has_its_log_density_at_every_draw(size: int | None) -> None:
     draws = run(regression, Y, size)
-    found = fe.add_log_likelihood(draws, regression, (Y, size))
+    found = fe.add_log_likelihood(draws, regression, Y, size)
     terms = found.log_likelihood["y"]
-    assert terms.dims == ("chain", "draw", "y_dim_0")
+    assert terms.dims == ("chain", "draw", "data")
     wanted = 0.5 * normal(draws, Y, "scale")  # with the weight that the program gives the data
     np.testing.assert_allclose(terms.values, wanted, rtol=2e-5, atol=2e-5)
     assert "log_likelihood" not in draws.children
@@ -69,7 +69,7 @@ def test_every_datum_has_its_log_density_at_every_draw(size: int | None) -> None
 @pytest.mark.parametrize(("rows", "columns"), [(None, None), (3, 2), (1, None)])
 def test_crossed_plates_are_gone_through_whole(rows: int | None, columns: int | None) -> None:
     draws = run(crossed, GROUPS, rows, columns)
-    found = fe.add_log_likelihood(draws, crossed, (GROUPS, rows, columns)).log_likelihood
+    found = fe.add_log_likelihood(draws, crossed, GROUPS, rows, columns).log_likelihood
     np.testing.assert_allclose(found["y"].values, normal(draws, GROUPS, 1.0), rtol=1e-5)
     wanted = normal(draws, GROUPS[0], 2.0) * [1, 0, 1]
     np.testing.assert_allclose(found["z"].values, wanted, rtol=1e-5)
@@ -77,9 +77,9 @@ def test_crossed_plates_are_gone_through_whole(rows: int | None, columns: int | 
 
 def test_draws_are_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = run(regression, Y, 4)
-    whole = fe.add_log_likelihood(draws, regression, (Y, 4)).log_likelihood["y"]
+    whole = fe.add_log_likelihood(draws, regression, Y, 4).log_likelihood["y"]
     monkeypatch.setattr("ppl_fe.diagnostics.pointwise.VALUES_AT_ONCE", 9)
-    parts = fe.add_log_likelihood(draws, regression, (Y, 4)).log_likelihood["y"]
+    parts = fe.add_log_likelihood(draws, regression, Y, 4).log_likelihood["y"]
     xr.testing.assert_identical(whole, parts)
 
 
@@ -102,13 +102,13 @@ def test_a_program_that_observes_nothing_is_refused() -> None:
         pyro.sample("mean", dist.Normal(0.0, 1.0))
 
     with pytest.raises(ValueError, match="no observed site"):
-        fe.add_log_likelihood(run(prior), prior, ())
+        fe.add_log_likelihood(run(prior), prior)
 
 
 def test_other_data_are_refused() -> None:
     draws = run(regression, Y)
     with pytest.raises(TypeError, match="data must be the arguments"):
-        fe.add_log_likelihood(draws, regression, (Y, 4, 5))
+        fe.add_log_likelihood(draws, regression, Y, 4, 5)
     with pytest.raises(ValueError, match="holds 1 NaN"):
         fe.add_log_likelihood(draws, regression, torch.tensor([1.0, float("nan")]))
 
@@ -122,6 +122,19 @@ def test_draws_with_a_site_that_the_program_has_not_are_refused() -> None:
             pyro.sample("y", dist.StudentT(freedom, mean, scale), obs=y)
 
     draws = run(robust, Y, None)
-    for function in (fe.add_log_likelihood, stein_check):
-        with pytest.raises(ValueError, match=r"another program: they have the sites \['freedom'\]"):
-            function(draws, regression, (Y, None))
+    message = r"another program: they have the sites \['freedom'\]"
+    with pytest.raises(ValueError, match=message):
+        fe.add_log_likelihood(draws, regression, Y)
+    with pytest.raises(ValueError, match=message):
+        stein_check(draws, regression, (Y, None))
+
+
+def test_arguments_in_the_old_form() -> None:
+    draws = run(regression, Y, 4)
+    now = fe.add_log_likelihood(draws, regression, Y, size=4).log_likelihood["y"]
+    for old in ((Y, 4), {"y": Y, "size": 4}):
+        with pytest.warns(DeprecationWarning, match="program's arguments as one"):
+            before = fe.add_log_likelihood(draws, regression, old).log_likelihood["y"]
+        xr.testing.assert_identical(now, before)
+    with pytest.warns(DeprecationWarning, match="program's arguments as one"):
+        fe.add_log_likelihood(draws, regression, data=(Y, 4))

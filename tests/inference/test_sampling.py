@@ -49,7 +49,7 @@ def same(one: xr.DataTree, other: xr.DataTree) -> bool:
 
 def test_the_schema_is_arviz_s() -> None:
     tree = draws(thinning=2, seed=5)
-    assert set(tree.children) == {"posterior", "sample_stats", "moments"}
+    assert set(tree.children) == {"posterior", "sample_stats", "observed_data", "moments"}
     sites = {"mean": ("chain", "draw", "mean_dim_0"), "sd": ("chain", "draw")}
     posterior = tree["posterior"].to_dataset()
     assert {str(k): v.dims for k, v in posterior.data_vars.items()} == {

@@ -15,24 +15,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from ppl_fe.inference.program.dimensions import Labels, checked_labels
 from ppl_fe.inference.program.each_chain import Way, gradient_of, over_chains
-from ppl_fe.inference.program.explain import (
-    argument_name,
-    is_array,
-    raise_explained,
-    refuse_non_finite,
-)
-from ppl_fe.inference.program.trace import (
-    ProgramRun,
-    Site,
-    Subsample,
-    TrialRunError,
-    centred_sites,
-    run_program,
-    trial_run,
-)
+from ppl_fe.inference.program.explain import is_array, raise_explained, refuse_non_finite
+from ppl_fe.inference.program.program_call import ProgramCall
+from ppl_fe.inference.program.trace import ProgramRun, Site, Subsample, run_program
+from ppl_fe.inference.program.trial import TrialRunError, centred_sites, trial_run
 
 Tensors = tuple[Tensor, ...]
 Indices = Tensors  # into the data, one set a plate
@@ -73,39 +62,6 @@ class Terms(NamedTuple):
     log_likelihood: Tensor
 
 
-class ProgramCall:
-    """A program with its arguments, for whose tensors others may be put in.
-
-    Args:
-        model: a Pyro program.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-
-    Attributes:
-        leaves: all arguments, those within lists and mappings one by one.
-        tensors: the tensors among them.
-        names: what messages call those.
-    """
-
-    def __init__(
-        self, model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> None:
-        self.model = model
-        paths, self._structure = pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))
-        self.leaves = [leaf for _, leaf in paths]
-        self._places = [k for k, leaf in enumerate(self.leaves) if isinstance(leaf, Tensor)]
-        self.names = [argument_name(paths[k][0]) for k in self._places]
-        self.tensors: Tensors = tuple(self.leaves[k].detach() for k in self._places)
-
-    def __call__(self, tensors: Sequence[Tensor], more: Mapping[str, Any]) -> Any:
-        """Call the program with these tensors in place of its own, and with more keywords."""
-        leaves = list(self.leaves)
-        for place, tensor in zip(self._places, tensors, strict=True):
-            leaves[place] = tensor
-        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
-        return self.model(*args, **kwargs, **more)
-
-
 class Density:
     """The log-density of a Pyro program on unconstrained space.
 
@@ -131,10 +87,11 @@ class Density:
         num_parameters: D, the length of a position.
         sites: the latent sites in program order.
         num_data: n of the loss: the size of the largest plate around an observed site, or 1.
-        tensors: those among the arguments.
         dtype, device: of a position.
         is_static: every site's support is the real line, so that values are the position itself.
         deterministic: the sites of `pyro.deterministic`, computed from the latent ones.
+        observed: the sites with data, in the shape of all the data.
+        labels: names of the axes of all these sites, and of the entries along them.
         transforms: site name -> constrained to unconstrained values at the trial run, as Pyro's
             kernels carry them; exact unless a support depends on another site.
         way: how it is run for several chains; `run_as` changes it.
@@ -171,7 +128,6 @@ class Density:
         self.chain_kwargs = dict(chain_kwargs or {})
         self.data_per_chain, self.way = data_per_chain, Way(vectorized)
         self.program = ProgramCall(model, args, kwargs or {})
-        self.tensors = self.program.tensors
         refuse_non_finite(self.tensors)
         first = {name: value[0] for name, value in self.chain_kwargs.items()}
         try:
@@ -188,6 +144,7 @@ class Density:
         self.num_parameters = sum(site.size for site in self.sites)
         self.dtype, self.device, self.is_static = found.dtype, found.device, found.is_static
         self.transforms, self.deterministic = found.transforms, found.deterministic
+        self.observed, self.labels = found.observed, Labels(found.dims)
 
     def __repr__(self) -> str:
         sites = {site.name: site.support_shape for site in self.sites}
@@ -197,6 +154,11 @@ class Density:
             f"Density(num_parameters={self.num_parameters}, sites={sites}, "
             f"num_data={self.num_data}{more})"
         )
+
+    @property
+    def tensors(self) -> Tensors:
+        """Those among the arguments."""
+        return self.program.tensors
 
     @property
     def subsamples(self) -> tuple[Subsample, ...]:
@@ -216,6 +178,25 @@ class Density:
             site.name: slice(end - site.size, end)
             for site, end in zip(self.sites, ends, strict=True)
         }
+
+    def label(
+        self,
+        dims: Mapping[str, Sequence[str] | str] | None,
+        coords: Mapping[str, Sequence[Any]] | None,
+    ) -> None:
+        """Name axes of sites and of the program's own tensors, and the entries along them.
+
+        Raises:
+            TypeError, ValueError: as `checked_labels`.
+        """
+        sites = (*self.sites, *self.deterministic, *self.observed)
+        shapes = dict(zip(self.program.variables, (t.shape for t in self.tensors), strict=True))
+        shapes |= {site.name: torch.Size(site.support_shape) for site in sites}
+        named = {name: self.labels.of(name, len(shape)) for name, shape in shapes.items()}
+        sizes = {
+            dim: size for name in named for dim, size in zip(named[name], shapes[name], strict=True)
+        }
+        self.labels = checked_labels(named, sizes, dims, coords)
 
     def centred_sites(self) -> tuple[str, ...]:
         """Name the latent sites whose scale is itself latent."""

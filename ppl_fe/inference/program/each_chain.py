@@ -51,7 +51,7 @@ def over_chains(
         tensor([1., 1.])
     """
     if vectorized and not any(isinstance(argument, list) for argument in arguments):
-        with _without_fallback_warnings():
+        with without_fallback_warnings():
             return torch.func.vmap(function, in_dims=in_dims, randomness="error")(*arguments)
     chained = [a for a, dim in zip(arguments, in_dims, strict=True) if dim == 0]
     results = []
@@ -68,7 +68,7 @@ _inside = 0  # calls of `vmap` within each other
 
 
 @contextmanager
-def _without_fallback_warnings() -> Iterator[None]:
+def without_fallback_warnings() -> Iterator[None]:
     """Keep torch from asking users for bug reports on operations that it batches by a loop.
 
     Filters of Python's warnings would show all other ones anew in every step.

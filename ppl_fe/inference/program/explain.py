@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.program.trace import TrialRunError, trial_run
+from ppl_fe.inference.program.trial import TrialRunError, trial_run
 
 OF_DATA = (ValueError, IndexError, RuntimeError)  # errors that the data may have caused
 MOST_TRIALS = 32  # runs with some of the tensors in another dtype

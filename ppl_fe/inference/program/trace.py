@@ -1,13 +1,13 @@
 """Run a Pyro program at unconstrained values: handlers, transforms, and what it observes.
 
 Nothing else in the engine reads Pyro's traces. A site is a node of such a trace, and the plates
-around it are its frames. `trial_run` looks once at what a program is made of; `run_program`
+around it are its frames. `trial.py` looks once at what a program is made of; `run_program`
 evaluates it, in every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isclose, prod
 from traceback import walk_tb
@@ -22,18 +22,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_fe.inference.program.factorisations import NaNFactors
-from ppl_fe.inference.program.site_checks import (
-    RefusedSiteError,
-    Rows,
-    base_of,
-    is_real,
-    largest_plate,
-    refuse_broadcast,
-    refuse_loop,
-    refuse_name,
-    tensor_held,
-    transform_of,
-)
+from ppl_fe.inference.program.site_checks import Rows, base_of, is_real, tensor_held, transform_of
 
 
 class Site(NamedTuple):
@@ -83,28 +72,6 @@ class ProgramRun:
     log_probs: dict[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass
-class TrialRun:
-    """The make-up of a program, as one run has shown it; the fields are those of `Density`."""
-
-    sites: tuple[Site, ...]
-    subsamples: tuple[Subsample, ...]
-    num_data: int
-    dtype: torch.dtype
-    device: torch.device
-    is_static: bool
-    transforms: dict[str, Any]
-    deterministic: tuple[Site, ...]
-
-
-class TrialRunError(Exception):
-    """A program failed on its trial run: its error, and the dtype of its sites up to there."""
-
-    def __init__(self, error: Exception, dtype: torch.dtype) -> None:
-        super().__init__(error)
-        self.error, self.dtype = error, dtype
-
-
 def run_program(
     call: Callable[[], Any], unconstrained: Mapping[str, Tensor], indices: Mapping[str, Tensor]
 ) -> ProgramRun:
@@ -115,14 +82,14 @@ def run_program(
         unconstrained: latent site -> value on unconstrained space.
         indices: subsampled plate -> index set (B,).
     """
-    handler = _Substitute(unconstrained, indices)
+    handler = Substitute(unconstrained, indices)
     try:
-        trace = _trace(call, handler, validate=False)
+        trace = traced(call, handler, validate=False)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         # Looked for only then, as that slows every operation down.
-        handler = _Substitute(unconstrained, indices)
+        handler = Substitute(unconstrained, indices)
         with NaNFactors():
-            trace = _trace(call, handler, validate=False)
+            trace = traced(call, handler, validate=False)
     log_density: Any = handler.log_jacobian
     log_likelihood: Any = torch.zeros(())
     values, found, log_probs = {}, {}, {}
@@ -133,114 +100,20 @@ def run_program(
         log_density = log_density + log_probs[name]
         if name in handler.latent:
             values[name] = site["value"]
-        elif _is_likelihood(site):
+        elif is_likelihood(site):
             found[name] = _pointwise(site)
             log_likelihood = log_likelihood + _on_all_data(site, found[name].log_prob)
-        elif _is_computed(site) and not _minibatch_plates(site):
+        elif is_computed(site) and not minibatch_plates(site):
             values[name] = site["value"]
     return ProgramRun(log_density, log_likelihood, values, found, log_probs)
 
 
-def trial_run(
-    call: Callable[[], Any], data: Sequence[Tensor], *, gradient: bool = False
-) -> TrialRun:
-    """Run a program once, at the origin and with Pyro's validation on, and look at its sites.
-
-    A site whose distribution holds no tensors (an improper flat prior) takes the data's dtype.
-
-    Args:
-        call: runs the program.
-        data: the tensors that it is called with.
-        gradient: of latent values is required, so that a program fails that has none.
-            Default False.
-
-    Raises:
-        TrialRunError: the program failed.
-        ValueError: it ran, but cannot be sampled.
-    """
-    floating = {tensor.dtype for tensor in data if tensor.is_floating_point()}
-    otherwise = floating.pop() if len(floating) == 1 else torch.get_default_dtype()
-    handler = _Substitute(None, None, otherwise, gradient=gradient)
-    try:
-        trace = _trace(call, handler, validate=True)
-    except RefusedSiteError as error:
-        raise (error.__cause__ or error) from None  # without the shapes that Pyro adds
-    except Exception as error:
-        dtypes = (msg["value"].dtype for _, msg in handler.latent.values())
-        raise TrialRunError(error, next(dtypes, otherwise)) from error
-    if not handler.latent:
-        raise ValueError(
-            "the model has no latent site: every pyro.sample statement is observed, "
-            "so there is nothing to sample"
-        )
-    sites, static, transforms = [], True, {}
-    for name, (shape, msg) in handler.latent.items():
-        refuse_name(name)
-        frames = _minibatch_plates(msg)
-        if frames:
-            raise ValueError(
-                f"latent site {name!r} lies inside the subsampled plate {frames[0].name!r}: its "
-                "values change from minibatch to minibatch; marginalise it or drop subsample_size"
-            )
-        sites.append(Site(name, shape, tuple(msg["value"].shape)))
-        static &= is_real(msg["fn"])
-        transforms[name] = transform_of(name, msg["fn"]).inv
-    if not any(site.size for site in sites):
-        raise ValueError(
-            f"the model's latent sites hold no values ({', '.join(handler.latent)}), so there is "
-            "nothing to sample"
-        )
-    subsamples, computed, num_data = [], [], 1
-    for name, node in trace.nodes.items():
-        if node["type"] != "sample":
-            continue
-        if isinstance(node["fn"], _Subsample):
-            size, subset = node["fn"].size, node["fn"].subsample_size
-            if subset is not None and subset < size:
-                subsamples.append(Subsample(name, size, subset))
-        elif _is_likelihood(node):
-            refuse_loop(name, node)
-            refuse_broadcast(name, node)
-            num_data = max(num_data, largest_plate(node))
-        elif name not in handler.latent and _is_computed(node) and not _minibatch_plates(node):
-            refuse_name(name)
-            shape = tuple(node["value"].shape)
-            computed.append(Site(name, shape, shape))
-    first = next(iter(handler.latent.values()))[1]["value"]
-    return TrialRun(
-        tuple(sites),
-        tuple(subsamples),
-        num_data,
-        first.dtype,
-        first.device,
-        static,
-        transforms,
-        tuple(computed),
-    )
-
-
-def centred_sites(call: Callable[[], Any]) -> tuple[str, ...]:
-    """Name the latent sites whose scale is itself latent: the centred form of a hierarchy.
-
-    Args:
-        call: runs the program.
-    """
-    handler = _Substitute(None, None, gradient=True)
-    with torch.enable_grad():
-        _trace(call, handler, validate=False)
-    scales = {
-        name: getattr(base_of(msg["fn"]), "scale", None)
-        for name, (_, msg) in handler.latent.items()
-    }
-    return tuple(name for name, scale in scales.items() if getattr(scale, "requires_grad", False))
-
-
-def _is_likelihood(site: Any) -> bool:
+def is_likelihood(site: Any) -> bool:
     """Return whether data were observed there; factors and deterministic values only look so."""
-    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not _is_computed(site)
+    return bool(site["is_observed"]) and not isinstance(site["fn"], Unit) and not is_computed(site)
 
 
-def _is_computed(site: Any) -> bool:
+def is_computed(site: Any) -> bool:
     """Return whether it is of `pyro.deterministic`."""
     return isinstance(site["fn"], Delta) or bool(site["infer"].get("_deterministic", False))
 
@@ -254,7 +127,7 @@ def _pointwise(site: Any) -> Pointwise:
     weight = _own_scale(site)
     if weight is not None:
         log_prob = log_prob * weight
-    return Pointwise(log_prob, {frame.name: frame.dim for frame in _minibatch_plates(site)})
+    return Pointwise(log_prob, {frame.name: frame.dim for frame in minibatch_plates(site)})
 
 
 def _own_scale(site: Any) -> Tensor | float | None:
@@ -273,12 +146,12 @@ def _on_all_data(site: Any, log_prob: Tensor) -> Tensor:
     return scale * log_prob.sum()
 
 
-def _minibatch_plates(site: Any) -> list[Any]:
+def minibatch_plates(site: Any) -> list[Any]:
     """List the plates around a site that look at a part of their entries."""
     return [frame for frame in site["cond_indep_stack"] if frame.size < (frame.full_size or 0)]
 
 
-class _Substitute(Messenger):
+class Substitute(Messenger):
     """Give every latent site the image of its unconstrained value, every plate its indices.
 
     Args:
@@ -346,7 +219,7 @@ class _Substitute(Messenger):
         msg["value"], msg["done"] = value, True
 
 
-def _trace(call: Callable[[], Any], handler: _Substitute, *, validate: bool) -> Any:
+def traced(call: Callable[[], Any], handler: Substitute, *, validate: bool) -> Any:
     # The block keeps an enclosing handler (MCMC.run traces too) from seeing these sites.
     with poutine.block(), pyro.validation_enabled(validate), handler:
         try:

@@ -1,6 +1,7 @@
 """What is kept of a run.
 
 recorder.py          draws as a DataTree; of large sites a subset and projections
+data_groups.py       the data beside them
 batch_sums.py        sums over half a chain, of which running moments are made
 running_moments.py   running moments of every coordinate, chains side by side
 split_statistics.py  split R-hat and ESS from such sums

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Blocks, Density
+from ppl_fe.inference.program.dimensions import Labels
 from ppl_fe.inference.record.running_moments import RunningMoments
 from ppl_fe.inference.record.zarr_folder import Arrays, dimension_names
 from ppl_fe.inference.record.zarr_store import Store
@@ -91,6 +92,8 @@ class Recorder:
             for site in (*density.sites, *density.deterministic)
             if density.is_static and num_chains * num_samples * site.size > LARGEST_KEPT
         }
+        if store is not None:
+            store.labels = self.labels
         self._names = list(blocks)
         sizes = [block.stop - block.start for block in blocks.values()]
         self._sizes = torch.tensor([*sizes, 1], dtype=dtype, device=device)
@@ -103,6 +106,11 @@ class Recorder:
         self._filled = 0
         self._kept: dict[str, list[Arrays]] = {"posterior": [], "sample_stats": []}
         self._last_flush = time.monotonic()
+
+    @property
+    def labels(self) -> Labels:
+        """Name the axes of what is kept; of a reduced site they are its own."""
+        return self.density.labels.without([*self._reduced])
 
     def add(
         self,
@@ -236,7 +244,12 @@ class Recorder:
         return np.concatenate([*blocks, recent], axis=1)
 
     def finish(
-        self, failed: Mapping[int, str], attributes: Mapping[str, Any], *, complete: bool = True
+        self,
+        failed: Mapping[int, str],
+        attributes: Mapping[str, Any],
+        data: Mapping[str, xr.Dataset] | None = None,
+        *,
+        complete: bool = True,
     ) -> xr.DataTree:
         """Make a DataTree of all draws, without the chains that failed, and close the store.
 
@@ -244,6 +257,7 @@ class Recorder:
             failed: chain -> why it failed.
             attributes: of the tree; `tuned_measured_temperature` (C,), along the stiffest
                 direction, is added.
+            data: more groups, by name; none by default.
             complete: the run has all its draws. Default True.
         """
         draws, _ = self.contents()
@@ -264,7 +278,7 @@ class Recorder:
             group: self._dataset({name: v[good] for name, v in arrays.items()}, good, attrs)
             for group, arrays in draws.items()
         }
-        groups["moments"] = self._moments(good)
+        groups |= {**(data or {}), "moments": self._moments(good)}
         tree = xr.DataTree.from_dict(groups)
         tree.attrs.update(attrs)
         if self.store is not None:
@@ -273,7 +287,8 @@ class Recorder:
 
     def _dataset(self, arrays: Arrays, chains: list[int], attrs: dict[str, Any]) -> xr.Dataset:
         data = {
-            name: (dimension_names(name, values.ndim), values) for name, values in arrays.items()
+            name: (dimension_names(name, values.ndim, self.labels), values)
+            for name, values in arrays.items()
         }
         draws = np.arange(next(iter(arrays.values())).shape[1])
         coords: dict[str, Any] = {"chain": chains, "draw": draws}
@@ -282,6 +297,8 @@ class Recorder:
         for name, subset in self._reduced.items():
             if name in arrays:
                 coords[f"{name}_dim_0"] = _numpy(subset.places)
+        used = {dim for dims, _ in data.values() for dim in dims}
+        coords |= self.labels.along(sorted(used), [*coords])
         return xr.Dataset(data, coords=coords, attrs=attrs)
 
     def _moments(self, chains: list[int]) -> xr.Dataset:
@@ -299,11 +316,21 @@ class Recorder:
         table, lead = torch.stack(tables), ["group", "moment"]
         if self._num_groups == 1:
             table, lead = table[0], lead[1:]
-        data = {}
+        data: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {}
         for name, values in self.density.split(table).items():
-            own_dimensions = [f"{name}_dim_{k}" for k in range(values.dim() - len(lead))]
-            data[name] = ((*lead, *own_dimensions), _numpy(values))
-        return xr.Dataset(data, coords={"moment": list(MOMENTS)})
+            named = self._unconstrained(name, tuple(values.shape[len(lead) :]))
+            data[name] = ((*lead, *named), _numpy(values))
+        coords = self.labels.along(sorted({dim for dims, _ in data.values() for dim in dims}))
+        return xr.Dataset(data, coords={"moment": list(MOMENTS), **coords})
+
+    def _unconstrained(self, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """Name the axes of unconstrained values: as those of the values, where they are as long."""
+        support = next(site.support_shape for site in self.density.sites if site.name == name)
+        same = shape if len(shape) == len(support) else ()
+        return tuple(
+            dim if k < len(same) and shape[k] == support[k] else f"{name}_dim_{k}"
+            for k, dim in enumerate(self.labels.of(name, len(shape)))
+        )
 
 
 class Projection:

@@ -18,6 +18,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
+from ppl_fe.inference.program.dimensions import Labels
 from ppl_fe.inference.record.seal import METADATA, sealed
 
 Arrays = dict[str, NDArray[Any]]
@@ -68,7 +69,7 @@ def _named(file: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(file)) from error
 
 
-def append_draws(group: zarr.Group, arrays: Mapping[str, NDArray[Any]]) -> None:
+def append_draws(group: zarr.Group, arrays: Mapping[str, NDArray[Any]], labels: Labels) -> None:
     """Append draws (C, S', ...) to the arrays of a group, which are made with the first ones."""
     for name, values in arrays.items():
         if name not in group:
@@ -78,7 +79,7 @@ def append_draws(group: zarr.Group, arrays: Mapping[str, NDArray[Any]]) -> None:
                 shape=(values.shape[0], 0, *values.shape[2:]),
                 chunks=(values.shape[0], chunk, *(max(1, n) for n in values.shape[2:])),
                 dtype=values.dtype,
-                dimension_names=dimension_names(name, values.ndim),
+                dimension_names=dimension_names(name, values.ndim, labels),
                 compressors=CODECS,
                 # A chunk that is missing is read as this.
                 fill_value=np.nan if values.dtype.kind == "f" else 0,
@@ -182,10 +183,10 @@ def unknown_files_ignored() -> Iterator[None]:
         yield
 
 
-def dimension_names(name: str, ndim: int) -> tuple[str, ...]:
-    """Name dimensions as ArviZ does: chain, draw, and one for each dimension of the site."""
-    own = ("block",) if name == "block_temperature" else ()
-    return ("chain", "draw", *(own or (f"{name}_dim_{k}" for k in range(ndim - 2))))
+def dimension_names(name: str, ndim: int, labels: Labels) -> tuple[str, ...]:
+    """Name dimensions: chain, draw, and one for each dimension of the site."""
+    own = ("block",) if name == "block_temperature" else labels.of(name, ndim - 2)
+    return ("chain", "draw", *own)
 
 
 def _grows(array: zarr.Array[Any]) -> bool:

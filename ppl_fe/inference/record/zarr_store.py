@@ -19,6 +19,7 @@ from ppl_fe.files.lock import Lock
 from ppl_fe.files.no_room import told_if_full
 from ppl_fe.files.state_file import StateFile
 from ppl_fe.files.syncing import sync
+from ppl_fe.inference.program.dimensions import Labels
 from ppl_fe.inference.record.seal import break_seal, is_sealed, seal, sealed
 from ppl_fe.inference.record.zarr_folder import (
     Arrays,
@@ -67,6 +68,7 @@ class Store:
 
     Attributes:
         facts: what identifies the run, to be set before anything is written.
+        labels: names of the axes of what is written, likewise.
         complete: the run to be resumed has all its draws, which `finished` reads.
         stored_facts: of a complete run.
 
@@ -81,6 +83,7 @@ class Store:
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path, self.facts = Path(path), dict[str, Any]()
         self.resume_file = StateFile(self.path.with_name(self.path.name + ".resume"), FORMAT)
+        self.labels = Labels({})
         self._root: zarr.Group | None = None
         self._sums: dict[str, Any] = {}
         self._stopped: Stopped | None = None
@@ -161,7 +164,7 @@ class Store:
                 # Only now, so that a run that fails before its first draw leaves no folder behind.
                 self._root = zarr.open_group(Noting(self.path), mode="w-")
             for group, arrays in groups.items():
-                append_draws(self._root.require_group(group), arrays)
+                append_draws(self._root.require_group(group), arrays, self.labels)
         self._add(groups)
 
     def replace(self, groups: Mapping[str, Arrays]) -> None:
@@ -182,7 +185,7 @@ class Store:
         shutil.rmtree(beside, ignore_errors=True)
         root = zarr.open_group(Noting(beside), mode="w-")
         for group, arrays in groups.items():
-            append_draws(root.require_group(group), arrays)
+            append_draws(root.require_group(group), arrays, self.labels)
         return root
 
     def _beside(self, folder: int) -> Path:
@@ -294,7 +297,7 @@ class Store:
                     f"{name} holds {held} draws, but {self.resume_file.path.name} goes on from "
                     f"draw {stopped.num_draws}"
                 )
-            if tuple(named or ()) != dimension_names(key, values.ndim):
+            if tuple(named or ()) != dimension_names(key, values.ndim, self.labels):
                 raise self._other_draws(f"{name} has the dimensions {named}")
             found.setdefault(group, {})[key] = values
         self._add(found)

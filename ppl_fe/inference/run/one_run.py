@@ -21,7 +21,11 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 
 
 def run(
-    kernel: PyroKernel, target: Target, plan: RunPlan, attributes: Mapping[str, Any] | None = None
+    kernel: PyroKernel,
+    target: Target,
+    plan: RunPlan,
+    attributes: Mapping[str, Any] | None = None,
+    data: Mapping[str, xr.Dataset] | None = None,
 ) -> xr.DataTree:
     """Sample a density that is already built: what `sample` and the estimators call.
 
@@ -30,6 +34,7 @@ def run(
         target: what is sampled.
         plan: how.
         attributes: more facts to keep with the draws, none by default.
+        data: more groups to keep beside them, none by default.
 
     Returns:
         The draws, as `sample` describes them.
@@ -76,6 +81,7 @@ def run(
                 "failed_chains": {str(chain): why for chain, why in found.failed.items()},
                 **(attributes or {}),
             },
+            data,
             complete=not found.interrupted or bool(found.failed),
         )
 
