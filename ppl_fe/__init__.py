@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ppl_fe.free_energy import (
         FreeEnergyEstimate,
         ThermodynamicEstimate,
+        choose_checkpoint,
         estimate_free_energy,
         integrate_free_energy,
         rank_checkpoints,
@@ -103,6 +104,7 @@ __all__ = [
     "add_posterior_predictive",
     "apply_delta",
     "as_data",
+    "choose_checkpoint",
     "diagnose",
     "estimate_free_energy",
     "finetune",

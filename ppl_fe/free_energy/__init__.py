@@ -2,6 +2,7 @@
 
 ranking.py        several checkpoints, best first
 candidates.py     their names, and which of them the data can be put through
+lots.py           which of them run side by side
 estimators.py     WBIC and local learning coefficient of one
 estimate.py       these numbers with their error bars and notes
 thermodynamic.py  −log Z itself, over a ladder of temperatures
@@ -11,10 +12,12 @@ neighbourhoods.py  γ by the evidence of the data
 local_chains.py   the chains behind all of them
 correlation.py    does a criterion order checkpoints as their transfer does
 baselines/        cheap criteria to beat
+downstream/       which checkpoint, when there are a few labels
 """
 
 from __future__ import annotations
 
+from ppl_fe.free_energy.downstream.choice import choose_checkpoint
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import estimate_free_energy
 from ppl_fe.free_energy.ranking import rank_checkpoints
@@ -24,6 +27,7 @@ from ppl_fe.free_energy.thermodynamic_estimate import ThermodynamicEstimate
 __all__ = [
     "FreeEnergyEstimate",
     "ThermodynamicEstimate",
+    "choose_checkpoint",
     "estimate_free_energy",
     "integrate_free_energy",
     "rank_checkpoints",

@@ -90,8 +90,9 @@ def rank_checkpoints(
         held_out: pretraining data that no checkpoint was trained on. Adds the columns
             `validation_loss` and `held_out`, n·K̂ + λ̂ log n with K̂ the held-out loss: the bound
             behind the criterion is stated in the population loss.
-        baselines: add the columns geometric_complexity and neural_collapse, False by default; the
-            training loss is the column anchor_loss.
+        baselines: add the columns geometric_complexity, neural_collapse and perturbed_loss (the
+            training loss after Gaussian noise on the weights), False by default; the training loss
+            is the column anchor_loss.
         features: the module whose input counts as the features; the last linear layer by default.
         likelihood: "categorical" (default), "normal", "next_token", or a function of
             (outputs, targets) that makes the observed site.
@@ -170,7 +171,7 @@ def rank_checkpoints(
         name: {"note": "", "error": errors.get(name, "")} for name in named
     }
     if baselines:  # before the chains: what they cannot take should cost no hours
-        for name, columns in _baselines(networks, source, features).items():
+        for name, columns in _baselines(networks, source, features, likelihood).items():
             rows[name] |= columns
     for name, columns in _run_lots(networks, source, other, options):
         notes = [rows[name]["note"], columns.pop("note", "")]
@@ -179,7 +180,10 @@ def rank_checkpoints(
 
 
 def _baselines(
-    networks: Mapping[str, FlatNetwork], source: TensorData | LoaderData, features: str | None
+    networks: Mapping[str, FlatNetwork],
+    source: TensorData | LoaderData,
+    features: str | None,
+    likelihood: str | Likelihood,
 ) -> dict[str, dict[str, Any]]:
     """Compute the criteria of each checkpoint; what keeps one of them from it becomes a note.
 
@@ -193,7 +197,7 @@ def _baselines(
     failed: dict[str, Exception] = {}
     for name, network in networks.items():
         try:
-            found[name] = dict(baseline_columns(network, pair, features))
+            found[name] = dict(baseline_columns(network, pair, features, likelihood))
         except Exception as error:
             failed[name] = error
     if failed and not found:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ppl_fe.free_energy.baselines.columns import baseline_columns
 from ppl_fe.free_energy.baselines.features import last_linear, layer_inputs
+from ppl_fe.free_energy.baselines.gaussian_perturbation import NUM_DRAWS, perturbed_loss
 from ppl_fe.free_energy.baselines.geometric_complexity import geometric_complexity
 from ppl_fe.free_energy.baselines.neural_collapse import neural_collapse
 from ppl_fe.networks.flat import FlatNetwork
@@ -112,12 +113,30 @@ def test_collapsed_classes_give_zero_and_shared_means_infinity() -> None:
     assert neural_collapse(same_mean, torch.tensor([0, 0, 1, 1])) == math.inf
 
 
+def test_the_perturbed_loss_of_a_line_is_its_curvature() -> None:
+    # L(w) = ½ Σ_j h_j (w_j − w*_j)² + const of orthogonal inputs: E = ½ σ² Σ h_j exactly.
+    module = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[3.0, -3.0, 3.0, 3.0]]))
+    network = FlatNetwork(module)
+    inputs = 2 * torch.eye(4)
+    data = inputs, module(inputs).detach()[:, 0]
+    found = perturbed_loss(network, network.anchor, data, likelihood="normal", relative_size=0.5)
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.randn((NUM_DRAWS, 4), generator=generator).square().mean()
+    expected = 0.5 * 1.5**2 * 4 * squares.item() + 0.5 * math.log(2 * math.pi)
+    assert found == pytest.approx(expected, rel=1e-5)
+    at_rest = perturbed_loss(network, network.anchor, data, likelihood="normal", relative_size=0.0)
+    assert at_rest == pytest.approx(0.5 * math.log(2 * math.pi), rel=1e-6)
+
+
 def test_dispatcher_gives_every_key_for_the_anchor() -> None:
     network, data = small_network(), small_data()
     entered = layer_inputs(network, network.anchor, data[0], "4")
     assert baseline_columns(network, data) == {
         "geometric_complexity": geometric_complexity(network, network.anchor, data[0], "4"),
         "neural_collapse": neural_collapse(entered, data[1]),
+        "perturbed_loss": perturbed_loss(network, network.anchor, data),
     }
     other = baseline_columns(network, data, layer="2")
     assert other["geometric_complexity"] != baseline_columns(network, data)["geometric_complexity"]
@@ -125,12 +144,14 @@ def test_dispatcher_gives_every_key_for_the_anchor() -> None:
 
 def test_what_has_no_meaning_for_the_data_is_left_out() -> None:
     regression = FlatNetwork(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))
-    assert set(baseline_columns(regression, (torch.randn(6, 3), torch.randn(6, 1)))) == {
-        "geometric_complexity"
+    rows = torch.randn(6, 3), torch.randn(6, 1)
+    assert set(baseline_columns(regression, rows, likelihood="normal")) == {
+        "geometric_complexity",
+        "perturbed_loss",
     }
     tokens = FlatNetwork(nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2)))
     data = torch.randint(5, (8, 2)), torch.arange(8) % 2
-    assert set(baseline_columns(tokens, data)) == {"neural_collapse"}
+    assert set(baseline_columns(tokens, data)) == {"neural_collapse", "perturbed_loss"}
 
 
 def test_errors_name_the_argument() -> None:

@@ -49,7 +49,8 @@ def test_held_out_and_baseline_columns() -> None:
         baselines=True,
         **SHORT,
     )
-    further = ["geometric_complexity", "neural_collapse", "validation_loss", "held_out"]
+    further = ["geometric_complexity", "neural_collapse", "perturbed_loss"]
+    further += ["validation_loss", "held_out"]
     assert list(table.columns) == [*ranking.COLUMNS, *further, "note", "error"]
     for name, module in modules.items():
         row = table.loc[name]

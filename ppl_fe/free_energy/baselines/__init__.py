@@ -6,5 +6,6 @@ simplest of all, come with the ranking itself.
     features.py              what enters the head
     geometric_complexity.py  how fast the features change with the inputs
     neural_collapse.py       how small the classes are among them
-    columns.py               both, as columns of the ranking
+    gaussian_perturbation.py  the loss after noise on the weights
+    columns.py               all of them, as columns of the ranking
 """

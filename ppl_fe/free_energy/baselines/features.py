@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,13 +38,13 @@ def last_linear(network: FlatNetwork) -> str:
     return linear[-1]
 
 
-def layer_inputs(network: FlatNetwork, vector: Tensor, inputs: Tensor, layer: str) -> Tensor:
+def layer_inputs(network: FlatNetwork, vector: Tensor, inputs: Any, layer: str) -> Tensor:
     """Compute what enters a layer, flattened to one row an example.
 
     Args:
         network: the network; it must call the module named ``layer`` with one positional tensor.
         vector: the weights, (D,).
-        inputs: (B, ...).
+        inputs: (B, ...), or name -> (B, ...) for a network called by keyword.
         layer: name of the submodule.
 
     Returns:

@@ -1,0 +1,184 @@
+"""Which of 24 digits networks transfers best, told from 25 labels of the new classes?
+
+    python benchmarks/few_labels.py [--episodes 0 1 ...] [--parts features ...] [--fixed 30]
+
+The networks are those of `ppl-fe demo`: trained on the digits 0-4 to one training loss, with four
+learning rates, three pairs of batch size and momentum, two seeds. An episode shows five images of
+each of the digits 5-9. Every criterion of `fe.choose_checkpoint` is held against the accuracy after
+few-shot fine-tuning in 100 other episodes, by Pearson's r over the 24 (signs such that +1 is a
+criterion that tells) and by the regret: the best network's accuracy less that of the one chosen.
+`free_energy` is at the γ that the evidence of four networks chooses; `--fixed` takes another.
+Parts of episodes are kept one a line, and what the file has is not run again. Seconds are of one
+processor, for all 24; passes are over the 25 images, for one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from printed import say
+from torch import Tensor
+
+import ppl_fe as fe
+from ppl_fe.demo.digits import embedded_digits
+from ppl_fe.demo.pretraining import digits_network, pretrain
+from ppl_fe.demo.transfer import transfer
+from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER
+
+Record = dict[str, Any]
+SHOTS, HEAD = 5, "4"
+TRUTH_SEED = 1000  # of the episodes that the criteria are held against
+RESULTS = Path(__file__).parent / "results" / "few_labels.jsonl"
+
+
+@cache
+def networks() -> dict[str, dict[str, Tensor]]:
+    """The 24 checkpoints by name, whose head is fresh."""
+    return {one.name: one.state_dict for one in pretrain(embedded_digits().training)}
+
+
+@cache
+def truth(num_episodes: int) -> pd.DataFrame:
+    """Accuracy of each network over other episodes, and its standard error beside the others."""
+    network = fe.FlatNetwork(digits_network())
+    vectors = torch.stack([network.with_state(state).anchor for state in networks().values()])
+    task = embedded_digits().tasks["new classes"]
+    found = transfer(network, vectors, task, num_episodes=num_episodes, seed=TRUTH_SEED)
+    columns = {"accuracy": found.mean.numpy(), "error": found.paired_error.numpy()}
+    return pd.DataFrame(columns, index=list(networks()))
+
+
+def episode(number: int) -> tuple[Tensor, Tensor]:
+    """Five images of each new class."""
+    task = embedded_digits().tasks["new classes"]
+    order = torch.randperm(len(task.labels), generator=torch.Generator().manual_seed(number))
+    rows = torch.cat([order[task.labels[order] == k][:SHOTS] for k in range(5)])
+    return task.images[rows], task.labels[rows]
+
+
+PARTS = {
+    "features": ["logme", "knn_score", "ridge_score", "pactran"],
+    "finetunes": ["finetune_loss"],
+    "sampled": ["free_energy", "expected_loss"],
+}
+
+
+def run(number: int, part: str, localization: float | str, length: dict[str, Any]) -> Record:
+    """Compute some criteria of all networks in an episode."""
+    criteria = PARTS[part]
+    started = time.process_time()
+    table = fe.choose_checkpoint(
+        networks(), digits_network(), episode(number), head=HEAD, by=criteria[0],
+        criteria=criteria, localization=localization if part == "sampled" else 100.0,  # type: ignore[arg-type]
+        seed=number, progress_bar=False, **length,
+    ).loc[list(networks())]  # fmt: skip
+    record: Record = {
+        "episode": number,
+        "part": part
+        if part != "sampled" or localization == "auto"
+        else f"sampled at {localization:g}",
+        "seconds": round(time.process_time() - started, 2),
+        "passes": table.attrs["passes"],
+        "columns": {
+            name: table[name].astype(float).round(4).tolist()
+            for name in table
+            if name not in ("note", "error", "ess")
+        },
+    }
+    if part == "sampled":
+        record["localization"] = round(table.attrs["localization"], 4)
+        record["neighbourhoods"] = table.attrs.get("neighbourhoods")
+    return record
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a results file, none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def judged(records: Sequence[Record], accuracy: pd.Series) -> pd.DataFrame:
+    """One row a criterion: r and regret over the episodes, error bar and spread, seconds, R-hat."""
+    rows = []
+    for part in dict.fromkeys(one["part"] for one in records):
+        own = [one for one in records if one["part"] == part]
+        for name in PARTS[part.split(" at ")[0]]:
+            values = [signed(name, one["columns"][name]) for one in own]
+            r = [float(np.corrcoef(value, accuracy)[0, 1]) for value in values]
+            regret = [accuracy.max() - accuracy.iloc[int(np.argmax(value))] for value in values]
+            errors = [np.nanmean(one["columns"][f"{name}_error"]) for one in own]
+            shares = [error / value.std() for error, value in zip(errors, values, strict=True)]
+            r_hat = [max(one["columns"]["r_hat"]) for one in own if "r_hat" in one["columns"]]
+            rows.append(
+                {
+                    "criterion": name + part.removeprefix(part.split(" at ")[0]),
+                    "episodes": len(own),
+                    "r": f"{np.mean(r):+.2f} ± {_sem(r):.2f}",
+                    "least r": f"{min(r):+.2f}",
+                    "regret, %": f"{100 * np.mean(regret):.2f} ± {100 * _sem(regret):.2f}",
+                    "error/spread": f"{np.mean(shares):.2f}",
+                    "R-hat": f"{max(r_hat):.2f}" if r_hat else "",
+                    "seconds": f"{np.mean([one['seconds'] for one in own]):.1f}",
+                    "passes": f"{np.mean([one['passes'][name] for one in own]):.0f}",
+                }
+            )
+    return pd.DataFrame(rows).set_index("criterion")
+
+
+def signed(name: str, column: Sequence[float]) -> np.ndarray[Any, Any]:
+    """A criterion's values with the sign at which larger is better."""
+    return np.array(column) * (1.0 if name in HIGHER_IS_BETTER else -1.0)
+
+
+def _sem(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--episodes", nargs="+", type=int, default=list(range(10)))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--fixed", type=float, help="γ of sampled, in place of the one by evidence")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print what the file has; run nothing")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
+    options = parser.parse_args(argv)
+    length = {"num_rungs": 4, "num_samples": 8, "warmup_steps": 5} if options.quick else {}
+    localization = "auto" if options.fixed is None else options.fixed
+    done = {(one["episode"], one["part"]) for one in read(options.output)}
+    wanted = [(number, part) for number in options.episodes for part in options.parts]
+    for number, part in [] if options.table else wanted:
+        at = f"{part} at {options.fixed:g}" if part == "sampled" and options.fixed else part
+        if (number, at) in done:
+            continue
+        made = run(number, part, localization, length)
+        with options.output.open("a") as file:
+            file.write(json.dumps(made) + "\n")
+        say(f"episode {number}, {made['part']}: {made['seconds']} s")
+    records = sorted(read(options.output), key=lambda one: str(one["part"]))
+    found = truth(2 if options.quick else 100)
+    accuracy = found["accuracy"]
+    print(
+        f"accuracy of 24 networks in other episodes {100 * accuracy.mean():.1f} %, the best "
+        f"{100 * accuracy.max():.1f}, standard deviation {100 * accuracy.std():.2f}, each known to "
+        f"{100 * found['error'].mean():.2f}; at random a choice costs "
+        f"{100 * (accuracy.max() - accuracy.mean()):.2f}"
+    )
+    chosen = {one["episode"]: one["localization"] for one in records if one["part"] == "sampled"}
+    print(f"γ by evidence, episode by episode: {chosen}")
+    print(judged(records, accuracy).to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main(sys.argv[1:]))
