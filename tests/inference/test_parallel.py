@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +194,69 @@ def test_estimates_agree_with_vectorised_ones() -> None:
     assert one.anchor_loss == other.anchor_loss
     assert abs(z_score(one.llc, other.llc, math.hypot(one.llc_mcse, other.llc_mcse))) < 4
     assert one.llc_mcse < 0.2 * one.llc
+
+
+def test_a_chain_whose_process_dies_is_run_again_and_the_others_are_what_they_were(
+    tmp_path: Path,
+) -> None:
+    first = os.getpid()
+
+    def dying(y: Tensor) -> None:
+        if os.getpid() != first and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        model(y)
+
+    options: dict[str, Any] = {"num_samples": 5, "warmup_steps": 2}
+    found = draws(fe.SGLD(dying, step_size=0.1), **options)
+    assert (tmp_path / "died").exists()
+    whole = draws(fe.SGLD(model, step_size=0.1), **options)
+    np.testing.assert_array_equal(found.posterior["w"], whole.posterior["w"])
+
+
+def test_a_chain_whose_process_dies_again_is_named() -> None:
+    first = os.getpid()
+
+    def dying(y: Tensor) -> None:
+        if os.getpid() != first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        model(y)
+
+    with pytest.raises(RuntimeError, match="chain 0: its process died twice"):
+        draws(fe.SGLD(dying, step_size=0.1), num_samples=5, warmup_steps=2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_process_outlives_the_one_that_is_killed(tmp_path: Path) -> None:
+    first = os.getpid()
+
+    def sleeping(y: Tensor) -> None:
+        if os.getppid() != first and os.getpid() != first:  # a grandchild: a chain's own process
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(60)
+        model(y)
+
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        draws(fe.SGLD(sleeping, step_size=0.1))
+        os._exit(1)
+    chains = min(3, os.cpu_count() or 1)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < chains and time.monotonic() < until:
+        time.sleep(0.1)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(workers) == chains
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while any(map(is_running, workers)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # whoever adopted it has not asked how it ended

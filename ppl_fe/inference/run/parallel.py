@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,12 +49,15 @@ _draw: Draw | None = None  # inherited by the forked processes: a model needs no
 def in_processes(draw: Draw, num_chains: int) -> list[Part]:
     """Run `draw` for every chain, in as many processes at once as there are cores.
 
+    The processes end with this one, however it ends. Where one of them dies, its chain and those
+    that it took along are run again, each by itself.
+
     Args:
         draw: chain -> its part, called in a process by itself.
         num_chains: C.
 
     Raises:
-        RuntimeError: a platform that cannot fork.
+        RuntimeError: a platform that cannot fork; a chain whose process has died twice.
     """
     global _draw
     if "fork" not in multiprocessing.get_all_start_methods():
@@ -61,12 +67,49 @@ def in_processes(draw: Draw, num_chains: int) -> list[Part]:
         )
     _draw = draw
     try:
-        with ProcessPoolExecutor(
-            min(num_chains, os.cpu_count() or 1), multiprocessing.get_context("fork")
-        ) as pool:
-            return list(pool.map(_in_child, range(num_chains)))
+        found = _round(range(num_chains))
+        for chain in range(num_chains):
+            if chain not in found:
+                found |= _round([chain])
+            if chain not in found:
+                raise RuntimeError(
+                    f"chain {chain}: its process died twice, the second time alone; the system "
+                    "kills one where memory runs out: lower num_chains, or see its log"
+                )
     finally:
         _draw = None
+    return [found[chain] for chain in range(num_chains)]
+
+
+def _round(chains: Sequence[int]) -> dict[int, Part]:
+    """Run some chains; give the parts of those that came to their end."""
+    alive, held = os.pipe()  # closed by the system when this process ends
+    found = {}
+    try:
+        with ProcessPoolExecutor(
+            min(len(chains), os.cpu_count() or 1),
+            multiprocessing.get_context("fork"),
+            initializer=_end_with_parent,
+            initargs=(alive, held),
+        ) as pool:
+            parts = {chain: pool.submit(_in_child, chain) for chain in chains}
+            for chain, part in parts.items():
+                with suppress(BrokenProcessPool):
+                    found[chain] = part.result()
+    finally:
+        os.close(alive)
+        os.close(held)
+    return found
+
+
+def _end_with_parent(alive: int, held: int) -> None:
+    os.close(held)
+
+    def watch() -> None:
+        os.read(alive, 1)  # nothing is ever written: it returns when no one could
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_child(chain: int) -> Part:
