@@ -54,8 +54,7 @@ def test_groups_that_did_not_move_moved_half_and_moved(width: int) -> None:
     truth = np.array([group.scale_mean for group in exact])
     assert (np.abs(means - truth) < 4.5 * error).all()
     assert (error < 0.2 * truth).all()
-    # Of a group between the two a run sees few changes of side, and states less than its error.
+    # Each group's own run sees few changes of side; that of all of them shows what they state.
     ratio = np.sqrt(np.square(stated).mean(0)) / spread
-    assert (ratio > 0.3).all()
-    assert (ratio[[0, 1, -1]] > 0.6).all()
+    assert (ratio > 0.6).all()
     assert (ratio < 1.6).all()

@@ -38,5 +38,6 @@ The folder, in the order of reading:
     scale_chains.py      the chains: start, tune, step, keep; how they stand
     restarts.py          all of them in turn: `run_chains`
     scale_moments.py     mean, sd, R-hat and MCSE of every scale over the kept draws
+    sequence_errors.py   errors of the few scales of groups, from all of their draws
     chain_agreement.py   how many of the weights that one chain would select another selects, too
 """

@@ -18,8 +18,8 @@ but drawing the two in turn sticks: among n weights λ moves by a factor of abou
 
 At the paper's α = 0.01 the mean scales of groups of 1, 8 and 64 weights that did not move, moved
 half and moved agree with quadrature (tests/statistical/test_group_selection.py). Of a group that is
-between the two, in the spike half the time, a run of 1,300 steps sees few changes of side: there
-one run's mean is off by up to half of itself, and the MCSE stated is 2 to 2.5 times too small.
+between the two, in the spike half the time, a run of 1,500 steps sees few changes of side: there
+one run's mean is off by up to half of itself, as its MCSE says (`sequence_errors`).
 """
 
 from __future__ import annotations

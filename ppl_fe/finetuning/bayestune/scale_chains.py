@@ -302,6 +302,7 @@ class ScaleChains:
             values,
             errors=plan.errors,
             watched=watched,
+            sequences=plan.errors and plan.groups is not None,
         )
         if plan.top is not None:
             self.counts = torch.zeros_like(values, dtype=torch.int32)

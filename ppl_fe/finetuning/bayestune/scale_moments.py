@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.finetuning.bayestune.chain_agreement import ChainAgreement
+from ppl_fe.finetuning.bayestune.sequence_errors import sequence_mcse
 from ppl_fe.inference.record.batch_sums import HalfSums, plan_batches
 from ppl_fe.inference.record.split_statistics import (
     LEAST_DRAWS,
@@ -41,6 +42,8 @@ class ScaleMoments:
         errors: keep what R-hat and MCSE need: six tensors (D,), seven with an extra, against two.
             R-hat is that of halves, so that one chain has it, too.
         watched: (M,) ascending, scales whose mean of every chain is kept as well; none by default.
+        sequences: keep all draws, too, for the errors of scales that change but rarely; False by
+            default.
 
     Attributes:
         agreement: of the chains, on the watched scales; None without any.
@@ -64,6 +67,7 @@ class ScaleMoments:
         *,
         errors: bool,
         watched: Tensor | None = None,
+        sequences: bool = False,
     ) -> None:
         self.num_chains, self.num_samples, self.errors = num_chains, num_samples, errors
         self.agreement = None if watched is None else ChainAgreement(watched, num_chains)
@@ -73,6 +77,7 @@ class ScaleMoments:
             self._between, self._batch_sum = like.new_zeros(size), like.new_zeros(size)
             self._grand, self._spread = like.new_zeros(size), like.new_zeros(size)
         self._extra: Tensor | None = None
+        self._draws = like.new_zeros(num_chains, num_samples, size) if sequences else None
         self._batches = plan_batches(num_samples, middle_apart=False)
         self._batch = 0  # the number of the present one within its chain
 
@@ -80,6 +85,8 @@ class ScaleMoments:
         """Add one draw's values (D',) of the scales in the block `at`, and their extra variance."""
         if self.agreement is not None:
             self.agreement.add(self.num_draws // self.num_samples, at, value)
+        if self._draws is not None:
+            self._draws[self.num_draws // self.num_samples, self._place, at] = value
         if not self.errors:
             mean, within = self._mean[at], self._within[at]
             deviation = value - mean
@@ -111,6 +118,8 @@ class ScaleMoments:
         extra = {} if self._extra is None else {"extra": self._extra}
         if self.agreement is not None:
             extra["chains"] = self.agreement.sums
+        if self._draws is not None:
+            extra["draws"] = self._draws
         return {"at": torch.tensor([self.num_draws, self._batch])} | sums | extra
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -122,13 +131,15 @@ class ScaleMoments:
             self._extra = state["extra"].to(self._mean)
         if self.agreement is not None:
             self.agreement.sums.copy_(state["chains"])
+        if self._draws is not None:
+            self._draws.copy_(state["draws"])
 
     def summary(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Compute mean, sd, R-hat and MCSE, (D,) each; the last two None without `errors`.
 
         R-hat is that of halves, without rank normalisation; MCSE is sd/√ESS of the values x, the
-        ESS by `batch_means_ess` and no greater than `most_ess` of the halves. NaN for a scale that
-        never moved.
+        ESS by `batch_means_ess` and no greater than `most_ess` of the halves, and at least
+        `sequence_mcse` where draws are kept. NaN for a scale that never moved.
 
         Raises:
             ValueError: draws are missing.
@@ -153,7 +164,10 @@ class ScaleMoments:
             batch_means_ess(variance, self._between + self._spread, num_batches, total),
             most_ess(variance, self._spread, len(halves), total),
         )
-        return self._grand, sd.sqrt(), r_hat, (variance / ess).sqrt()
+        mcse = (variance / ess).sqrt()
+        if self._draws is not None:
+            mcse = torch.maximum(mcse, sequence_mcse(self._draws))
+        return self._grand, sd.sqrt(), r_hat, mcse
 
     def so_far(self) -> Tensor:
         """Compute means (D,) of the draws of an unfinished run; add none afterwards."""
