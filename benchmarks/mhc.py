@@ -212,7 +212,8 @@ def finetuned(task: Problem, num_steps: int) -> list[float]:
     x, y = task.labelled
 
     def loss(w: Tensor) -> Tensor:
-        return (network(w, x)[:, 0] - y).square().mean()
+        error: Tensor = network(w, x)[:, 0] - y
+        return error.square().mean()
 
     found: list[float] = []
     vectors = torch.stack([network.with_state(state).anchor for state in task.states.values()])

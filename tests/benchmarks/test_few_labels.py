@@ -87,7 +87,10 @@ def package(folder: Path) -> Path:
             for _ in range(140):
                 peptide = "".join(rng.choice(list("ACDEFGHIKL"), 9))
                 writer.writerow([name, peptide, float(rng.uniform(1, 50_000))])
-    shapes = {"lstm_1/lstm_1/kernel:0": (21, 256), "lstm_1/lstm_1/recurrent_kernel:0": (64, 256)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "lstm_1/lstm_1/kernel:0": (21, 256),
+        "lstm_1/lstm_1/recurrent_kernel:0": (64, 256),
+    }
     shapes |= {"lstm_1/lstm_1/bias:0": (256,), "dense_1/dense_1/kernel:0": (64, 64)}
     shapes |= {"dense_1/dense_1/bias:0": (64,), "dense_2/dense_2/kernel:0": (64, 1)}
     shapes |= {"dense_2/dense_2/bias:0": (1,)}

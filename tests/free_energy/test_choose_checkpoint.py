@@ -116,8 +116,8 @@ def test_all_columns_errors_and_costs() -> None:
         by="ridge_score",
         localization=30.0,
         num_rungs=4,
-        num_samples=30,
-        warmup_steps=30,
+        num_samples=12,
+        warmup_steps=5,
         compile="eager",
         progress_bar=False,
     )
@@ -131,7 +131,7 @@ def test_all_columns_errors_and_costs() -> None:
     assert table["pactran"].idxmax() == table["logme"].idxmin() == "blind"
     assert set(table.attrs["passes"]) == set(names)
     assert table.attrs["passes"]["logme"] == 1
-    assert table.attrs["passes"]["free_energy"] == 4 * 2 * 60 * 3
+    assert table.attrs["passes"]["free_energy"] == 4 * 2 * 17 * 3
     # Half of three, and two at least: the third stopped after the first round.
     assert sorted(table["finetune_steps"]) == [FIRST_STEPS, 2 * FIRST_STEPS, 2 * FIRST_STEPS]
     said = table.attrs["recommendation"]
@@ -156,7 +156,7 @@ def test_a_fresh_head_may_be_missing_or_of_another_task() -> None:
     assert table["finetune_loss"]["blind"] > table["finetune_loss"]["clear"] - 0.1
 
 
-def cheap(states: Any, module: nn.Module, data: Any, **options: Any) -> pd.DataFrame:
+def cheap(states: Any, module: Any, data: Any, **options: Any) -> pd.DataFrame:
     chosen: dict[str, Any] = {"by": "logme", "criteria": CHEAP, "progress_bar": False}
     return fe.choose_checkpoint(states, module, data, **{**chosen, **options})
 
@@ -173,6 +173,27 @@ def test_what_does_not_fit_is_an_error_of_its_row() -> None:
     assert "missing from it" in table["error"]["other architecture"]
     assert table["error"]["nowhere"] == "no checkpoint at nowhere.pt"
     assert "of 3 checkpoints" in table.attrs["recommendation"]
+
+
+def test_two_architectures_are_each_ranked_within_their_own() -> None:
+    torch.manual_seed(6)
+    other = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    given: dict[str, Any] = {**states(), "relu": other.state_dict(), "nowhere": "nowhere.pt"}
+    table = cheap(given, [Digits(), other], pictures())
+    kinds = ["Digits of 53 weights"] * 4 + ["Sequential of 43 weights"]
+    assert table["architecture"].tolist() == kinds
+    assert list(table.index[2:]) == ["blind", "nowhere", "relu"]
+    assert table["error"].tolist()[3:] == ["no checkpoint at nowhere.pt", ""]
+    said = table.attrs["recommendation"]
+    assert said.startswith(
+        "2 architectures, each ranked within its own. Digits of 53 weights: Take"
+    )
+    assert "Sequential of 43 weights: Take 'relu': of 1 checkpoints" in said
+    assert set(table.attrs["agreement"]) == set(kinds)
+    with pytest.raises(ValueError, match="module is empty"):
+        cheap(given, [], pictures())
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module, got int"):
+        cheap(given, 3, pictures())
 
 
 def test_when_all_fail_the_table_says_so() -> None:

@@ -30,9 +30,9 @@ def test_the_density_is_the_localiser_of_the_body_and_the_prior_of_the_head() ->
     # The latent site is the distance in prior standard deviations, whose Jacobian is their product.
     terms = Density(program, DATA)((position - center) / scales)
     w = position.double().numpy()
-    body = norm.logpdf(w[:D_BODY], FAR, GAMMA**-0.5).sum()
+    body = np.sum(norm.logpdf(w[:D_BODY], FAR, GAMMA**-0.5))
     head = np.sum(norm.logpdf(w[D_BODY:], 0.0, TAU**-0.5))
-    likelihood = norm.logpdf(Y, X @ w, 1.0).sum()
+    likelihood = np.sum(norm.logpdf(Y, X @ w, 1.0))
     expected = body + head + scales.log().sum().item() + 0.5 * likelihood
     assert terms.log_density.item() == pytest.approx(expected, rel=1e-5)
     assert terms.log_likelihood.item() == pytest.approx(likelihood, rel=1e-5)

@@ -1,6 +1,7 @@
 """Which checkpoint, when there are a few labels: what could tell, side by side.
 
-choice.py               choose_checkpoint: all criteria, one order, one recommendation
+choice.py               choose_checkpoint: the call, and which architecture a checkpoint is of
+comparison.py           the candidates of one architecture: rows, order, recommendation
 criteria.py             their names and directions, and the columns of the cheap ones
 recommendation.py       which one to take, how sure that is, and whether the criteria agree
 sampled.py              the downstream free energy of all, at one γ

@@ -3,70 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from ppl_fe.arguments import named_arguments
 from ppl_fe.data.sources import TensorData, as_data
-from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words, named_checkpoints
-from ppl_fe.free_energy.downstream.criteria import (
-    FINETUNED,
-    ON_FEATURES,
-    SAMPLED,
-    ZERO_SHOT,
-    chosen_criteria,
-    feature_layer,
-    label_columns,
-)
-from ppl_fe.free_energy.downstream.labels import classes_of, is_classes, refuse_constant
-from ppl_fe.free_energy.downstream.recommendation import (
-    agreement,
-    oriented,
-    recommend,
-    trusted,
-)
-from ppl_fe.free_energy.downstream.sampled import Sampled, sample_all
-from ppl_fe.free_energy.downstream.short_finetunes import (
-    ShortFinetunes,
-    by_halves,
-)
-from ppl_fe.free_energy.ladders import Ladders
-from ppl_fe.free_energy.local_chains import ChainOptions, FreshHead, program_and_kernel
-from ppl_fe.free_energy.lots import side_by_side
+from ppl_fe.free_energy.candidates import Checkpoint, named_checkpoints
+from ppl_fe.free_energy.downstream.comparison import Question, compare
+from ppl_fe.free_energy.downstream.criteria import chosen_criteria
+from ppl_fe.free_energy.downstream.labels import refuse_constant
+from ppl_fe.free_energy.local_chains import ChainOptions, FreshHead
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.models.likelihoods import Likelihood, find_likelihood
+from ppl_fe.models.likelihoods import Likelihood
+from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork, require_network
 
-PASSES_A_GRADIENT = 3  # a backward pass costs about two forward ones
 NO_NEIGHBOURHOOD = 100.0  # γ of fine-tunes where no free energy is asked for and none is given
-READ_FIRST = (
-    "Error bars of free_energy and expected_loss are Monte Carlo error, those of the other "
-    "criteria are over the labels. benchmarks/results/few_labels.txt shows how well each foretold "
-    "fine-tuning where that was tried."
-)
-
-
-class _Question(NamedTuple):
-    """What is asked of every candidate."""
-
-    source: TensorData
-    likelihood: Likelihood
-    head: FreshHead | None
-    features: str | None
-    wanted: tuple[str, ...]
 
 
 @named_arguments
 def choose_checkpoint(
     checkpoints: Mapping[str, Checkpoint] | Iterable[Checkpoint],
-    module: nn.Module,
+    module: nn.Module | Sequence[nn.Module],
     downstream: Any,
     *,
     head: str | None = None,
@@ -104,7 +66,9 @@ def choose_checkpoint(
     Args:
         checkpoints: as in `rank_checkpoints`; a fresh head may be missing from them, or be another
             task's.
-        module: the architecture with the downstream head; its own weights do not matter.
+        module: the architecture with the downstream head; its own weights do not matter. Of several
+            architectures a list: each checkpoint goes to the first that it fits, and is ranked
+            among its own, as γ and the features mean something else in each.
         downstream: (inputs, targets) in memory, as in `estimate_free_energy`: the few labels.
         head: the prefix of a fresh head's parameters, as "classifier"; None (default) where the
             checkpoints' own head is to be taken.
@@ -128,8 +92,9 @@ def choose_checkpoint(
 
     Returns:
         One row a checkpoint, best first, the untrusted ones after those whose chains mixed and the
-        failed ones last: the columns above, each with `_error`, then note and error. In its
-        ``attrs``: ``recommendation``, a sentence with the expected regret and how it was estimated;
+        failed ones last: the columns above, each with `_error`, then note and error; of several
+        architectures a column ``architecture`` first. In its ``attrs``, of several architectures by
+        architecture: ``recommendation``, a sentence with the expected regret and its estimate;
         ``agreement``, criterion -> criterion -> rank correlation; ``localization`` and what was
         tried of it, ``neighbourhoods``; ``passes``, the cost of each criterion a candidate, in
         passes over the labelled data; ``read_first``.
@@ -157,9 +122,7 @@ def choose_checkpoint(
     """
     named = named_checkpoints(checkpoints)
     fresh = FreshHead.named(head, head_precision)
-    template = FlatNetwork(module)
-    require_network(template)
-    template.head_names(head)
+    templates = _architectures(module, head)
     source = as_data(downstream)
     if not isinstance(source, TensorData):
         raise ValueError("downstream: give the labelled examples in memory, as (inputs, targets)")
@@ -177,143 +140,72 @@ def choose_checkpoint(
         progress_bar=progress_bar,
         compile=compile,
     )
-    networks, errors = Trial(source, None, options, fresh).come_through(template, named)
-    rows: dict[str, dict[str, Any]] = {
-        name: {"note": "", "error": errors.get(name, "")} for name in named
-    }
-    question = _Question(source, find_likelihood(likelihood), fresh, features, wanted)
-    _add(rows, _read_off(networks, question))
-    ladders = Ladders(template, source, options, num_rungs, fresh)
-    attrs: dict[str, Any] = {}
-    if networks and set(SAMPLED) & set(wanted):
-        sampled = _sampled(networks, ladders, localization == "auto")
-        _add(rows, sampled.columns)
-        ladders, attrs = ladders.at(sampled.localization), sampled.attributes
-    if networks and FINETUNED in wanted:
-        _add(rows, _finetuned(networks, ladders))
-    table = _ordered(rows, by, wanted)
-    attrs["passes"] = _passes(wanted, ladders, table)
-    attrs["agreement"] = agreement(table, wanted)
-    attrs["recommendation"] = recommend(table, by, wanted, source.num_data)
-    attrs["read_first"] = _about_labels(template, source) + READ_FIRST
-    table.attrs.update(attrs)
-    return table
-
-
-def _add(rows: dict[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> None:
-    """Add columns to rows; notes and errors are joined."""
-    for name, new in columns.items():
-        for kind in ("note", "error"):
-            texts = [rows[name].get(kind, ""), new.pop(kind, "")]
-            rows[name][kind] = "; ".join(filter(None, texts))
-        rows[name] |= new
-
-
-def _read_off(
-    networks: Mapping[str, FlatNetwork], question: _Question
-) -> dict[str, dict[str, Any]]:
-    """Compute what one pass gives; what keeps a checkpoint from it becomes a note."""
-    if not set(question.wanted) & {*ZERO_SHOT, *ON_FEATURES}:
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    head = None if question.head is None else question.head.name
-    for name, network in networks.items():
-        try:
-            layer = feature_layer(network, question.features, head)
-            found[name] = dict(
-                label_columns(network, question.source, question.likelihood, layer, question.wanted)
-            )
-        except Exception as error:
-            found[name] = {"note": f"no criteria on its features: {in_words(error)}"}
-    return found
-
-
-def _sampled(
-    networks: Mapping[str, FlatNetwork], ladders: Ladders, choose_localization: bool
-) -> Sampled:
-    """Integrate all free energies; where no γ can be chosen, that becomes their note."""
-    try:
-        return sample_all(networks, ladders, choose_localization=choose_localization)
-    except Exception as error:
-        columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
-        return Sampled(columns, float(ladders.options.localization), None)
-
-
-def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[str, dict[str, Any]]:
-    """Fine-tune by halves; what fails in a lot becomes the note of its checkpoints."""
-    lots: dict[tuple[str, ...], ShortFinetunes] = {}
-    failed: dict[str, dict[str, Any]] = {}
-    assert isinstance(ladders.source, TensorData)
-    for names in side_by_side(networks, 1):
-        shared = networks[names[0]]
-        anchors = torch.stack([networks[name].anchor for name in names])
-        try:
-            program, _ = program_and_kernel(shared, ladders.source, ladders.options, ladders.head)
-            lots[tuple(names)] = ShortFinetunes(program, shared, anchors, ladders.source)
-        except Exception as error:
-            failed |= {name: {"note": f"no fine-tunes: {in_words(error)}"} for name in names}
-    found = by_halves(lots) if lots else {}
-    return failed | {
-        name: {
-            "finetune_loss": one.loss.value,
-            "finetune_loss_error": one.loss.error,
-            "finetune_score": one.score.value,
-            "finetune_score_error": one.score.error,
-            "finetune_steps": one.num_steps,
-        }
-        for name, one in found.items()
-    }
-
-
-def _ordered(
-    rows: Mapping[str, Mapping[str, Any]], by: str, wanted: tuple[str, ...]
-) -> pd.DataFrame:
-    """Sort: those to be trusted before the others, by the criterion; those that failed last."""
-    names = [name for one in wanted for name in (one, f"{one}_error")]
-    if set(SAMPLED) & set(wanted):
-        names += ["r_hat", "ess"]
-    if FINETUNED in wanted:
-        names += ["finetune_score", "finetune_score_error", "finetune_steps"]
-    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=[*names, "note", "error"])
-    table.index.name = "checkpoint"
-    numbers = table.columns.drop(["note", "error"])
-    table[numbers] = table[numbers].astype(float)
-    keys = pd.DataFrame({"untrusted": ~trusted(table, by), "value": oriented(table, by)})
-    if by == FINETUNED:  # those stopped early are behind those that went on
-        keys["untrusted"] = -table["finetune_steps"]
-    order = keys.sort_values(["untrusted", "value"], kind="stable", na_position="last").index
-    return table.loc[order]
-
-
-def _passes(wanted: tuple[str, ...], ladders: Ladders, table: pd.DataFrame) -> dict[str, float]:
-    """Count passes over the labelled data, a candidate, of each criterion."""
-    length = ladders.options.length
-    assert length is not None
-    chains = ladders.num_rungs * ladders.options.num_chains
-    sampled = float(chains * length.num_steps * PASSES_A_GRADIENT)
-    found = {name: sampled if name in SAMPLED else 1.0 for name in wanted}
-    if FINETUNED in wanted:
-        from ppl_fe.free_energy.downstream.short_finetunes import LEARNING_RATES, NUM_FOLDS
-
-        steps = float(np.nan_to_num(table["finetune_steps"].mean()))
-        found[FINETUNED] = steps * len(LEARNING_RATES) * (NUM_FOLDS - 1) * PASSES_A_GRADIENT
-    return found
-
-
-def _about_labels(network: FlatNetwork, source: TensorData) -> str:
-    """Warn of classes that no label shows."""
-    if not is_classes(source.targets):
-        return ""
-    with torch.no_grad():
-        try:
-            one = pytree.tree_map(lambda value: value[:1], source.inputs)
-            output: Tensor = network(network.anchor, one)
-        except Exception:
-            return ""
-    seen, all_classes = len(classes_of(source.targets)), output.shape[-1]
-    if seen >= all_classes:
-        return ""
-    return (
-        f"The {source.num_data} labels show {seen} of the head's {all_classes} classes: nothing "
-        "here knows how a checkpoint tells the others apart. "
+    question = Question(
+        source, options, fresh, features, wanted, by, num_rungs, localization == "auto"
     )
+    groups = _divided(named, templates, head)
+    tables = {kind: compare(own, templates[kind], question) for kind, own in groups.items()}
+    return _joined(tables) if len(tables) > 1 else next(iter(tables.values()))
+
+
+def _architectures(
+    module: nn.Module | Sequence[nn.Module], head: str | None
+) -> dict[str, FlatNetwork]:
+    """Name the architectures, and refuse what is none.
+
+    Raises:
+        TypeError: a module that is none.
+        ValueError: no module, or one without that head.
+    """
+    modules = list(module) if isinstance(module, Sequence) else [module]
+    if not modules:
+        raise ValueError("module is empty: give an architecture")
+    found: dict[str, FlatNetwork] = {}
+    for one in modules:
+        network = FlatNetwork(one)
+        require_network(network)
+        network.head_names(head)
+        name = f"{type(one).__name__} of {network.num_parameters:,} weights"
+        found[name if name not in found else f"{name}, number {len(found)}"] = network
+    return found
+
+
+def _divided(
+    checkpoints: Mapping[str, Checkpoint], templates: Mapping[str, FlatNetwork], head: str | None
+) -> dict[str, dict[str, Checkpoint]]:
+    """Give each architecture the checkpoints that fit it; what fits none goes to the first."""
+    if len(templates) == 1:
+        return {name: dict(checkpoints) for name in templates}
+    first, groups = next(iter(templates)), dict[str, dict[str, Checkpoint]]()
+    for name, checkpoint in checkpoints.items():
+        kind = next((k for k, one in templates.items() if _fits(checkpoint, one, head)), first)
+        groups.setdefault(kind, {})[name] = checkpoint
+    return {kind: groups[kind] for kind in templates if kind in groups}
+
+
+def _fits(checkpoint: Checkpoint, template: FlatNetwork, head: str | None) -> bool:
+    try:
+        template.with_state(read_checkpoint(checkpoint), template.head_names(head))
+    except Exception:  # what it was becomes the error of its row
+        return False
+    return True
+
+
+def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Put the tables of several architectures one below the other, each in its own order."""
+    parts, attrs = [], dict[str, dict[str, Any]]()
+    for kind, table in tables.items():
+        for name, value in table.attrs.items():
+            attrs.setdefault(str(name), {})[kind] = value
+        part = table.copy()
+        part.attrs = {}
+        part.insert(0, "architecture", kind)
+        parts.append(part)
+    joined = pd.concat(parts)
+    said = " ".join(f"{kind}: {text}" for kind, text in attrs["recommendation"].items())
+    joined.attrs.update(attrs)
+    joined.attrs["recommendation"] = (
+        f"{len(tables)} architectures, each ranked within its own. {said}"
+    )
+    joined.attrs["read_first"] = next(iter(attrs["read_first"].values()))
+    return joined

@@ -1,0 +1,228 @@
+"""The candidates of one architecture: rows, order, and what the table says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ppl_fe.data.sources import TensorData
+from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words
+from ppl_fe.free_energy.downstream.criteria import (
+    FINETUNED,
+    ON_FEATURES,
+    SAMPLED,
+    ZERO_SHOT,
+    feature_layer,
+    label_columns,
+)
+from ppl_fe.free_energy.downstream.labels import classes_of, is_classes
+from ppl_fe.free_energy.downstream.recommendation import (
+    agreement,
+    oriented,
+    recommend,
+    trusted,
+)
+from ppl_fe.free_energy.downstream.sampled import Sampled, sample_all
+from ppl_fe.free_energy.downstream.short_finetunes import (
+    ShortFinetunes,
+    by_halves,
+)
+from ppl_fe.free_energy.ladders import Ladders
+from ppl_fe.free_energy.local_chains import ChainOptions, FreshHead, program_and_kernel
+from ppl_fe.free_energy.lots import side_by_side
+from ppl_fe.models.likelihoods import find_likelihood
+from ppl_fe.networks.flat import FlatNetwork
+
+PASSES_A_GRADIENT = 3  # a backward pass costs about two forward ones
+READ_FIRST = (
+    "Error bars of free_energy and expected_loss are Monte Carlo error, those of the other "
+    "criteria are over the labels. benchmarks/results/few_labels.txt shows how well each foretold "
+    "fine-tuning where that was tried."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every candidate.
+
+    Attributes:
+        source: the labelled data.
+        options: of the chains; γ in them is that of fine-tunes, too, where none is chosen.
+        head: the fresh head, or None.
+        features: the module whose inputs are the features; None for the usual one.
+        wanted: the criteria.
+        by: the one that orders.
+        num_rungs: of the ladder.
+        choose_localization: whether the evidence chooses γ.
+    """
+
+    source: TensorData
+    options: ChainOptions
+    head: FreshHead | None
+    features: str | None
+    wanted: tuple[str, ...]
+    by: str
+    num_rungs: int
+    choose_localization: bool
+
+
+def compare(
+    checkpoints: Mapping[str, Checkpoint], template: FlatNetwork, question: Question
+) -> pd.DataFrame:
+    """Compute all criteria of checkpoints of one architecture, order them, and recommend one.
+
+    Args:
+        checkpoints: by name.
+        template: the architecture.
+        question: what is asked.
+
+    Raises:
+        ValueError: data that no checkpoint and not the template itself can be put through.
+    """
+    source, wanted = question.source, question.wanted
+    trial = Trial(source, None, question.options, question.head)
+    networks, errors = trial.come_through(template, checkpoints)
+    rows: dict[str, dict[str, Any]] = {
+        name: {"note": "", "error": errors.get(name, "")} for name in checkpoints
+    }
+    _add(rows, _read_off(networks, question))
+    ladders = Ladders(template, source, question.options, question.num_rungs, question.head)
+    attrs: dict[str, Any] = {}
+    if networks and set(SAMPLED) & set(wanted):
+        sampled = _sampled(networks, ladders, question.choose_localization)
+        _add(rows, sampled.columns)
+        ladders, attrs = ladders.at(sampled.localization), sampled.attributes
+    if networks and FINETUNED in wanted:
+        _add(rows, _finetuned(networks, ladders))
+    table = _ordered(rows, question.by, wanted)
+    attrs["passes"] = _passes(wanted, ladders, table)
+    attrs["agreement"] = agreement(table, wanted)
+    attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
+    attrs["read_first"] = _about_labels(template, source) + READ_FIRST
+    table.attrs.update(attrs)
+    return table
+
+
+def _add(rows: dict[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> None:
+    """Add columns to rows; notes and errors are joined."""
+    for name, new in columns.items():
+        for kind in ("note", "error"):
+            texts = [rows[name].get(kind, ""), new.pop(kind, "")]
+            rows[name][kind] = "; ".join(filter(None, texts))
+        rows[name] |= new
+
+
+def _read_off(networks: Mapping[str, FlatNetwork], question: Question) -> dict[str, dict[str, Any]]:
+    """Compute what one pass gives; what keeps a checkpoint from it becomes a note."""
+    if not set(question.wanted) & {*ZERO_SHOT, *ON_FEATURES}:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    head = None if question.head is None else question.head.name
+    likelihood = find_likelihood(question.options.likelihood)
+    for name, network in networks.items():
+        try:
+            layer = feature_layer(network, question.features, head)
+            found[name] = dict(
+                label_columns(network, question.source, likelihood, layer, question.wanted)
+            )
+        except Exception as error:
+            found[name] = {"note": f"no criteria on its features: {in_words(error)}"}
+    return found
+
+
+def _sampled(
+    networks: Mapping[str, FlatNetwork], ladders: Ladders, choose_localization: bool
+) -> Sampled:
+    """Integrate all free energies; where no γ can be chosen, that becomes their note."""
+    try:
+        return sample_all(networks, ladders, choose_localization=choose_localization)
+    except Exception as error:
+        columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
+        return Sampled(columns, float(ladders.options.localization), None)
+
+
+def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[str, dict[str, Any]]:
+    """Fine-tune by halves; what fails in a lot becomes the note of its checkpoints."""
+    lots: dict[tuple[str, ...], ShortFinetunes] = {}
+    failed: dict[str, dict[str, Any]] = {}
+    assert isinstance(ladders.source, TensorData)
+    for names in side_by_side(networks, 1):
+        shared = networks[names[0]]
+        anchors = torch.stack([networks[name].anchor for name in names])
+        try:
+            program, _ = program_and_kernel(shared, ladders.source, ladders.options, ladders.head)
+            lots[tuple(names)] = ShortFinetunes(program, shared, anchors, ladders.source)
+        except Exception as error:
+            failed |= {name: {"note": f"no fine-tunes: {in_words(error)}"} for name in names}
+    found = by_halves(lots) if lots else {}
+    return failed | {
+        name: {
+            "finetune_loss": one.loss.value,
+            "finetune_loss_error": one.loss.error,
+            "finetune_score": one.score.value,
+            "finetune_score_error": one.score.error,
+            "finetune_steps": one.num_steps,
+        }
+        for name, one in found.items()
+    }
+
+
+def _ordered(
+    rows: Mapping[str, Mapping[str, Any]], by: str, wanted: tuple[str, ...]
+) -> pd.DataFrame:
+    """Sort: those to be trusted before the others, by the criterion; those that failed last."""
+    names = [name for one in wanted for name in (one, f"{one}_error")]
+    if set(SAMPLED) & set(wanted):
+        names += ["r_hat", "ess"]
+    if FINETUNED in wanted:
+        names += ["finetune_score", "finetune_score_error", "finetune_steps"]
+    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=[*names, "note", "error"])
+    table.index.name = "checkpoint"
+    numbers = table.columns.drop(["note", "error"])
+    table[numbers] = table[numbers].astype(float)
+    keys = pd.DataFrame({"untrusted": ~trusted(table, by), "value": oriented(table, by)})
+    if by == FINETUNED:  # those stopped early are behind those that went on
+        keys["untrusted"] = -table["finetune_steps"]
+    order = keys.sort_values(["untrusted", "value"], kind="stable", na_position="last").index
+    return table.loc[order]
+
+
+def _passes(wanted: tuple[str, ...], ladders: Ladders, table: pd.DataFrame) -> dict[str, float]:
+    """Count passes over the labelled data, a candidate, of each criterion."""
+    length = ladders.options.length
+    assert length is not None
+    chains = ladders.num_rungs * ladders.options.num_chains
+    sampled = float(chains * length.num_steps * PASSES_A_GRADIENT)
+    found = {name: sampled if name in SAMPLED else 1.0 for name in wanted}
+    if FINETUNED in wanted:
+        from ppl_fe.free_energy.downstream.short_finetunes import LEARNING_RATES, NUM_FOLDS
+
+        steps = float(np.nan_to_num(table["finetune_steps"].mean()))
+        found[FINETUNED] = steps * len(LEARNING_RATES) * (NUM_FOLDS - 1) * PASSES_A_GRADIENT
+    return found
+
+
+def _about_labels(network: FlatNetwork, source: TensorData) -> str:
+    """Warn of classes that no label shows."""
+    if not is_classes(source.targets):
+        return ""
+    with torch.no_grad():
+        try:
+            one = pytree.tree_map(lambda value: value[:1], source.inputs)
+            output: Tensor = network(network.anchor, one)
+        except Exception:
+            return ""
+    seen, all_classes = len(classes_of(source.targets)), output.shape[-1]
+    if seen >= all_classes:
+        return ""
+    return (
+        f"The {source.num_data} labels show {seen} of the head's {all_classes} classes: nothing "
+        "here knows how a checkpoint tells the others apart. "
+    )
