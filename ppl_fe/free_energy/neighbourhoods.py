@@ -83,7 +83,7 @@ def descend(value: Callable[[int], float], start: int) -> dict[int, float]:
 
     Args:
         value: infinite where it has none.
-        start: where to begin, with both neighbours.
+        start: where to begin.
 
     Returns:
         Place -> value, `MOST_TRIED` of them at most.
@@ -91,7 +91,7 @@ def descend(value: Callable[[int], float], start: int) -> dict[int, float]:
     Example:
         >>> found = descend(lambda place: abs(place - 4), 0)
         >>> sorted(found), min(found, key=lambda place: found[place])
-        ([-1, 0, 1, 2, 3, 4, 5], 4)
+        ([0, 1, 2, 3, 4, 5], 4)
     """
     known: dict[int, float] = {}
     missing = [start, start + 1, start - 1]

@@ -106,6 +106,7 @@ def choose_checkpoint(
             is wrong.
 
     Example:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> inputs = torch.randn(30, 2)
         >>> labels = (inputs[:, 0] > 0).long()
@@ -118,7 +119,7 @@ def choose_checkpoint(
         >>> list(table.index)
         ['useful', 'useless']
         >>> print(table.attrs["recommendation"][:14])
-        Take 'useful'
+        Take 'useful':
     """
     named = named_checkpoints(checkpoints)
     fresh = FreshHead.named(head, head_precision)
