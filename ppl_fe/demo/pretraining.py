@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -126,29 +127,42 @@ class _Settings:
         )
 
 
-def _descend(
-    network: FlatNetwork,
-    data: Data,
-    settings: _Settings,
-    running: list[int],
-    w: Tensor,
-    velocity: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Take five steps v ← μ v + ∇L_B(w), w ← w − η v of the running networks, (A, D) both."""
-    inputs, targets = data
+class _Descent:
+    """Take five steps v ← μ v + ∇L_B(w), w ← w − η v of some of the networks.
 
-    def batch_loss(vector: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        return weight @ nn.functional.cross_entropy(network(vector, x), y, reduction="none")
+    What `vmap` and `grad` do in Python costs more than networks of this size, so the gradient is
+    traced, once for each number of networks.
 
-    gradient = vmap(grad(batch_loss))
-    rate, momentum = settings.rate[running], settings.momentum[running]
-    weights = settings.weights[running]
-    shape = (CHECK_EVERY, weights.shape[1])
-    draws = [torch.randint(len(inputs), shape, generator=settings.generators[k]) for k in running]
-    for index in torch.stack(draws, dim=1):
-        velocity = momentum * velocity + gradient(w, inputs[index], targets[index], weights)
-        w = w - rate * velocity
-    return w, velocity
+    Args:
+        network: the architecture.
+        data: images (N, 64) and labels (N,).
+        settings: of all networks.
+    """
+
+    def __init__(self, network: FlatNetwork, data: Data, settings: _Settings) -> None:
+        self.data, self.settings = data, settings
+        self._gradients: dict[int, Callable[..., Tensor]] = {}
+
+        def loss(vector: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+            return weight @ nn.functional.cross_entropy(network(vector, x), y, reduction="none")
+
+        self._gradient = vmap(grad(loss))
+
+    def __call__(self, which: list[int], w: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the steps: weights and velocities (A, D) of networks by their numbers."""
+        inputs, targets = self.data
+        settings = self.settings
+        rate, momentum = settings.rate[which], settings.momentum[which]
+        weights = settings.weights[which]
+        shape = (CHECK_EVERY, weights.shape[1])
+        draws = [torch.randint(len(inputs), shape, generator=settings.generators[k]) for k in which]
+        for index in torch.stack(draws, dim=1):
+            batch = inputs[index], targets[index], weights
+            if len(which) not in self._gradients:
+                self._gradients[len(which)] = make_fx(self._gradient)(w, *batch)
+            velocity = momentum * velocity + self._gradients[len(which)](w, *batch)
+            w = w - rate * velocity
+        return w, velocity
 
 
 def pretrain(
@@ -202,36 +216,34 @@ def pretrain(
     networks = [_initial(build, state) for state in states]
     network = networks[0]
     w = torch.stack([other.anchor for other in networks])
-    velocity = torch.zeros_like(w)
+    now, velocity = w.clone(), torch.zeros_like(w)
     settings = _Settings.of([configuration for configuration, _ in runs], states)
 
     def full_loss(vector: Tensor) -> Tensor:
         return nn.functional.cross_entropy(network(vector, inputs), targets)
 
-    losses = vmap(full_loss)
-    running = list(range(len(runs)))
-    finished: dict[int, int] = {}
+    descend, losses = _Descent(network, data, settings), vmap(full_loss)
+    beside = list(range(len(runs)))  # those that are trained side by side, some of which are done
+    running, finished = set(beside), dict[int, int]()
     for step in range(CHECK_EVERY, max_steps + 1, CHECK_EVERY):
-        before = w[running]
-        now, v = _descend(network, data, settings, running, before, velocity[running])
-        w[running], velocity[running] = now, v
-        loss = losses(now)
-        if not loss.isfinite().all():
-            lost = [
-                names[k]
-                for k, value in zip(running, loss.tolist(), strict=True)
-                if not isfinite(value)
-            ]
+        before = now[beside]
+        now[beside], velocity[beside] = descend(beside, before, velocity[beside])
+        loss = dict(zip(beside, losses(now[beside]).tolist(), strict=True))
+        lost = [names[k] for k in beside if k in running and not isfinite(loss[k])]
+        if lost:
             raise RuntimeError(f"training diverged for {lost}; lower the learning rate")
-        done = [i for i, value in enumerate(loss.tolist()) if value <= target_loss]
+        done = [i for i, k in enumerate(beside) if k in running and loss[k] <= target_loss]
         if done:
-            w[[running[i] for i in done]] = _crossing(losses, before[done], now[done], target_loss)
-            finished |= {running[i]: step for i in done}
-            running = [k for k in running if k not in finished]
+            ended = [beside[i] for i in done]
+            w[ended] = _crossing(losses, before[done], now[ended], target_loss)
+            finished |= dict.fromkeys(ended, step)
+            running -= set(ended)
         if not running:
             break
+        if 2 * len(running) <= len(beside):
+            beside = sorted(running)
     if running:
-        late = {names[k]: round(full_loss(w[k]).item(), 4) for k in running}
+        late = {names[k]: round(full_loss(now[k]).item(), 4) for k in sorted(running)}
         raise RuntimeError(f"no training loss of {target_loss} in {max_steps} steps: {late}")
     final = losses(w).tolist()
     return [
