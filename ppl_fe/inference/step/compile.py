@@ -36,8 +36,9 @@ from ppl_fe.inference.step.graph_passes import (
 TensorFunction = Callable[..., Sequence[Tensor]]
 CompileMode = Literal["auto", "compiled", "traced", "eager"]
 
-# A cold compilation of a small step takes 5 to 25 s on two cores and makes it two to ten
-# times faster (benchmarks/step.py): it pays when the traced graph would run longer than this.
+# A cold compilation of a small step takes 15 to 19 processor seconds (benchmarks/cold_start.py) and
+# makes it two to ten times faster (benchmarks/step.py): it pays when the traced graph would run
+# longer than this.
 WORTH_COMPILING_SECONDS = 20.0
 
 # The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
