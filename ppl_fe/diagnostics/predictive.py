@@ -15,8 +15,8 @@ from torch import Tensor
 from ppl_fe.arguments import forwards_arguments, require_integer
 from ppl_fe.diagnostics.scores import bound, labels_of, program_of
 from ppl_fe.inference.program.dimensions import Labels
+from ppl_fe.inference.program.explain import called
 from ppl_fe.inference.program.minibatches import index_sets, put_together
-from ppl_fe.inference.program.program_call import ProgramCall
 from ppl_fe.inference.program.simulate import (
     Simulation,
     at_every_draw,
@@ -196,7 +196,7 @@ def _call(
         TypeError: they are not its arguments.
     """
     bound(model, args, kwargs)
-    program = ProgramCall(program_of(model), args, kwargs)
+    program = called(program_of(model), args, kwargs)
     return lambda: program(program.tensors, {})
 
 

@@ -119,8 +119,6 @@ INT64 = r"the model needs torch\.int64; give tensor\.long\(\)"
 @pytest.mark.parametrize(
     ("program", "group", "message"),
     [
-        (in_minibatches, GROUP.numpy(), r"is a NumPy array; give a tensor: torch.tensor\(array, "),
-        (in_minibatches, pd.Series(GROUP.numpy()), r"is a pandas Series; .*dtype=torch\.int64\)"),
         (plain, GROUP.to(torch.int8), rf"is a tensor of torch\.int8, {INT64}"),
         (plain, GROUP.to(torch.uint8), rf"is a tensor of torch\.uint8, {INT64}"),
         (plain, GROUP.float(), rf"is a tensor of torch\.float32, {INT64}"),
@@ -141,17 +139,6 @@ def test_an_array_from_outside_of_the_program_is_told_of_too() -> None:
         Density(model, (Y,))
 
 
-def test_a_frame_asked_for_columns_wants_a_mapping() -> None:
-    def model(data: Any) -> None:
-        plain(data["group"], data["y"])
-
-    frame = pd.DataFrame({"group": GROUP.numpy(), "y": Y.numpy(), "place": "north"})
-    shown = (
-        r"a mapping of tensors: {'group': torch.tensor\(frame\['group'\].values, dtype=torch.int64"
-        r"\), 'y': torch.tensor\(frame\['y'\].values, dtype=torch.float32\)} "
-    )
-    with pytest.raises(ValueError, match=shown):
-        Density(model, (frame,))
-    wide = frame.assign(a=1.0, b=1.0)
-    with pytest.raises(ValueError, match=r"'a': [^:]*\), \.\.\.} "):
-        Density(model, (wide,))
+@pytest.mark.parametrize("group", [GROUP.numpy(), pd.Series(GROUP.numpy())])
+def test_arrays_that_minibatches_index_become_tensors(group: Any) -> None:
+    assert Density(in_minibatches, (group, Y)).tensors[0].dtype == torch.int64

@@ -87,11 +87,6 @@ def bernoulli_latent(data: Tensor) -> None:
         pyro.sample("obs", dist.Normal(2.0 * z, 1.0), obs=data)
 
 
-def test_discrete_sites_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"site 'y' is discrete \(Bernoulli\)"):
-        Density(bernoulli_latent, (Y,))
-
-
 def one_dimensional(log_density: Tensor, grid: Tensor) -> tuple[float, float]:
     """Mean and standard deviation on a grid."""
     weights = (log_density - log_density.max()).exp()
@@ -123,6 +118,16 @@ def test_the_potential_of_a_program_with_discrete_sites() -> None:
     y_prob = mcmc.get_samples()["y_prob"].double().numpy()[None]
     mean, sd = exact_y_prob()
     assert abs(y_prob.mean() - mean) < 4.5 * mcse_of_mean(y_prob) + 0.02 * sd
+
+
+@pytest.mark.thorough
+def test_discrete_sites_are_summed_out() -> None:
+    draws = fe.sample(bernoulli_latent, Y, progress_bar=False)
+    y_prob = draws.posterior["y_prob"].values.astype(np.float64)
+    mean, sd = exact_y_prob()
+    assert abs(y_prob.mean() - mean) < 4.5 * mcse_of_mean(y_prob)
+    squares = ((y_prob - mean) / sd) ** 2
+    assert abs(squares.mean() - 1) < 4.5 * mcse_of_mean(squares)
 
 
 def to_five(z: Any) -> Tensor:

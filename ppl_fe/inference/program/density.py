@@ -18,8 +18,12 @@ from torch import Tensor
 
 from ppl_fe.inference.program.dimensions import Labels, checked_labels
 from ppl_fe.inference.program.each_chain import Way, gradient_of, over_chains
-from ppl_fe.inference.program.explain import is_array, raise_explained, refuse_non_finite
-from ppl_fe.inference.program.program_call import ProgramCall
+from ppl_fe.inference.program.explain import (
+    called,
+    is_array,
+    raise_explained,
+    refuse_non_finite,
+)
 from ppl_fe.inference.program.trace import ProgramRun, Site, Subsample, run_program
 from ppl_fe.inference.program.trial import TrialRunError, centred_sites, trial_run
 
@@ -66,8 +70,8 @@ class Density:
     """The log-density of a Pyro program on unconstrained space.
 
     log p(u) = log p(x(u), data) + log |det dx/du|, x = T(u), where T maps the real line to each
-    site's support (`biject_to`); a support may depend on other sites. Discrete latent sites and
-    latent sites inside a subsampled plate have no such density and are refused by name.
+    site's support (`biject_to`); a support may depend on other sites. Discrete latent sites
+    are summed over, and latent sites inside a subsampled plate are refused by name.
 
     Args:
         model: a Pyro program.
@@ -97,9 +101,9 @@ class Density:
         way: how it is run for several chains; `run_as` changes it.
 
     Raises:
-        ValueError: no latent site; a discrete latent site; a latent site inside a subsampled
-            plate; a program that fails on the data given, with the arguments to change where they
-            are no tensors or of another dtype than it needs; NaN or infinity in the arguments.
+        ValueError: no latent site; a discrete one without a list of its values; a latent site
+            inside a subsampled plate; a program that fails on the data given, with the arguments to
+            change where they are of another dtype than it needs; NaN or infinity in them.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -127,9 +131,9 @@ class Density:
     ) -> None:
         self.chain_kwargs = dict(chain_kwargs or {})
         self.data_per_chain, self.way = data_per_chain, Way(vectorized)
-        self.program = ProgramCall(model, args, kwargs or {})
-        refuse_non_finite(self.tensors)
         first = {name: value[0] for name, value in self.chain_kwargs.items()}
+        self.program = called(model, args, kwargs or {}, first)
+        refuse_non_finite(self.tensors)
         try:
             found = trial_run(
                 lambda: self.program(self.tensors, first),
@@ -138,13 +142,13 @@ class Density:
             )
         except TrialRunError as failed:
             raise_explained(failed, partial(model, **first), args, kwargs or {})
+        self._found = found
         self.sites: tuple[Site, ...] = found.sites
         self._plates: tuple[Subsample, ...] = found.subsamples
         self.num_data: int = found.num_data
         self.num_parameters = sum(site.size for site in self.sites)
         self.dtype, self.device, self.is_static = found.dtype, found.device, found.is_static
-        self.transforms, self.deterministic = found.transforms, found.deterministic
-        self.observed, self.labels = found.observed, Labels(found.dims)
+        self.deterministic, self.labels = found.deterministic, Labels(found.dims)
 
     def __repr__(self) -> str:
         sites = {site.name: site.support_shape for site in self.sites}
@@ -159,6 +163,21 @@ class Density:
     def tensors(self) -> Tensors:
         """Those among the arguments."""
         return self.program.tensors
+
+    @property
+    def observed(self) -> tuple[Site, ...]:
+        """The sites with data, in the shape of all the data."""
+        return self._found.observed
+
+    @property
+    def transforms(self) -> dict[str, Any]:
+        """Site -> constrained to unconstrained values."""
+        return self._found.transforms
+
+    @property
+    def summed_out(self) -> tuple[str, ...]:
+        """The discrete sites, which are summed over."""
+        return self._found.enumeration.names if self._found.enumeration else ()
 
     @property
     def subsamples(self) -> tuple[Subsample, ...]:
@@ -268,7 +287,11 @@ class Density:
         named = {plate.name: subset for plate, subset in zip(self._plates, indices, strict=True)}
         data = self.tensors if tensors is None else tensors
         own = dict(zip(self.chain_kwargs, chain_values, strict=True))
-        return run_program(lambda: self.program(data, own), self.split(position), named)
+
+        def call() -> Any:
+            return self.program(data, own)
+
+        return run_program(call, self.split(position), named, self._found.enumeration)
 
     def try_data(self, tensors: Tensors) -> None:
         """Run the program once on another minibatch than it was built with, Pyro's validation on.

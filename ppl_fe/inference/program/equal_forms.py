@@ -12,6 +12,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.ops.einsum import torch_log
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -53,11 +54,17 @@ def _dirichlet_rsample(self: Any, sample_shape: Any = ()) -> Tensor:
     return gammas / gammas.sum(-1, keepdim=True)
 
 
+def _safe_log(x: Tensor) -> Tensor:
+    """Take the logarithm, without an infinite gradient at 0."""
+    return torch.where(x > 0, torch.log(torch.where(x > 0, x, 1.0)), -torch.inf)
+
+
 Forms = Mapping[tuple[Any, str], Callable[..., Any]]
 OF_DENSITIES: Forms = {
     (torch.distributions.Multinomial, "log_prob"): _multinomial_log_prob,
     (dist.OrderedLogistic, "__init__"): _ordered_logistic,
 }
+OF_SUMS: Forms = {(torch_log, "safe_log"): _safe_log}
 OF_DRAWS: Forms = {
     (dist.OrderedLogistic, "__init__"): _ordered_logistic,
     (torch.distributions.Multinomial, "sample"): _multinomial_sample,

@@ -1,14 +1,16 @@
-"""Name the arguments to change when a program's trial run fails on them; none is ever cast.
+"""Take arrays and data frames for tensors where a program needs them; name what else to change.
 
 Arrays and data frames are no tensors, float64 data do not multiply float32 weights, and some
 distributions need floats where labels are integers. Whether that is why a run failed is not
-guessed from the error's message: the trial is run again with the arguments changed.
+guessed from the error's message: the trial is run again with the arguments changed. Arrays become
+tensors of whatever type the program runs on; a tensor is never cast.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, combinations, islice
 from typing import Any, NoReturn
 
@@ -17,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ppl_fe.inference.program.data_frames import Columns
+from ppl_fe.inference.program.program_call import ProgramCall, argument_name
 from ppl_fe.inference.program.trial import TrialRunError, trial_run
 
 OF_DATA = (ValueError, IndexError, RuntimeError)  # errors that the data may have caused
 MOST_TRIALS = 32  # runs with some of the tensors in another dtype
-SHOWN_COLUMNS = 3  # of a data frame, in a message
 
 
 def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
@@ -47,6 +50,46 @@ def is_array(value: object) -> bool:
         (True, False, False)
     """
     return hasattr(value, "__array__") and not isinstance(value, Tensor | np.generic)
+
+
+def called(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> ProgramCall:
+    """Make the call of a program, its arrays and data frames as tensors where it needs them.
+
+    Floats become the type of its sites, whole numbers int64, or floats where it runs on those
+    alone. A data frame becomes a matrix, or `Columns` where its columns are read.
+
+    Args:
+        model: the program.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+        more: further keywords. Default none.
+
+    Raises:
+        ValueError: an array holds NaN or infinity.
+    """
+    call = ProgramCall(model, args, kwargs)
+    if not any(map(is_array, call.leaves)):
+        return call
+    given = dict(more or {})
+    try:
+        trial_run(lambda: call(call.tensors, given), call.tensors, gradient=True)
+    except TrialRunError as failed:
+        leaves, structure = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        as_tensors = [_as_tensor(leaf, failed.dtype) for leaf in leaves]
+        refuse_non_finite([new for new in as_tensors if isinstance(new, Tensor)])
+        run = _runner(partial(model, **given), structure)
+        changed = _changed(failed, run, leaves)
+        pairs = zip(leaves, changed, strict=True)
+        if not any(new is not old and isinstance(old, Tensor) for old, new in pairs):
+            return ProgramCall(model, *pytree.tree_unflatten(changed, structure))
+    except ValueError:  # it ran
+        pass
+    return call
 
 
 def raise_explained(
@@ -89,8 +132,27 @@ def _advice(
     names = [argument_name(path) for path, _ in paths]
     given = [leaf.detach() if isinstance(leaf, Tensor) else leaf for _, leaf in paths]
 
+    run = _runner(program, structure)
+    changed = zip(names, given, _changed(failed, run, given), strict=True)
+    advice = [
+        _clause(name, old, new, failed.dtype)
+        for name, old, new in changed
+        if new is not old and isinstance(old, Tensor)  # arrays are taken as they are
+    ]
+    texts = [name for name, leaf in zip(names, given, strict=True) if _is_frame_of_text(leaf)]
+    return advice or [
+        f"{name} is of pandas and holds more than numbers; give codes in place of text, "
+        "frame[column].astype('category').cat.codes, or a tensor of the columns of numbers: "
+        f"torch.tensor(frame[columns].values, dtype={failed.dtype})"
+        for name in texts
+    ]
+
+
+def _runner(program: Callable[..., Any], structure: Any) -> Callable[[list[Any]], Exception | None]:
+    """Make what runs a program with other leaves of its arguments, and gives its error."""
+
     def run(leaves: list[Any]) -> Exception | None:
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in pytree.tree_leaves(leaves) if isinstance(leaf, Tensor)]
         args, kwargs = pytree.tree_unflatten(leaves, structure)
         try:
             with warnings.catch_warnings(action="ignore"):
@@ -101,14 +163,7 @@ def _advice(
             return None
         return None
 
-    changed = zip(names, given, _changed(failed, run, given), strict=True)
-    advice = [_clause(name, old, new, failed.dtype) for name, old, new in changed if new is not old]
-    texts = [name for name, leaf in zip(names, given, strict=True) if _is_frame_of_text(leaf)]
-    return advice or [
-        f"{name} is of pandas and holds more than numbers; give a tensor of the columns of "
-        f"numbers: torch.tensor(frame[columns].values, dtype={failed.dtype})"
-        for name in texts
-    ]
+    return run
 
 
 def _changed(
@@ -153,11 +208,13 @@ def _has_exact(leaf: Tensor, dtype: torch.dtype) -> bool:
     return leaf.dtype != dtype and (dtype.is_floating_point or bool((leaf == leaf.long()).all()))
 
 
-def _by_column(value: Any, dtype: torch.dtype) -> dict[str, Any] | None:
-    """Split a data frame into name -> tensor, for programs that read columns; None for all else."""
+def _by_column(value: Any, dtype: torch.dtype) -> Columns | None:
+    """Take a data frame by its columns, for programs that read those; None for all else."""
     if type(value).__name__ != "DataFrame" or not is_array(value):
         return None
-    return {str(name): _as_tensor(column, dtype) for name, column in value.items()}
+    made = {str(name): _as_tensor(column, dtype) for name, column in value.items()}
+    numbers = {name: column for name, column in made.items() if isinstance(column, Tensor)}
+    return Columns(numbers, made.keys() - numbers.keys())
 
 
 def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
@@ -186,34 +243,7 @@ def _is_frame_of_text(value: Any) -> bool:
     return pandas and is_array(value) and _as_tensor(value, torch.float32) is value
 
 
-def argument_name(path: tuple[Any, ...]) -> str:
-    """Name an argument, or what lies within one, by its path in (args, kwargs)."""
-    own = path[1].idx if path[0].idx == 0 else repr(path[1].key)
-    return f"argument {own}{pytree.keystr(path[2:])}"
-
-
 def _clause(name: str, given: Any, wanted: Any, dtype: torch.dtype) -> str:
-    if isinstance(wanted, dict):
-        columns = [
-            f"{column!r}: torch.tensor(frame[{column!r}].values, dtype={values.dtype})"
-            for column, values in wanted.items()
-            if isinstance(values, Tensor)
-        ]
-        more = ", ..." if len(columns) > SHOWN_COLUMNS else ""
-        return (
-            f"{name} is a data frame whose columns the model reads; give a mapping of tensors: "
-            f"{{{', '.join(columns[:SHOWN_COLUMNS])}{more}}}"
-        )
-    if not isinstance(given, Tensor):
-        package, kind = type(given).__module__.partition(".")[0], type(given).__name__
-        noun = {"DataFrame": "frame", "Series": "series"}.get(kind, "array")
-        if np.asarray(given).dtype.kind == "O":
-            noun += ".astype(float)"
-        values = f"{noun}.values" if package == "pandas" else noun
-        return (
-            f"{name} is a {'NumPy array' if kind == 'ndarray' else f'{package} {kind}'}; give a "
-            f"tensor: torch.tensor({values}, dtype={wanted.dtype})"
-        )
     if wanted.dtype == torch.int64:
         return (
             f"{name} is a tensor of {given.dtype}, the model needs torch.int64; give tensor.long()"

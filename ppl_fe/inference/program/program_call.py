@@ -9,8 +9,6 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ppl_fe.inference.program.explain import argument_name
-
 
 class ProgramCall:
     """A program with its arguments, for whose tensors others may be put in.
@@ -77,3 +75,9 @@ class ProgramCall:
             own += [str(getattr(step, "key", getattr(step, "idx", ""))) for step in within]
             named.append(".".join(own).replace("/", "."))
         return named
+
+
+def argument_name(path: tuple[Any, ...]) -> str:
+    """Name an argument, or what lies within one, by its path in (args, kwargs)."""
+    own = path[1].idx if path[0].idx == 0 else repr(path[1].key)
+    return f"argument {own}{pytree.keystr(path[2:])}"

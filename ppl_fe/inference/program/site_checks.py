@@ -48,8 +48,9 @@ def transform_of(name: str, fn: Any) -> Any:
         )
     if fn.has_enumerate_support or fn.support.is_discrete:
         raise RefusedSiteError(
-            f"latent site {name!r} is discrete ({type(fn).__name__}): it has no gradient; "
-            "marginalise it, as fe.models.gaussian_scale_mixture does by a factor"
+            f"latent site {name!r} is discrete ({type(fn).__name__}) and has no list of its values "
+            "that could be summed over, as Categorical, Bernoulli and Binomial have; marginalise "
+            "it, as fe.models.gaussian_scale_mixture does by a factor"
         )
     inner = base_of(fn)
     inner = base_of(getattr(inner, "component_distribution", inner))  # of a mixture of one family
@@ -75,6 +76,11 @@ def transform_of(name: str, fn: Any) -> Any:
             "by pyro.deterministic: a covariance matrix of dist.LKJCholesky and scales, a "
             "direction of a Normal vector over its length"
         ) from error
+
+
+def is_enumerable(fn: Any) -> bool:
+    """Return whether a latent site is discrete, of values that can be listed and summed over."""
+    return bool(getattr(fn, "has_enumerate_support", False))
 
 
 def is_real(fn: Any) -> bool:

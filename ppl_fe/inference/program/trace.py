@@ -21,8 +21,17 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from ppl_fe.inference.program.enumeration import Enumeration, sum_out
+from ppl_fe.inference.program.equal_forms import OF_DENSITIES, equal_forms
 from ppl_fe.inference.program.factorisations import NaNFactors
-from ppl_fe.inference.program.site_checks import Rows, base_of, is_real, tensor_held, transform_of
+from ppl_fe.inference.program.site_checks import (
+    Rows,
+    base_of,
+    is_enumerable,
+    is_real,
+    tensor_held,
+    transform_of,
+)
 
 
 class Site(NamedTuple):
@@ -73,7 +82,10 @@ class ProgramRun:
 
 
 def run_program(
-    call: Callable[[], Any], unconstrained: Mapping[str, Tensor], indices: Mapping[str, Tensor]
+    call: Callable[[], Any],
+    unconstrained: Mapping[str, Tensor],
+    indices: Mapping[str, Tensor],
+    enumeration: Enumeration | None = None,
 ) -> ProgramRun:
     """Run a program at unconstrained values and index sets; pure, so that it can be traced.
 
@@ -81,7 +93,10 @@ def run_program(
         call: runs the program.
         unconstrained: latent site -> value on unconstrained space.
         indices: subsampled plate -> index set (B,).
+        enumeration: discrete sites that are summed out. Default none.
     """
+    if enumeration is not None:
+        call = enumeration.over_all_values(call)
     handler = Substitute(unconstrained, indices)
     try:
         trace = traced(call, handler, validate=False)
@@ -93,13 +108,23 @@ def run_program(
     log_density: Any = handler.log_jacobian
     log_likelihood: Any = torch.zeros(())
     values, found, log_probs = {}, {}, {}
+    summed: frozenset[str] = frozenset()
+    if enumeration is not None:
+        sums = sum_out(trace, is_likelihood, lambda site: _pointwise(site).log_prob)
+        summed, log_probs[enumeration.names[0]] = sums.names, sums.log_density
+        log_density, log_likelihood = log_density + sums.log_density, sums.log_likelihood
+        for name, terms in sums.pointwise.items():
+            found[name] = _pointwise(trace.nodes[name])._replace(log_prob=terms)
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or isinstance(site["fn"], _Subsample):
             continue
-        log_probs[name] = site["log_prob_sum"]
-        log_density = log_density + log_probs[name]
+        if name not in summed:
+            log_probs[name] = site["log_prob_sum"]
+            log_density = log_density + log_probs[name]
         if name in handler.latent:
             values[name] = site["value"]
+        elif name in summed or (enumeration is not None and name in enumeration.dependent):
+            continue
         elif is_likelihood(site):
             found[name] = _pointwise(site)
             log_likelihood = log_likelihood + _on_all_data(site, found[name].log_prob)
@@ -174,6 +199,7 @@ class Substitute(Messenger):
         self.otherwise, self.gradient = otherwise, gradient
         self.log_jacobian: Tensor | float = 0.0
         self.latent: dict[str, Any] = {}
+        self.discrete: dict[str, Any] = {}
         self.observed: set[str] = set()
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -181,6 +207,9 @@ class Substitute(Messenger):
             self._choose_rows(msg)
         elif msg["is_observed"]:
             self.observed.add(msg["name"])
+        elif msg["value"] is None and is_enumerable(msg["fn"]):
+            self.discrete[msg["name"]] = msg
+            msg["value"], msg["done"] = msg["fn"].enumerate_support()[0], True
         elif msg["value"] is None and msg["name"] not in self.latent:
             self._set_value(msg)
 
@@ -221,7 +250,7 @@ class Substitute(Messenger):
 
 def traced(call: Callable[[], Any], handler: Substitute, *, validate: bool) -> Any:
     # The block keeps an enclosing handler (MCMC.run traces too) from seeing these sites.
-    with poutine.block(), pyro.validation_enabled(validate), handler:
+    with poutine.block(), pyro.validation_enabled(validate), equal_forms(OF_DENSITIES), handler:
         try:
             trace = poutine.trace(call).get_trace()
         except RuntimeError as error:

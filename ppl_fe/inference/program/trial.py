@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_fe.inference.program.dimensions import named_axes
+from ppl_fe.inference.program.enumeration import Enumeration, sum_out
 from ppl_fe.inference.program.site_checks import (
     RefusedSiteError,
     base_of,
@@ -39,6 +40,7 @@ class TrialRun:
     Attributes:
         observed: sites with data, in the shape of all the data.
         dims: site -> names of its axes, by its plates.
+        enumeration: of the discrete sites; None if there are none.
     """
 
     sites: tuple[Site, ...]
@@ -51,6 +53,7 @@ class TrialRun:
     deterministic: tuple[Site, ...]
     observed: tuple[Site, ...]
     dims: dict[str, tuple[str, ...]]
+    enumeration: Enumeration | None
 
 
 class TrialRunError(Exception):
@@ -89,6 +92,8 @@ def trial_run(
         dtypes = (msg["value"].dtype for _, msg in handler.latent.values())
         raise TrialRunError(error, next(dtypes, otherwise)) from error
     sites = _latent_sites(handler.latent)
+    enumeration = _enumeration(call, handler, trace)
+    hidden = {*handler.latent, *(enumeration.dependent if enumeration else ())}
     subsamples, computed, observed, num_data = [], [], [], 1
     named = {name: msg for name, (_, msg) in handler.latent.items()}
     for name, node in trace.nodes.items():
@@ -104,7 +109,7 @@ def trial_run(
             refuse_broadcast(name, node)
             num_data = max(num_data, largest_plate(node))
             observed.append(_of_all_data(name, node))
-        elif name not in handler.latent and is_computed(node) and not minibatch_plates(node):
+        elif is_computed(node) and not minibatch_plates(node) and name not in hidden:
             refuse_name(name)
             shape = tuple(node["value"].shape)
             computed.append(Site(name, shape, shape))
@@ -123,6 +128,7 @@ def trial_run(
         tuple(computed),
         tuple(observed),
         named_axes(named),
+        enumeration,
     )
 
 
@@ -153,6 +159,50 @@ def _latent_sites(latent: Mapping[str, Any]) -> tuple[Site, ...]:
             "nothing to sample"
         )
     return tuple(sites)
+
+
+def _enumeration(call: Callable[[], Any], handler: Substitute, trace: Any) -> Enumeration | None:
+    """Find the discrete sites, and try the program at all of their values at once.
+
+    Raises:
+        ValueError: it fails there, or is nothing that can be summed.
+    """
+    if not handler.discrete:
+        return None
+    nodes = [node for node in trace.nodes.values() if node["type"] == "sample"]
+    frames = [frame for node in nodes for frame in node["cond_indep_stack"] if frame.vectorized]
+    names = tuple(handler.discrete)
+    found = Enumeration(names, max((-frame.dim for frame in frames), default=0))
+    origin = {
+        name: torch.zeros(shape, dtype=msg["value"].dtype, device=msg["value"].device)
+        for name, (shape, msg) in handler.latent.items()
+    }
+    again = Substitute(origin, None)
+    try:
+        every = traced(found.over_all_values(call), again, validate=True)
+        sum_out(every, is_likelihood, lambda node: node["unscaled_log_prob"])
+    except Exception as error:
+        raise ValueError(
+            f"the discrete sites {list(names)} are summed out, and the model fails at all of their "
+            "values at once, which lie along axes to the left of the plates: index by "
+            "pyro.ops.indexing.Vindex, choose by torch.where in place of `if`, and declare "
+            f"every plate ({error})"
+        ) from error
+    for name, (_, msg) in handler.latent.items():
+        if name not in again.latent or again.latent[name][1]["value"].shape != msg["value"].shape:
+            raise ValueError(
+                f"the support or the shape of latent site {name!r} depends on the discrete sites "
+                f"{list(names)}, which are summed out; marginalise them by hand"
+            )
+    dependent = {
+        name
+        for name, node in every.nodes.items()
+        if node["type"] == "sample"
+        and not isinstance(node["fn"], _Subsample)
+        and is_computed(node)
+        and node["value"].shape != trace.nodes[name]["value"].shape
+    }
+    return replace(found, dependent=frozenset(dependent))
 
 
 def _of_all_data(name: str, node: Any) -> Site:
