@@ -231,6 +231,7 @@ class Sampling:
             for step in range(num_steps):
                 phases.before_step()
                 adaptation.before_step()
+                self.watch.before_step()
                 chains.advance()
                 self._after_step("warm-up")
                 if step % CHECK_EVERY == 0:

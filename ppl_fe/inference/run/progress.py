@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from statistics import median
+from statistics import fmean
 
 import torch
 from tqdm.auto import tqdm
@@ -16,7 +16,7 @@ from ppl_fe.inference.run_plan import RunPlan
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
 
-TIMED = 50  # steps, by whose median the rest is judged: rounds of measuring lie between them
+TIMED = 50  # steps, by whose mean the rest is judged
 
 
 class Watch:
@@ -51,7 +51,8 @@ class Watch:
         self.chains, self.recorder, self.seconds = chains, recorder, seconds
         self.num_groups = num_groups
         self.said = not plan.progress
-        self._pending, self._last, self._before = 0, 0.0, 0.0
+        self._pending, self._last = 0, 0.0
+        self._started, self._before = False, 0.0
         self._timed: list[float] = []
 
     @property
@@ -73,9 +74,14 @@ class Watch:
             return
         self.said = True
         self.expect(round(prospect.remaining))
-        line = prospect.line(sampler, median(self._timed))
+        line = prospect.line(sampler, fmean(self._timed))
         if line:
             tqdm.write(line, file=sys.stderr)
+
+    def before_step(self) -> None:
+        """Begin to time a step here: since the end of the one before something was measured."""
+        if not self.said:
+            self._before = time.perf_counter()
 
     def after_step(self, phase: str) -> bool:
         """Count a step, and show where the chains stand if it is time to.
@@ -94,7 +100,8 @@ class Watch:
 
     def _time(self, now: float) -> bool:
         """Note what a step took, but the first, in which things are made that last."""
-        if not self._before:
+        if not self._started:
+            self._started = True
             bar = self.bar  # whose rate, and what remains, counts from here
             bar.start_t = bar.last_print_t = time.time()
             bar.update(self._pending)
