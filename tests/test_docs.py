@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import ppl_fe as fe
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -68,3 +72,31 @@ def test_every_page_is_in_the_menu() -> None:
     menu = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES.rglob("*.md"):
         assert f": {page.relative_to(PAGES).as_posix()}\n" in menu, page.name
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of so short a run
+def test_the_code_for_users_of_pymc_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    quick = partial(fe.sample, num_samples=20, warmup_steps=20, compile="eager", progress_bar=False)
+    monkeypatch.setattr(fe, "sample", quick)
+    text = (PAGES / "from_pymc.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found: dict[str, Any] = {}
+    before = plt.get_backend()
+    plt.switch_backend("agg")
+    try:
+        for block in blocks:
+            if "arviz" in block and az_major() > 0:
+                continue
+            exec(block, found)
+    finally:
+        plt.close("all")
+        plt.switch_backend(before)
+    assert list(fe.summary(found["draws"], ["theta"]).index) == [f"theta[{k}]" for k in "ABCDEFGH"]
+
+
+def az_major() -> int:
+    az = pytest.importorskip("arviz")
+    return int(az.__version__.split(".")[0])

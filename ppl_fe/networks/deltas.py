@@ -7,7 +7,8 @@ network to the last bit. It is bound to its base by a hash of every tensor outsi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -135,12 +136,40 @@ class AppliedDelta:
             RuntimeError: the module no longer holds the delta's values: it was removed before, or
                 the weights have changed since.
         """
-        if not all(torch.equal(_read(tensor, at), new) for tensor, at, new in self._new):
+        if not _holds(self._new):
             raise RuntimeError(
                 "the module does not hold this delta's values: it was removed already, or the "
                 "weights have changed since; load the pretrained checkpoint again"
             )
         _write(self._old)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Take the delta off for the time of a block: ``with applied.disabled(): ...``.
+
+        The module is the pretrained one within, and the fine-tuned one again after it, bit for bit.
+
+        Raises:
+            RuntimeError: the delta is not on the module, or the weights that it replaces were
+                changed within the block: they are then left as they are.
+        """
+        self.remove()
+        try:
+            yield
+        finally:
+            changed = not _holds(self._old)
+            if not changed:
+                _write(self._new)
+        if changed:
+            raise RuntimeError(
+                "the module's weights were changed within the block of disabled(), so that the "
+                "delta was not put on again; load the pretrained checkpoint, and apply it anew"
+            )
+
+
+def _holds(values: Sequence[Replacement]) -> bool:
+    """Return whether tensors have these values."""
+    return all(torch.equal(_read(tensor, at), own) for tensor, at, own in values)
 
 
 def _misfits(module: nn.Module, delta: Delta) -> list[str]:

@@ -37,6 +37,28 @@ def test_deltas_of_one_base_are_switched(tmp_path: Path) -> None:
         assert same(module, before)
 
 
+def shift(module: nn.Module) -> None:
+    """Change all weights."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+
+
+def test_a_delta_is_off_within_a_block_and_on_again_after_it(tmp_path: Path) -> None:
+    module, before, after = base(), contents(base()), contents(tuned(1)[0])
+    applied = apply_delta(module, saved(tmp_path))
+    with applied.disabled():
+        assert same(module, before)
+    assert same(module, after)
+    with pytest.raises(KeyError, match="of the block"), applied.disabled():
+        raise KeyError("of the block")
+    assert same(module, after)
+    with pytest.raises(RuntimeError, match=r"changed within the block"), applied.disabled():
+        shift(module)
+    with pytest.raises(RuntimeError, match="does not hold this delta's values"), applied.disabled():
+        pass
+
+
 def test_counters_of_seen_batches_are_no_part_of_the_base(tmp_path: Path) -> None:
     module = base()
     module.get_buffer("1.num_batches_tracked").add_(5)
