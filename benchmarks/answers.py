@@ -1,12 +1,16 @@
 """Time from the first call to an answer: bulk and tail ESS of 400 of every scalar, beside peers.
 
     python benchmarks/answers.py [--only NAME ...] [--python PYTHON] [--output results/answers.txt]
+    python benchmarks/answers.py --tall 100000 [--python PYTHON] [--output results/tall.txt]
 
 The ten posteriors of posteriordb, each as one call at its library's defaults: `fe.sample(model)`,
 and NumPyro's and Pyro's NUTS with 4 chains of 1000 draws after 1000 of warm-up (doubled until the
 ESS is there, the last run counts). Every cell is a process of its own; its first call is "cold"
 (tracing and compiling included, imports not), a second with another seed "warm". Processor seconds
 count both cores. The error is the worst over parameters of |mean − reference|/sd and |sd/ref − 1|.
+
+`--tall N`: a logistic regression of 50 slopes on N rows, ppl-fe and NumPyro's HMCECS in minibatches
+of a thousand, NumPyro's NUTS on all rows (`tall_data.py`); the first call alone.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 WAYS = ("ppl-fe", "NumPyro NUTS", "Pyro NUTS")
+TALL_WAYS = ("ppl-fe", "NumPyro HMCECS", "NumPyro NUTS")
 ESS = 400.0
 Draws = dict[str, Any]  # name -> (C, S, *shape)
 
@@ -172,6 +177,49 @@ def cell(way: str, name: str) -> dict[str, Any]:
     return found
 
 
+def tall_cell(way: str, num_data: int) -> dict[str, Any]:
+    """Measure one way on so many data, in this process."""
+    import tall_data
+    import torch
+
+    torch.set_num_threads(1)
+    run = tall_data.MAKERS[way](num_data)
+    CLOCK.start()
+    draws = run(0, 1) if way == "ppl-fe" else enough(lambda longer: run(0, longer))
+    wall, processor = CLOCK.read()
+    return {
+        "way": way,
+        "num_data": num_data,
+        "wall": wall,
+        "processor": processor,
+        "ess": worst_ess(draws),
+        "mean": draws["slope"].mean((0, 1), dtype=np.float64).tolist(),
+        "sd": draws["slope"].std((0, 1), dtype=np.float64).tolist(),
+    }
+
+
+def tall_table(cells: list[dict[str, Any]], load: float) -> str:
+    import tall_data
+
+    lines = [
+        "Seconds to bulk and tail ESS 400 of every slope, and the worst error of that run",
+        f"one thread a library, load before and after {load:.1f}, {os.getloadavg()[0]:.1f}",
+        "",
+        f"{'rows':>9}  {'way':16}{'cold s':>8}{'cpu s':>8}{'ESS':>7}{'mean':>7}{'sd':>7}  ours/its",
+    ]
+    known = {n: tall_data.reference(n) for n in {one["num_data"] for one in cells}}
+    ours = {one["num_data"]: one["processor"] for one in cells if one["way"] == "ppl-fe"}
+    for one in cells:
+        mean, sd = known[one["num_data"]]
+        off = abs((np.array(one["mean"]) - mean) / sd).max(), abs(one["sd"] / sd - 1).max()
+        ratio = ours.get(one["num_data"], math.nan) / one["processor"]
+        lines.append(
+            f"{one['num_data']:9}  {one['way']:16}{one['wall']:8.1f}{one['processor']:8.1f}"
+            f"{one['ess']:7.0f}{off[0]:7.3f}{off[1]:7.3f}{ratio:10.3f}"
+        )
+    return "\n".join(lines)
+
+
 def table(cells: list[dict[str, Any]], load: float) -> str:
     head = f"{'posterior':42}{'way':14}{'cold s':>8}{'cpu s':>8}{'warm s':>8}{'cpu s':>8}"
     lines = [
@@ -210,37 +258,49 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(POSTERIORS), help="posteriors")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    ways = list(dict.fromkeys([*WAYS, *TALL_WAYS]))
+    parser.add_argument("--ways", nargs="+", default=ways, choices=ways)
     parser.add_argument(
         "--python", default=sys.executable, help="an interpreter with ppl-fe and the peers"
     )
+    parser.add_argument("--tall", nargs="+", type=int, metavar="N", help="rows of tall data")
     parser.add_argument("--cell", nargs=2, metavar=("WAY", "NAME"), help=argparse.SUPPRESS)
     add_output(parser)
     given = parser.parse_args()
     if given.cell:
-        print(json.dumps(cell(*given.cell)))
+        way, name = given.cell
+        print(json.dumps(tall_cell(way, int(name)) if name.isdigit() else cell(way, name)))
         return
-    load, cells = os.getloadavg()[0], []
-    for name in given.only:
-        for way in given.ways:
-            python = sys.executable if way == "ppl-fe" else given.python
-            done = subprocess.run(
-                [python, __file__, "--cell", way, name],
-                capture_output=True,
-                text=True,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-                },
-                check=False,
-            )
-            if done.returncode:
-                print(f"{way} on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                continue
-            cells.append(json.loads(done.stdout.splitlines()[-1]))
-            print(cells[-1], file=sys.stderr, flush=True)
-    show(table(cells, load), given.output)
+    load, names = os.getloadavg()[0], map(str, given.tall or given.only)
+    known = TALL_WAYS if given.tall else WAYS
+    cells = [
+        found
+        for name in names
+        for way in known
+        if way in given.ways and (found := in_a_process(way, name, given.python)) is not None
+    ]
+    show((tall_table if given.tall else table)(cells, load), given.output)
+
+
+def in_a_process(way: str, name: str, python: str) -> dict[str, Any] | None:
+    """Measure a cell in a process of its own; None where it fails, with the reason printed."""
+    done = subprocess.run(
+        [sys.executable if way == "ppl-fe" else python, __file__, "--cell", way, name],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+        },
+        check=False,
+    )
+    if done.returncode:
+        print(f"{way} on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(found, file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.metric_factor import MOST_DENSE, DenseFactor
 from ppl_fe.inference.step.trajectories import Trajectories
 from ppl_fe.inference.warmup.newton import Descent, descend
+from ppl_fe.inference.warmup.scouts import with_other_modes
 from ppl_fe.inference.warmup.starts import OVERDISPERSION, spread_out, uniform_positions
 from ppl_fe.inference.warmup.windows import Windows
 
@@ -138,6 +139,8 @@ class MALT(PyroKernel):
         found = None
         if given is None and self.metric == "auto" and density.num_parameters <= MOST_DENSE:
             found = descend(density, position)
+            if found is not None:
+                found = with_other_modes(density, found.with_lost_at_the_best(), plan.seed)
         length = plan.length
         trajectories = length.num_steps if plan.until is None else EXPECTED_TRAJECTORIES
         chains = Trajectories(
@@ -164,7 +167,7 @@ class MALT(PyroKernel):
 
 def _start_about(chains: Trajectories, found: Descent, seed: int) -> None:
     """Spread the chains about what each descent found, in the metric of the one of most mass."""
-    center, factor = (values.to(chains.position) for values in found.with_lost_at_the_best()[:2])
+    center, factor = (values.to(chains.position) for values in found[:2])
     chains.set_factor(DenseFactor(factor[found.mass.argmax()]))
     generator = torch.Generator(center.device).manual_seed(seed)
     z = OVERDISPERSION * torch.randn(

@@ -20,10 +20,12 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
-from ppl_fe.inference.step.dense_metric import at_the_mode, unit_map
+from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, at_the_mode, unit_map
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
 from ppl_fe.inference.step.metric_factor import MOST_DENSE
 from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
+from ppl_fe.inference.warmup.gradient_choice import control_variates_pay
+from ppl_fe.inference.warmup.many_data import are_many, at_the_mode_of_many
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning
 
@@ -51,8 +53,10 @@ class Kernel(PyroKernel):
         temperature: T ≥ 0, 1 by default; the target is p^{1/T}. T = 0 descends the gradient without
             noise, and needs every setting as a number.
         gradient: "minibatch" (default), as the program's plates say; "full_data", on all the data
-            in every step; or "control_variate", the minibatch's difference to the same minibatch
-            at an anchor, where the gradient on all the data is known. The anchor is w* for the
+            in every step; "control_variate", the minibatch's difference to the same minibatch
+            at an anchor, where the gradient on all the data is known; or "auto", the one of
+            "minibatch" and "control_variate" that is predicted to need fewer gradients, by the
+            noise measured at the starts. The anchor is w* for the
             estimators of the free energy, otherwise the mode that the chain started about, or with
             starts given by hand a mean of warm-up draws.
         minibatches: "replacement" (default) draws every index independently; "epoch" goes through
@@ -88,7 +92,7 @@ class Kernel(PyroKernel):
     model: Callable[..., Any] | None = field(default=None, kw_only=False)
     step_size: StepSize = "auto"
     temperature: float = 1.0
-    gradient: Literal["minibatch", "full_data", "control_variate"] = "minibatch"
+    gradient: Literal["auto", "minibatch", "full_data", "control_variate"] = "minibatch"
     minibatches: Order = "replacement"
     micro_batches: int = 1
     metric: Literal["auto", "identity", "dense"] = "auto"
@@ -99,7 +103,7 @@ class Kernel(PyroKernel):
         """Refuse settings out of range."""
         self._take_program()
         for name, choice, known in [
-            ("gradient", self.gradient, tuple(ESTIMATORS)),
+            ("gradient", self.gradient, ("auto", *ESTIMATORS)),
             ("minibatches", self.minibatches, ORDERS),
             ("metric", self.metric, METRICS),
         ]:
@@ -167,7 +171,7 @@ class Kernel(PyroKernel):
             torch.Size([2, 1])
         """
         loads = target.source is not None
-        if loads and (self.gradient != "minibatch" or self.micro_batches > 1):
+        if loads and (self.gradient not in ("minibatch", "auto") or self.micro_batches > 1):
             raise ValueError(
                 f"gradient={self.gradient!r} and micro_batches={self.micro_batches} draw from "
                 "plates that subsample; a DataLoader draws its own minibatches, so give tensors "
@@ -189,17 +193,31 @@ class Kernel(PyroKernel):
                 None if target.source is None else Batches(target.source, density, num_chains, seed)
             ),
         )
-        chains = Chains(
-            density,
-            Sampler(self.dynamics, self._estimator(density), self._settings(density, num_chains)),
-            self._start(
-                density, position, given is not None, seed, self._is_dense(density, target, plan)
-            ),
-            stream,
-            num_steps=plan.length.num_steps,
-            compile=plan.compile if density.way.traceable else "eager",
-            blocks=target.blocks,
+        start = self._start(
+            density, position, given is not None, seed, self._is_dense(density, target, plan)
         )
+        chosen = self._first_choice(density)
+
+        def made(gradient: str) -> Chains:
+            settings = self._settings(density, num_chains)
+            return Chains(
+                density,
+                Sampler(self.dynamics, self._estimator(density, gradient), settings, gradient),
+                start if gradient == "control_variate" else start._replace(anchor=None),
+                stream,
+                num_steps=plan.length.num_steps,
+                compile=plan.compile if density.way.traceable else "eager",
+                blocks=target.blocks,
+            )
+
+        chains = made(chosen)
+        measurable = chosen == "control_variate" and start.near_mode
+        if (
+            self.gradient == "auto"
+            and measurable
+            and not control_variates_pay(chains, self._tuning())
+        ):
+            chains = made("minibatch")
         return Prepared(chains, self.adaptation(chains, target, plan.length.warmup_steps))
 
     def adaptation(self, chains: Chains, target: Target, warmup_steps: int) -> Adaptation:
@@ -224,15 +242,21 @@ class Kernel(PyroKernel):
         chosen = plan.until is not None and self.step_size == "auto"
         plain = target.center is None and target.source is None
         size = density.num_parameters
-        small = size <= MOST_DENSE and size * density.num_data <= MOST_HESSIAN_VALUES
+        small = size <= MOST_DENSE and (
+            are_many(density) or size * density.num_data <= MOST_HESSIAN_VALUES
+        )
         return chosen and plain and small and not isinstance(self.dynamics, Preconditioned)
 
     def _start(
         self, density: Density, position: Tensor, given: bool, seed: int, dense: bool
     ) -> Start:
         """Start at the positions (C, D), or where none were given about the modes found there."""
-        with_anchor = self.gradient == "control_variate" and bool(density.subsamples)
-        metric = at_the_mode(density, position) if dense else None
+        with_anchor = self._first_choice(density) == "control_variate" and bool(density.subsamples)
+        metric = None
+        if dense and are_many(density):
+            metric = at_the_mode_of_many(density, position, seed)
+        elif dense:
+            metric = at_the_mode(density, position)
         if metric is not None:
             anchor = metric.origin if with_anchor else None
             if given:
@@ -274,6 +298,13 @@ class Kernel(PyroKernel):
         first = 1e-8 if schedule is None else schedule(0)
         return {"step_size": column(first), "temperature": column(self.temperature), **own}
 
-    def _estimator(self, density: Density) -> Estimator:
-        plain = ESTIMATORS[self.gradient](density)
+    def _first_choice(self, density: Density) -> str:
+        """Name the gradient to begin with: of an automatic one control variates, if they may be."""
+        if self.gradient != "auto":
+            return self.gradient
+        may = bool(density.subsamples) and density.num_parameters <= MOST_PARAMETERS
+        return "control_variate" if may else "minibatch"
+
+    def _estimator(self, density: Density, gradient: str) -> Estimator:
+        plain = ESTIMATORS[gradient](density)
         return plain if self.micro_batches == 1 else accumulated(plain, self.micro_batches)

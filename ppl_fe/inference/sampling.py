@@ -27,7 +27,6 @@ from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS
 from ppl_fe.inference.targets import Targets
 from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
 
@@ -233,10 +232,7 @@ def _chosen(program: Callable[..., Any], density: Density) -> PyroKernel:
     """Choose a sampler for a program that was given without one."""
     if density.data_per_chain:
         return BAOAB(program)
-    if not density.subsamples:
-        return MALT(program)
-    small = density.num_parameters <= MOST_PARAMETERS  # so that modes are found to anchor at
-    return BAOAB(program, gradient="control_variate" if small else "minibatch")
+    return BAOAB(program, gradient="auto") if density.subsamples else MALT(program)
 
 
 def _warn_short_warm_up(attributes: Mapping[Any, Any]) -> None:

@@ -15,5 +15,6 @@ dimensions.py      names of the axes of sites, by their plates
 site_checks.py     supports and plates that can be sampled, and those that are refused
 explain.py         takes arrays for tensors, and names what else a failed trial run needs
 potential.py       a potential energy as a program
+ancestors.py       positions from the program's own prior
 full_data.py       the density on all the data, through plates that subsample
 """

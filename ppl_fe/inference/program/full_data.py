@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,17 +14,28 @@ from ppl_fe.inference.program.density import Density, Indices, Tensors, Terms
 from ppl_fe.inference.program.each_chain import over_chains
 from ppl_fe.inference.program.trace import Subsample
 
+ROWS_AT_ONCE, FEW_CHUNKS = 20_000, 100
+
 
 def full_data_terms(
     density: Density,
     position: Tensor,
     chain_values: Tensors,
     tensors: Tensors,
+    rows: tuple[Tensor, Indices] | None = None,
 ) -> Terms:
-    """Evaluate one chain (D,) on all the data, whatever the plates' subsample sizes."""
+    """Evaluate one chain (D,) on all the data, whatever the plates' subsample sizes.
+
+    Args:
+        density: of the program.
+        position: (D,).
+        chain_values: of the chain.
+        tensors: the program's.
+        rows: weights (K,) and index sets (K, B) in place of all the data, which are the default.
+    """
     if not density.subsamples:
         return density(position, None, chain_values, tensors)
-    weights, chunks = weighted_chunks(density)
+    weights, chunks = weighted_chunks(density) if rows is None else rows
     each = over_chains(
         lambda subset: density(position, subset, chain_values, tensors),
         chunks,
@@ -34,21 +47,61 @@ def full_data_terms(
 
 
 def full_data_sums(density: Density, positions: Tensor) -> Terms:
-    """Evaluate positions (C, D) on all the data, chunk after chunk -> (C,) float64 terms."""
-    weights, stacked = weighted_chunks(density)
+    """Evaluate positions (C, D) on all the data, part after part -> (C,) float64 terms."""
     total = Terms(*(torch.zeros(len(positions), dtype=torch.float64).to(density.device),) * 2)
-    for number, weight in enumerate(weights.tolist()):
-        subset = tuple(indices[number] for indices in stacked)
+    for part in parts(density, positions):
 
-        def value(point: Tensor, own: Tensors, subset: Indices = subset) -> Terms:
+        def value(point: Tensor, own: Tensors, subset: Indices) -> Terms:
             return density(point, subset, own, density.tensors)
 
         with torch.no_grad():
-            part = density.outside_steps(value, positions, density.chain_values, in_dims=(0, 0))
+            found = density.outside_steps(
+                value, part.positions, part.chain_values, part.indices, in_dims=(0, 0, 0)
+            )
         total = Terms(
-            *(sum_ + weight * new.double() for sum_, new in zip(total, part, strict=True))
+            *(sum_ + part.weigh(new.double()) for sum_, new in zip(total, found, strict=True))
         )
     return total
+
+
+class Part(NamedTuple):
+    """G chunks of the data at C positions each, as many evaluations side by side.
+
+    weights, G of them; positions (G·C, D); chain_values (G·C, ...); indices (G·C, B).
+    """
+
+    weights: list[float]
+    positions: Tensor
+    chain_values: Tensors
+    indices: Indices
+
+    def weigh(self, values: Tensor) -> Tensor:
+        """Sum values (G·C, ...) over the chunks by their weights, in float64 -> (C, ...)."""
+        each = values.reshape(len(self.weights), -1, *values.shape[1:])
+        total = torch.zeros_like(each[0], dtype=torch.float64)
+        for weight, value in zip(self.weights, each, strict=True):
+            total += weight * value
+        return total
+
+
+def parts(density: Density, positions: Tensor) -> Iterator[Part]:
+    """Cover the data at positions (C, D) by parts, in a few minibatches' memory.
+
+    Where chunks are many and small, several go side by side: a call costs more than their rows.
+    """
+    weights, stacked = weighted_chunks(density)
+    count = len(positions)
+    rows = count * max((indices.shape[1] for indices in stacked), default=1)
+    size = max(1, ROWS_AT_ONCE // rows) if len(weights) > FEW_CHUNKS else 1
+    for start in range(0, len(weights), size):
+        own = weights[start : start + size].tolist()
+        group = len(own)
+        yield Part(
+            own,
+            positions.repeat(group, 1),
+            tuple(value.repeat(group, *[1] * (value.dim() - 1)) for value in density.chain_values),
+            tuple(ix[start : start + size].repeat_interleave(count, 0) for ix in stacked),
+        )
 
 
 def weighted_chunks(density: Density) -> tuple[Tensor, Indices]:

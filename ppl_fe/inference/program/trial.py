@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyro
 import torch
+from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
@@ -229,3 +231,19 @@ def centred_sites(call: Callable[[], Any]) -> tuple[str, ...]:
         for name, (_, msg) in handler.latent.items()
     }
     return tuple(name for name, scale in scales.items() if getattr(scale, "requires_grad", False))
+
+
+def draw_prior(call: Callable[[], Any]) -> dict[str, Tensor]:
+    """Run a program forwards, and give its latent sites' values on unconstrained space.
+
+    Args:
+        call: runs the program; its draws are those of torch's global generator.
+    """
+    with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
+        nodes = poutine.trace(call).get_trace().nodes.items()
+    return {
+        name: transform_of(name, site["fn"]).inv(site["value"])
+        for name, site in nodes
+        if site["type"] == "sample"
+        and not (site["is_observed"] or isinstance(site["fn"], _Subsample))
+    }

@@ -133,6 +133,7 @@ class Sampling:
         }
         if isinstance(chains, Chains):  # what "auto" came to
             self.found["metric"] = "identity" if chains.metric is None else "dense"
+            self.found["gradient"] = chains.gradient
         self.report: dict[str, Tensor] = {}
         self.watch = Watch(plan, target.num_groups, chains, self.recorder)
 

@@ -35,11 +35,13 @@ class Sampler(NamedTuple):
         estimator: of the gradient.
         settings: "step_size", "temperature" and the sampler's own, each (C, 1); changed in place
             by whoever tunes them, since they are inputs of the compiled step.
+        gradient: the estimator's name.
     """
 
     dynamics: Dynamics
     estimator: Estimator
     settings: dict[str, Tensor]
+    gradient: str
 
 
 class Start(NamedTuple):
@@ -139,6 +141,11 @@ class Chains:
     def dynamics(self) -> Dynamics:
         """The sampler's step."""
         return self._sampler.dynamics
+
+    @property
+    def gradient(self) -> str:
+        """The name of its estimator of the gradient."""
+        return self._sampler.gradient
 
     @property
     def settings(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.density import Density, Indices
 from ppl_fe.inference.program.each_chain import gradient_of, hessian_of
 from ppl_fe.inference.program.full_data import full_data_terms
 
@@ -76,7 +76,9 @@ def unit_map(start: Tensor) -> LinearMap:
     return LinearMap(torch.zeros_like(start), identity.repeat(len(start), 1, 1))
 
 
-def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
+def at_the_mode(
+    density: Density, start: Tensor, rows: tuple[Tensor, Indices] | None = None
+) -> LinearMap | None:
     """Find the map with c at a mode on unconstrained space, LLᵀ the inverse negative Hessian.
 
     Damped Newton steps (Levenberg-Marquardt) on all the data from the first chain's start, and one
@@ -86,6 +88,7 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
     Args:
         density: the target.
         start: (C, D) positions.
+        rows: weights (K,) and index sets (K, B) in place of all the data, which are the default.
 
     Returns:
         None where there is no mode, or one that says nothing of the posterior, as the neck of a
@@ -102,7 +105,7 @@ def at_the_mode(density: Density, start: Tensor) -> LinearMap | None:
     own = tuple(value[0] for value in density.chain_values)
 
     def energy(w: Tensor) -> Tensor:
-        return -full_data_terms(density, w, own, density.tensors).log_density
+        return -full_data_terms(density, w, own, density.tensors, rows).log_density
 
     functional = density.way.functional
     gradient = gradient_of(lambda w: (energy(w), ()), functional=functional)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Data, Density, Indices, Tensors, Terms
-from ppl_fe.inference.program.full_data import full_data_terms, weighted_chunks
+from ppl_fe.inference.program.full_data import full_data_terms, parts
 
 
 class Batch(NamedTuple):
@@ -104,17 +104,14 @@ def exact_evaluation(density: Density, position: Tensor) -> Evaluation:
     The sums are float64, as every later step inherits their error.
     """
     plain = minibatch(density)
-    weights, chunks = weighted_chunks(density)
     sums = [torch.zeros_like(position, dtype=torch.float64)] + [
         torch.zeros(len(position), dtype=torch.float64, device=position.device) for _ in range(2)
     ]
     with torch.no_grad():
-        for number, weight in enumerate(weights.tolist()):
-            subset = tuple(ix[number].expand(len(position), -1) for ix in chunks)
-            batch = Batch(subset, density.chain_values, density.tensors)
-            part = plain(position, batch, None)
-            for total, value in zip(sums, part, strict=True):
-                total += weight * value
+        for part in parts(density, position):
+            batch = Batch(part.indices, part.chain_values, density.tensors)
+            for total, value in zip(sums, plain(part.positions, batch, None), strict=True):
+                total += part.weigh(value)
     return Evaluation(*(total.to(position.dtype) for total in sums))
 
 

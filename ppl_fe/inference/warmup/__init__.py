@@ -2,6 +2,9 @@
 
 starts.py             where chains start, and the modes that they start about
 newton.py             where the posterior has its mass, by damped Newton steps
+scouts.py             modes that no chain has found
+many_data.py          mode and metric of more data than a Hessian should be taken of
+gradient_choice.py    minibatches or control variates, by the noise of each
 windows.py            step size and metric of trajectories
 curvature.py          stiffest and slowest direction, and the gradient noise along the stiffest
 step_size.py          step size and friction from them

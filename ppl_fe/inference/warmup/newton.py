@@ -30,12 +30,13 @@ class Descent(NamedTuple):
     """What descending found, each chain by itself, in float64.
 
     position (C, D); factor (C, D, D), whose square FFᵀ is the inverse of the Hessian made positive;
-    mass (C,), the logarithm of Laplace's.
+    mass (C,), the logarithm of Laplace's; at_mode (C,), whether the way ended there.
     """
 
     position: Tensor
     factor: Tensor
     mass: Tensor
+    at_mode: Tensor
 
     def with_lost_at_the_best(self) -> Descent:
         """Put chains whose descent ended where there is no mass to speak of at the best one.
@@ -67,12 +68,13 @@ class _Point(NamedTuple):
         return _Point(*(torch.where(_like(mask, a), a, b) for a, b in pairs))
 
 
-def descend(density: Density, start: Tensor) -> Descent | None:
+def descend(density: Density, start: Tensor, most_steps: int = MOST_STEPS) -> Descent | None:
     """Descend from every start (C, D), all chains side by side, on all the data.
 
     Args:
         density: the target.
         start: positions with a finite log-density.
+        most_steps: Newton steps, 100 by default.
 
     Returns:
         What was found, or None where the program has no second derivative.
@@ -83,14 +85,16 @@ def descend(density: Density, start: Tensor) -> Descent | None:
         return None
     best, damping = here, torch.ones_like(here.value)
     done = torch.zeros_like(here.value, dtype=torch.bool)
-    for _ in range(MOST_STEPS):
+    arrived = done.clone()
+    for _ in range(most_steps):
         inward = (here.axes.mT @ here.slope[..., None])[..., 0]
         promised = 0.5 * (inward.square() / here.sizes).sum(-1)
         shortened = inward / (here.sizes * (1 + damping[:, None]))
         move = (here.axes @ shortened[..., None])[..., 0]
         there = _point(density, here.position - move)
         better = (there.value <= here.value) & ~done  # false where not finite
-        done |= (better & (promised < ARRIVED)) | (damping > MOST_DAMPED)
+        arrived |= better & (promised < ARRIVED)
+        done |= arrived | (damping > MOST_DAMPED)
         here = there.where(better, here)
         less = torch.where(damping > 1e-6, 0.1 * damping, torch.zeros_like(damping))
         damping = torch.where(better, less, (10 * damping).clamp_min(1e-3))
@@ -99,7 +103,8 @@ def descend(density: Density, start: Tensor) -> Descent | None:
         done |= mass < most - _lost(start.shape[1])
         if done.all():
             break
-    return Descent(best.position, best.axes * best.sizes.rsqrt()[:, None], best.mass())
+    at_mode = arrived & (here.position == best.position).all(-1)
+    return Descent(best.position, best.axes * best.sizes.rsqrt()[:, None], best.mass(), at_mode)
 
 
 def _lost(num_parameters: int) -> float:

@@ -91,7 +91,7 @@ def about_modes(density: Density, far: Tensor, seed: int) -> Starts:
     """
     if density.num_parameters > MOST_PARAMETERS:
         return Starts(far, far)
-    energy = _energy(density, _rows(density, seed))
+    energy = _energy(density, some_rows(density, seed))
     modes = far.double().cpu().numpy().copy()
     found = [_descend(energy, start) for start in modes[:MOST_DESCENTS]]
     first = next((mode for mode in found if mode is not None), None)
@@ -252,8 +252,13 @@ def _energy(density: Density, rows: tuple[Tensor, Indices]) -> Energy:
     return energy
 
 
-def _rows(density: Density, seed: int) -> tuple[Tensor, Indices]:
-    """Choose weights (K,) and index sets (K, B): all the data, or minibatches of 10⁴ rows."""
+def some_rows(density: Density, seed: int) -> tuple[Tensor, Indices]:
+    """Choose weights (K,) and index sets (K, B): all the data, or minibatches of 10⁴ rows.
+
+    Args:
+        density: the target.
+        seed: of the rows.
+    """
     weights, subsets = weighted_chunks(density)
     num_minibatches = max(1, MOST_ROWS // subsets[0].shape[1])
     if len(weights) > num_minibatches:

@@ -1,0 +1,43 @@
+"""Positions from a program's own prior, by running it forward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.trial import draw_prior
+
+
+def prior_positions(density: Density, count: int, seed: int) -> Tensor:
+    """Draw positions (K, D) from the prior of a program, K ≤ count; none where it cannot be drawn.
+
+    An improper prior cannot, and a program may fail on what it draws; positions at which the
+    log-density is not finite are left out.
+
+    Args:
+        density: of the program.
+        count: how many are tried.
+        seed: of the draws.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model():
+        ...     pyro.sample("w", dist.Normal(100.0, 1.0))
+        >>> bool((prior_positions(Density(model), 3, seed=0) > 90).all())
+        True
+    """
+    own = {name: value[0] for name, value in density.chain_kwargs.items()}
+    found = [torch.empty(0, density.num_parameters, dtype=density.dtype, device=density.device)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(count):
+            try:
+                values = draw_prior(lambda: density.program(density.tensors, own))
+                position = density.join({name: value[None] for name, value in values.items()})
+                finite = torch.isfinite(density(position[0]).log_density)
+            except (RuntimeError, ValueError, NotImplementedError, ArithmeticError):
+                break  # what one draw cannot, the others cannot either
+            if finite:
+                found.append(position)
+    return torch.cat(found)

@@ -1,0 +1,78 @@
+"""A mode that no chain found by itself gets a chain; where there is one mode nothing changes."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.ancestors import prior_positions
+from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.warmup.newton import Descent, descend
+from ppl_fe.inference.warmup.scouts import with_other_modes
+
+
+def square() -> None:
+    w = pyro.sample("w", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+    pyro.sample("y", dist.Normal(w.square(), 0.1), obs=torch.ones((), dtype=torch.float64))
+
+
+def far_apart() -> None:
+    """Two bumps that uniform starts on (−2, 2) know one of, and the prior both."""
+    bumps = dist.Normal(torch.tensor([0.0, 40.0], dtype=torch.float64), 1.0)
+    pyro.sample("w", dist.MixtureSameFamily(dist.Categorical(probs=torch.ones(2) / 2), bumps))
+
+
+def normal() -> None:
+    pyro.sample("w", dist.Normal(torch.full((3,), 5.0), 2.0).to_event(1))
+
+
+def found_from(density: Density, starts: list[float]) -> Descent:
+    size = density.num_parameters
+    found = descend(density, torch.tensor(starts, dtype=density.dtype)[:, None].repeat(1, size))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "mode", "other"), [(square, 1.0, -1.0), (far_apart, 0.0, 40.0)]
+)
+def test_a_chain_is_put_where_no_chain_came(program: object, mode: float, other: float) -> None:
+    density = Density(program)  # type: ignore[arg-type]
+    found = found_from(density, [0.9, 1.1, 0.8, 1.3])
+    assert torch.allclose(found.position, torch.tensor(mode).double(), atol=0.05)
+    centers = with_other_modes(density, found, seed=0).position[:, 0]
+    assert int((abs(centers - other) < 0.05).sum()) == 1
+    assert int((abs(centers - mode) < 0.05).sum()) == 3
+
+
+def test_of_one_mode_nothing_changes() -> None:
+    density = Density(normal)
+    found = found_from(density, [0.5, -1.0])
+    assert with_other_modes(density, found, seed=0) is found
+
+
+def test_positions_are_drawn_from_the_prior_on_unconstrained_space() -> None:
+    def program() -> None:
+        scale = pyro.sample("scale", dist.LogNormal(3.0, 0.1))
+        pyro.sample("w", dist.Normal(scale, 0.1))
+        pyro.sample("y", dist.Normal(0.0, 1e3), obs=torch.tensor(1.0))
+
+    state = torch.get_rng_state()
+    found = prior_positions(Density(program), 6, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert bool(((found[:, 0] - 3).abs() < 0.6).all())
+    assert bool(((found[:, 1] - found[:, 0].exp()).abs() < 0.6).all())
+
+
+def test_an_improper_prior_gives_no_positions() -> None:
+    def program(y: Tensor) -> None:
+        w = pyro.sample("w", dist.ImproperUniform(dist.constraints.real, (), ()))
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y)
+
+    assert prior_positions(Density(program, (torch.zeros(()),)), 4, seed=0).shape == (0, 1)
+    assert math.isfinite(float(found_from(Density(program, (torch.zeros(()),)), [1.0]).mass))

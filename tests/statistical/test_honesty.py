@@ -1,0 +1,36 @@
+"""No wrong answer without a word: random programs, each by one call at the defaults.
+
+A mean off by more than a tenth of an sd, or an sd by more than 5 %, both beyond four standard
+errors of draws and reference, must come with a warning or a failed check.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases.honest import examine
+from cases.random_programs import SHAPES, known, program
+
+NUM_PROGRAMS = 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(NUM_PROGRAMS))
+def test_a_wrong_answer_is_never_silent(number: int) -> None:
+    found = examine(number)
+    assert found.kind != "silently wrong", found
+
+
+def test_the_references_agree_with_closed_forms() -> None:
+    """By weights as without: the program that has a closed form, asked for draws of its prior."""
+    for number in (SHAPES.index(next(s for s in SHAPES if s.__name__ == "rate")),):
+        made = program(number)
+        exact = known(made)["rate"]
+        drawn = known(made._replace(exact={}))["rate"]
+        assert abs(drawn.mean - exact.mean) < 4.5 * drawn.mean_error * exact.sd
+        assert abs(drawn.sd / exact.sd - 1) < 4.5 * drawn.sd_error
+
+
+def test_equal_numbers_make_equal_programs() -> None:
+    first, second = (known(program(0))["x0"] for _ in range(2))
+    np.testing.assert_array_equal(first.mean, second.mean)
