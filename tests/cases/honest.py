@@ -58,8 +58,8 @@ def what_is_wrong(draws: xr.DataTree, made: RandomProgram, exact: dict[str, Know
     found = []
     for name, truth in exact.items():
         values = np.asarray(draws.posterior[name].values, dtype=np.float64)
-        values = made.views.get(name, lambda x: x)(values.reshape(*values.shape[:2], -1))
-        for k in np.flatnonzero(truth.sd > 1e-12 * np.abs(truth.mean)):
+        values = made.seen(name, values.reshape(*values.shape[:2], -1))
+        for k in np.flatnonzero(truth.sd > 1e-12 * np.abs(truth.mean)).tolist():
             x = (values[..., k] - truth.mean[k]) / truth.sd[k]
             errors = [_at(truth.mean_error, k), _at(truth.sd_error, k)]
             mean, sd = float(x.mean()), float(x.std())

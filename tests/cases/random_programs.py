@@ -38,6 +38,10 @@ class RandomProgram(NamedTuple):
     views: Mapping[str, View] = {}
     exact: Mapping[str, tuple[Array, Array]] = {}
 
+    def seen(self, name: str, values: Array) -> Array:
+        """What is compared of a site's values."""
+        return self.views[name](values) if name in self.views else values
+
 
 class Known(NamedTuple):
     """Mean and sd of every value of a site (K,), and their standard errors in units of the sd."""
@@ -118,8 +122,7 @@ def _ancestors(program: RandomProgram) -> tuple[dict[str, Array], Array]:
         if site["is_observed"]:
             logs += site["log_prob"].double().reshape(CHUNK, -1).sum(-1).numpy()
         else:
-            view = program.views.get(name, lambda x: x)
-            values[name] = view(site["value"].double().reshape(CHUNK, -1).numpy())
+            values[name] = program.seen(name, site["value"].double().reshape(CHUNK, -1).numpy())
     return values, logs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,14 +115,18 @@ def by_importance(
         view: (N, K) -> (N, K), of which the moments are taken.
         num_draws: of the proposal.
     """
-    found = minimize(lambda w: -float(log_density(w[None])[0]), start, method="BFGS")
+
+    def energy(w: Any) -> float:
+        return -float(log_density(np.asarray(w)[None])[0])
+
+    found: Any = minimize(energy, start, method="BFGS")
     size, step = len(start), 1e-2 * np.sqrt(np.diag(found.hess_inv))
     offsets = np.diag(step)
     hessian = np.array(
         [
             [
                 sum(
-                    sign * -float(log_density((found.x + sa * a + sb * b)[None])[0])
+                    sign * energy(found.x + sa * a + sb * b)
                     for sa, sb, sign in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
                 )
                 for b in offsets

@@ -63,7 +63,8 @@ def robust_line_known() -> dict[str, Moments]:
         prior = norm.logpdf(alpha, 0, 20) + norm.logpdf(beta, 0, 5) + expon.logpdf(sigma)
         prior = prior + gamma.logpdf(nu, 2, scale=10) + w[:, 2] + w[:, 3]
         line = alpha[:, None] + beta[:, None] * AGE
-        found: Array = prior + t.logpdf(INCOME, nu[:, None], line, sigma[:, None]).sum(1)
+        each: Any = t.logpdf(INCOME, nu[:, None], line, sigma[:, None])
+        found: Array = prior + each.sum(1)
         return found
 
     found = by_importance(
