@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +102,7 @@ def run(given: dict[str, Any]) -> int:
     if given.get("batch_size") == 0:
         given["batch_size"] = None
     table = rank_checkpoints(named, module, data, progress_bar=sys.stderr.isatty(), **given)
-    print(_printed(table))
+    print(table)
     if output is not None:
         write_table(table, Path(output))
     return 0 if _trusted(table) else 1
@@ -133,12 +132,3 @@ def _by_name(texts: list[str]) -> dict[str, str]:
 def _name_and_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     return (name, path) if equals and not Path(text).exists() else (text, text)
-
-
-def _printed(table: pd.DataFrame) -> str:
-    numbers = table.drop(columns=["note", "error"]).round(3)
-    lines = [numbers.to_string(na_rep="—"), ""]
-    for column in ("note", "error"):
-        said = table[table[column] != ""][column]
-        lines += [f"{column}: {name}: {text}" for name, text in said.items()]
-    return "\n".join([*lines, textwrap.fill(table.attrs["read_first"], 100)])

@@ -1,6 +1,7 @@
 """Which checkpoint to fine-tune: free energy, local learning coefficient, ranking.
 
 ranking.py        several checkpoints, best first
+ranking_table.py  their table, which shows its notes whole
 candidates.py     their names, and which of them the data can be put through
 lots.py           which of them run side by side
 estimators.py     WBIC and local learning coefficient of one

@@ -29,6 +29,7 @@ from ppl_fe.free_energy.local_chains import (
     program_and_kernel,
     sample_local_posteriors,
 )
+from ppl_fe.free_energy.ranking_table import RankingTable
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
@@ -322,7 +323,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> p
         table.loc[believed, "p_best"] = probability_of_lowest(
             chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
         )
-    table = table.sort_values(by="wbic", na_position="last", kind="stable")
+    table = RankingTable(table.sort_values(by="wbic", na_position="last", kind="stable"))
     warnings = _no_probability(table), _unequal_losses(table, num_data)
     table.attrs["read_first"] = "".join(warnings) + READ_FIRST
     return table
