@@ -84,13 +84,15 @@ def hidden_markov(y: Tensor) -> None:
         pyro.sample(f"y_{t}", dist.Normal(Vindex(levels)[..., state], 1.0), obs=y[t])
 
 
-@config_enumerate
-def crossed(y: Tensor) -> None:
+def in_two_plates(y: Tensor) -> None:
     weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
     with pyro.plate("rows", 4, dim=-2):
         kind = pyro.sample("kind", dist.Categorical(weights))
         with pyro.plate("columns", 2, dim=-1):
             pyro.sample("y", dist.Normal(kind.float(), 1.0), obs=y.reshape(4, 2))
+
+
+crossed: Callable[..., None] = config_enumerate(in_two_plates)
 
 
 @pytest.mark.parametrize("program", [switch, hidden_markov, crossed, by_enumeration])
