@@ -24,8 +24,9 @@ or none can be trusted, as all chains went below their minimum; 2: bad input.
 """
 DURATION = (
     "Until the loss of every checkpoint has mixed: up to 50,000 minibatch gradients a chain, of "
-    "all checkpoints side by side; with --save-to, or a length that is given, the 6,000 of "
-    "500 draws of 10 steps after 1,000 steps of warm-up. A bar shows what is left."
+    "all checkpoints side by side; where one of --num-samples, --warmup-steps and --thinning is "
+    "given, what they say, by default the 6,000 of 500 draws of 10 steps after 1,000 of "
+    "warm-up. A bar shows what is left."
 )
 EXAMPLE = """
 ppl-fe rank runs/*.safetensors --network mine:network --data mine:pretraining \\
