@@ -71,10 +71,16 @@ def _add_chains(group: Any) -> None:
     group.add_argument(
         "--inverse-temperature", type=float, help="beta, without unit; default 1/log n"
     )
-    group.add_argument("--batch-size", type=int, help="examples a step, 0 for all; default 256")
+    group.add_argument("--batch-size", type=int, help="examples a step, 0 for all; default auto")
     group.add_argument("--step-size", type=float, help="epsilon, weight squared; default auto")
     group.add_argument("--num-chains", type=int, help="of each checkpoint; default 4")
-    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default until mixed")
+    group.add_argument(
+        "--until",
+        choices=["order", "mixed"],
+        help="stop when the best is clear, or when every checkpoint is done by itself; "
+        "default order, where no length is given",
+    )
+    group.add_argument("--num-samples", type=int, help="kept draws of a chain; default as needed")
     group.add_argument("--warmup-steps", type=int, help="steps before the first; default as needed")
     group.add_argument("--thinning", type=int, help="steps of a kept draw; default as needed")
     group.add_argument("--seed", type=int, help="of all that is random; default 0")

@@ -4,6 +4,8 @@ ranking.py        several checkpoints, best first
 ranking_table.py  their table, which shows its notes whole
 candidates.py     their names, and which of them the data can be put through
 lots.py           which of them run side by side
+racing.py         which of them go on until the best is clear
+contenders.py     their chains in such a race, stage after stage
 estimators.py     WBIC and local learning coefficient of one
 estimate.py       these numbers with their error bars and notes
 thermodynamic.py  −log Z itself, over a ladder of temperatures
@@ -11,6 +13,7 @@ thermodynamic_estimate.py  what that found
 ladders.py        the ladders of several checkpoints, and the sum along each
 neighbourhoods.py  γ by the evidence of the data
 local_chains.py   the chains behind all of them
+chain_options.py  how these are made, and what "auto" chooses
 correlation.py    does a criterion order checkpoints as their transfer does
 baselines/        cheap criteria to beat
 downstream/       which checkpoint, when there are a few labels

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.diverged import DivergedError
+from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.local_chains import (
     NOT_FINITE,
-    ChainOptions,
     FreshHead,
     check_data,
     data_loss,

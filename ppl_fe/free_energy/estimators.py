@@ -11,19 +11,15 @@ import numpy as np
 from arviz_stats.base import array_stats
 
 from ppl_fe.arguments import named_arguments
+from ppl_fe.data.sources import as_data
 from ppl_fe.diagnostics.checks.lengths import warmup_notes
 from ppl_fe.diagnostics.checks.mixing import mixing_notes
 from ppl_fe.diverged import DivergedError
+from ppl_fe.free_energy.chain_options import ChainOptions, Sampler, length_of
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
-from ppl_fe.free_energy.local_chains import (
-    ChainOptions,
-    FreshHead,
-    LocalChains,
-    length_of,
-    sample_local_posteriors,
-)
-from ppl_fe.inference.kernels import Kernel
+from ppl_fe.free_energy.local_chains import FreshHead, LocalChains, sample_local_posteriors
 from ppl_fe.inference.step.compile import CompileMode
+from ppl_fe.inference.targets import ESS_LIMIT, R_HAT_LIMIT
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 
@@ -38,8 +34,8 @@ def estimate_free_energy(
     head: str | None = None,
     head_precision: float = FreshHead.precision,
     inverse_temperature: float | None = ChainOptions.inverse_temperature,
-    batch_size: int | None = ChainOptions.batch_size,
-    kernel: type[Kernel] = ChainOptions.kernel,
+    batch_size: int | Literal["auto"] | None = ChainOptions.batch_size,
+    kernel: Sampler | Literal["auto"] = ChainOptions.kernel,
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
@@ -80,11 +76,14 @@ def estimate_free_energy(
         head_precision: of the head's prior, 1.0 by default, in units of 1/weight²; without a head
             it says nothing.
         inverse_temperature: β; 1/log n by default.
-        batch_size: examples a step, 256 by default; None for all the data. A loader has its own.
-        kernel: the sampler's class, `fe.BAOAB` by default.
+        batch_size: examples a step; None for all the data. "auto" by default: all of them for
+            `fe.MALT`, otherwise 256. A loader has its own.
+        kernel: the sampler's class; "auto" by default. That is `fe.MALT`, exact at any step, for up
+            to 2,560 examples or with batch_size=None, as long as the data are in memory and neither
+            a step nor a length is given; otherwise `fe.BAOAB`.
         step_size: ε; "auto" by default, chosen in warm-up.
-        tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
-            default; "auto" steps are as long as it allows.
+        tolerance: of samplers other than MALT, the largest predicted excess temperature of the
+            stiffest direction, 0.02 by default; "auto" steps are as long as it allows.
         num_chains: 4 by default.
         num_samples: S, kept draws a chain. Without this and the next two the chains run until the
             loss has an R-hat of 1.01 and an ESS of 400, and for a standard error of λ̂ of 2 % up to
@@ -148,6 +147,7 @@ def estimate_free_energy(
     estimate = summarize_group(chains, 0)
     if not check_half_step:
         return estimate
+    options = options.chosen(as_data(data))  # of the same sampler
     half = replace(options, step_size=estimate.step_size / 2, save_to=None, resume=False)
     finer = summarize_group(sample_local_posteriors(network, anchors, data, half, head=fresh), 0)
     shift, error = finer.llc - estimate.llc, sqrt(finer.llc_mcse**2 + estimate.llc_mcse**2)
@@ -160,12 +160,20 @@ def estimate_free_energy(
     return replace(estimate, notes=(*estimate.notes, found))
 
 
-def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
+def summarize_group(
+    chains: LocalChains,
+    group: int,
+    *,
+    r_hat_limit: float = R_HAT_LIMIT,
+    ess_limit: float = ESS_LIMIT,
+) -> FreeEnergyEstimate:
     """Estimate from the chains of one anchor among `LocalChains`.
 
     Args:
         chains: of all anchors.
         group: the number of the anchor, from 0.
+        r_hat_limit: above which a note says that the chains have not mixed, 1.01 by default.
+        ess_limit: below which it does, 400 by default.
 
     Raises:
         DivergedError: none of its chains stayed finite, or their mean loss is not.
@@ -193,7 +201,7 @@ def summarize_group(chains: LocalChains, group: int) -> FreeEnergyEstimate:
     notes = [
         *chains.notes,
         *([] if chains.head else _minimum_notes(loss, llc, llc_mcse, anchor_loss)),
-        *mixing_notes(r_hat, ess),
+        *mixing_notes(r_hat, ess, r_hat_limit, ess_limit),
         *warmup_notes(attrs["warmup_steps"], _of_group(attrs, "tuned_relaxation_steps", kept)),
     ]
     if notes and attrs.get("target_missed"):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.diverged import DivergedError
+from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.estimators import loss_summary
 from ppl_fe.free_energy.local_chains import (
-    ChainOptions,
     FreshHead,
     held_out_loss,
     program_and_kernel,

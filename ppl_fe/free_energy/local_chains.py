@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import xarray as xr
@@ -16,14 +15,13 @@ from torch.utils import _pytree as pytree
 from ppl_fe.arguments import require_positive
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.diverged import DivergedError
+from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions
+from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, merge_blocks
 from ppl_fe.inference.program.full_data import full_data_sums
 from ppl_fe.inference.run.one_run import run
-from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
-from ppl_fe.inference.samplers import BAOAB
-from ppl_fe.inference.step.compile import CompileMode
-from ppl_fe.inference.targets import Targets
+from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
@@ -33,8 +31,9 @@ NOT_FINITE = (
     "the network's outputs at w*, or their log-likelihood, are not finite; check the weights and "
     "the data"
 )
-USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
-MOST_KEPT = 2000  # draws of all chains of an anchor, where a run ends by its targets
+# A degenerate minimum is stiffer in its corners than on average: at a step that fits the average,
+# with 0.8, chains stick there.
+TARGET_ACCEPTANCE = 0.9
 
 
 @dataclass(frozen=True)
@@ -61,75 +60,6 @@ class FreshHead:
 
 
 @dataclass(frozen=True)
-class ChainOptions:
-    """How the chains about an anchor are made: what all estimators share, with their defaults.
-
-    Attributes:
-        likelihood: a name, or a function of (outputs, targets).
-        localization: γ.
-        inverse_temperature: β; None for 1/log n.
-        batch_size: examples a step; None for all of them.
-        kernel: the sampler's class.
-        step_size: ε, or "auto".
-        tolerance: the largest predicted excess temperature of the stiffest direction.
-        num_chains: chains about each anchor, of each rung if there is a ladder.
-        length: S kept draws a chain, the steps before the first, and the steps of each; None to
-            run until the loss has mixed and λ̂ is known.
-        chain_method, seed, save_to, resume, progress_bar, compile: as in `fe.sample`.
-    """
-
-    likelihood: str | Likelihood = "categorical"
-    localization: float = 1.0
-    inverse_temperature: float | None = None
-    batch_size: int | None = 256
-    kernel: type[Kernel] = BAOAB
-    step_size: float | Literal["auto"] = "auto"
-    tolerance: float = 0.02
-    num_chains: int = 4
-    length: RunLength | None = None
-    chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized"
-    seed: int = 0
-    save_to: str | Path | None = None
-    resume: bool = False
-    progress_bar: bool = True
-    compile: CompileMode = "auto"
-
-    def plan(self, num_chains: int, anchor_loss: Tensor) -> RunPlan:
-        """Say how `num_chains` chains, of all anchors and rungs together, are run.
-
-        Args:
-            num_chains: of all.
-            anchor_loss: (G,) L_n(w*), from which the targets of a run without a length count.
-        """
-        length, until = self.length, None
-        if length is None and self.chain_method == "parallel":
-            length = USUAL_LENGTH  # such a run has a length
-        if length is None:
-            length = RunLength(MOST_KEPT // self.num_chains, USUAL_LENGTH.warmup_steps)
-            until = Targets(loss_offsets=tuple(anchor_loss.tolist()))
-        return RunPlan(
-            length,
-            until=until,
-            num_chains=num_chains,
-            seed=self.seed,
-            chain_method=self.chain_method,
-            compile=self.compile,
-            save_to=self.save_to,
-            resume=self.resume,
-            progress=self.progress_bar,
-        )
-
-
-def length_of(
-    num_samples: int | None, warmup_steps: int | None, thinning: int | None
-) -> RunLength | None:
-    """Give the length asked for, the usual numbers where only some were given; or None."""
-    given = {"num_samples": num_samples, "warmup_steps": warmup_steps, "thinning": thinning}
-    named = {name: value for name, value in given.items() if value is not None}
-    return RunLength(**{**vars(USUAL_LENGTH), **named}) if named else None
-
-
-@dataclass(frozen=True)
 class LocalChains:
     """Draws about G anchors, C/G chains each, and what does not depend on the draws.
 
@@ -152,6 +82,30 @@ class LocalChains:
     head: FreshHead | None = None
 
 
+@dataclass(frozen=True)
+class LocalTarget:
+    """What chains about G anchors sample, and how; nothing has run yet.
+
+    Attributes:
+        kernel: the sampler.
+        target: all chains, in groups.
+        plan: how they are run.
+        attributes: of the draws, beside those of any run.
+        anchor_loss, num_data, inverse_temperature, num_groups, notes, head: as in `LocalChains`.
+    """
+
+    kernel: Kernel | MALT
+    target: Target
+    plan: RunPlan
+    attributes: dict[str, Any]
+    anchor_loss: Tensor
+    num_data: int
+    inverse_temperature: Tensor
+    num_groups: int
+    notes: tuple[str, ...]
+    head: FreshHead | None
+
+
 def sample_local_posteriors(
     network: FlatNetwork,
     anchors: Tensor,
@@ -162,6 +116,37 @@ def sample_local_posteriors(
     head: FreshHead | None = None,
 ) -> LocalChains:
     """Run chains about each anchor, on exp(−nβL_n(w) − (γ/2)‖w − w*‖²).
+
+    Args:
+        network, anchors, data, options, ladder, head: as in `local_target`.
+
+    Raises:
+        ValueError: options out of range; data or weights that do not fit.
+        DivergedError: the loss of an anchor is not finite, or no chain stayed so.
+    """
+    made = local_target(network, anchors, data, options, ladder=ladder, head=head)
+    draws = run(made.kernel, made.target, made.plan, attributes=made.attributes)
+    return LocalChains(
+        draws,
+        made.anchor_loss,
+        made.num_data,
+        made.inverse_temperature,
+        made.num_groups,
+        made.notes,
+        made.head,
+    )
+
+
+def local_target(
+    network: FlatNetwork,
+    anchors: Tensor,
+    data: Any,
+    options: ChainOptions,
+    *,
+    ladder: Tensor | None = None,
+    head: FreshHead | None = None,
+) -> LocalTarget:
+    """Make what is run about each anchor.
 
     Args:
         network: the architecture, and all that its anchors share.
@@ -175,10 +160,11 @@ def sample_local_posteriors(
 
     Raises:
         ValueError: options out of range; data or weights that do not fit.
-        DivergedError: the loss of an anchor is not finite, or no chain stayed so.
+        DivergedError: the loss of an anchor is not finite.
     """
     source = as_data(data)
     n, loader = source.num_data, source if isinstance(source, LoaderData) else None
+    options = options.chosen(source)
     program, kernel = program_and_kernel(network, source, options, head)
     anchors, args = program.center(anchors), first_rows(source)
     check_data(program, network, *args)
@@ -206,28 +192,36 @@ def sample_local_posteriors(
         num_groups=num_groups,
         blocks=network.slices,
     )
-    draws = run(
-        kernel,
-        target,
-        options.plan(len(own_anchor), anchor_loss),
-        attributes={
-            "localization": options.localization,
-            **({} if head is None else {"fresh_head": head.name, "head_precision": head.precision}),
-            "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
-            "num_groups": num_groups,
-            "batch_size": min(program.batch_size or n, n),
-            "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
-            "blocks": {
-                name: [block.start, block.stop]
-                for name, block in merge_blocks(network.slices).items()
-            },
+    attributes = {
+        "localization": options.localization,
+        **({} if head is None else {"fresh_head": head.name, "head_precision": head.precision}),
+        "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
+        "num_groups": num_groups,
+        "batch_size": min(program.batch_size or n, n),
+        "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
+        "blocks": {
+            name: [block.start, block.stop] for name, block in merge_blocks(network.slices).items()
         },
-    )
+    }
     notes: tuple[str, ...] = ()
     size = program.batch_size
     if size is not None and size > n:
         notes = (f"batch_size={size} exceeds the data's {n} examples: every step uses all of them",)
-    return LocalChains(draws, anchor_loss, n, own_beta, num_groups, notes, head)
+    plan = options.plan(len(own_anchor), anchor_loss)
+    return LocalTarget(
+        kernel, target, plan, attributes, anchor_loss, n, own_beta, num_groups, notes, head
+    )
+
+
+def passes_of(chains: LocalChains) -> float:
+    """Count the passes over the data that the chains of one anchor took, warm-up included."""
+    attrs = chains.draws.attrs
+    gradients = attrs.get("num_gradients")
+    if gradients is None:  # of a run of fixed length
+        gradients = attrs["warmup_steps"] + attrs["num_samples"] * attrs["thinning"]
+        gradients *= float(attrs.get("tuned_num_steps", [1.0])[0])
+    each = len(chains.inverse_temperature) // chains.num_groups
+    return float(gradients * each * attrs["batch_size"] / chains.num_data)
 
 
 def program_and_kernel(
@@ -235,25 +229,32 @@ def program_and_kernel(
     source: TensorData | LoaderData,
     options: ChainOptions,
     head: FreshHead | None = None,
-) -> tuple[LocalPosterior, Kernel]:
+) -> tuple[LocalPosterior, Kernel | MALT]:
     """Make the program of a network's chains, and its sampler.
 
     Raises:
         TypeError, ValueError: options out of range.
     """
+    options = options.chosen(source)
+    kernel, size = options.kernel, options.batch_size
+    assert kernel != "auto"
+    assert size != "auto"
     options.plan(options.num_chains, torch.zeros(1))
     program = local_posterior(
         network,
         options.likelihood,
         options.localization,
         options.inverse_temperature,
-        options.batch_size if isinstance(source, TensorData) else source.batch_size,
+        size if isinstance(source, TensorData) else source.batch_size,
         source.num_data,
         *(() if head is None else (head.name, head.precision)),
     )
     program.resolved_inverse_temperature(source.num_data)
-    kernel = options.kernel(program, step_size=options.step_size, tolerance=options.tolerance)
-    return program, kernel
+    if issubclass(kernel, MALT):
+        return program, kernel(
+            program, step_size=options.step_size, target_acceptance=TARGET_ACCEPTANCE
+        )
+    return program, kernel(program, step_size=options.step_size, tolerance=options.tolerance)
 
 
 def first_rows(source: TensorData | LoaderData) -> tuple[Any, Tensor]:
@@ -307,7 +308,7 @@ def held_out_loss(
     data: Any,
     *,
     likelihood: str | Likelihood = ChainOptions.likelihood,
-    batch_size: int | None = ChainOptions.batch_size,
+    batch_size: int | None = USUAL_BATCH,
 ) -> Tensor:
     """Compute the mean negative log-likelihood of weights on other data than the chains saw.
 

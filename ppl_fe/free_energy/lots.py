@@ -1,16 +1,62 @@
-"""Checkpoints side by side: lots that share their buffers."""
+"""Checkpoints side by side: lots that share their buffers, divided where they fail."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.networks.flat import FlatNetwork
 
 # Side by side up to here: more chains a step save no time on a CPU and cost memory.
 MOST_CHAINS, MOST_COORDINATES = 128, 5 * 10**7
+SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
+
+Found = TypeVar("Found")
+
+
+def run_lots(
+    networks: Mapping[str, FlatNetwork],
+    options: ChainOptions,
+    run_lot: Callable[[Mapping[str, FlatNetwork], ChainOptions], Mapping[str, Found]],
+) -> Iterator[tuple[str, Found | Exception]]:
+    """Run all checkpoints, lot after lot; give what is found of each, or why there is nothing.
+
+    A lot that fails is divided, and its halves run anew after all others, until what fails stands
+    alone.
+
+    Args:
+        networks: by name.
+        options: of the chains; each lot has its own seed, and its own folder where there is one.
+        run_lot: what is done with a lot.
+    """
+    lots = deque(enumerate(side_by_side(networks, options.num_chains)))
+    count = len(lots)
+    while lots:
+        number, names = lots.popleft()
+        folder = None if options.save_to is None else Path(options.save_to) / f"{number}.zarr"
+        own = replace(options, seed=options.seed + number * SEEDS_APART, save_to=folder)
+        try:
+            found = run_lot({name: networks[name] for name in names}, own)
+        except Exception as error:  # whatever one of them can raise
+            if len(names) == 1:
+                yield names[0], error
+                continue
+            half = len(names) // 2
+            lots.extend([(count, names[:half]), (count + 1, names[half:])])
+            count += 2
+            if folder is not None:  # half a run, with which nothing goes on
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f"{folder.name}.resume").unlink(missing_ok=True)
+        else:
+            yield from found.items()
 
 
 def side_by_side(networks: Mapping[str, FlatNetwork], num_chains: int) -> Sequence[list[str]]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from math import log
 from pathlib import Path
 from typing import Any, Literal
@@ -20,28 +17,36 @@ from ppl_fe.data.sources import LoaderData, TensorData, as_data
 from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.free_energy.baselines.columns import baseline_columns
 from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words, named_checkpoints
+from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions, Sampler, length_of
+from ppl_fe.free_energy.contenders import Contender, Heat
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import (
-    ChainOptions,
     held_out_loss,
-    length_of,
+    passes_of,
     program_and_kernel,
     sample_local_posteriors,
 )
+from ppl_fe.free_energy.lots import run_lots
+from ppl_fe.free_energy.racing import Outcome, probability_of_lowest, race
 from ppl_fe.free_energy.ranking_table import RankingTable
-from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.matching import listed
 from ppl_fe.renamed import renamed_arguments
 
-COLUMNS = ["wbic", "wbic_mcse", "llc", "llc_mcse", "anchor_loss", "r_hat", "ess", "p_best"]
-# Side by side up to here: more chains a step save no time on a CPU and cost memory.
-MOST_CHAINS, MOST_COORDINATES = 128, 5 * 10**7
-NUM_SIMULATIONS = 20_000
-LOT_SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
+COLUMNS = [
+    "wbic",
+    "wbic_mcse",
+    "llc",
+    "llc_mcse",
+    "anchor_loss",
+    "r_hat",
+    "ess",
+    "passes",
+    "p_best",
+]
 
 READ_FIRST = (
     "Lower WBIC is claimed to mean better transfer. The argument needs checkpoints at a minimum "
@@ -64,11 +69,12 @@ def rank_checkpoints(
     likelihood: str | Likelihood = ChainOptions.likelihood,
     localization: float = ChainOptions.localization,
     inverse_temperature: float | None = ChainOptions.inverse_temperature,
-    batch_size: int | None = ChainOptions.batch_size,
-    kernel: type[Kernel] = ChainOptions.kernel,
+    batch_size: int | Literal["auto"] | None = ChainOptions.batch_size,
+    kernel: Sampler | Literal["auto"] = ChainOptions.kernel,
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = ChainOptions.num_chains,
+    until: Literal["order", "mixed"] = "order",
     num_samples: int | None = None,
     warmup_steps: int | None = None,
     thinning: int | None = None,
@@ -100,15 +106,23 @@ def rank_checkpoints(
         localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
             neighbourhood of w*.
         inverse_temperature: β; 1/log n by default.
-        batch_size: examples a step, 256 by default; None for all the data. A loader has its own.
-        kernel: the sampler's class, `fe.BAOAB` by default.
+        batch_size: examples a step; None for all the data. "auto" by default: all of them for
+            `fe.MALT`, otherwise 256. A loader has its own.
+        kernel: the sampler's class; "auto" by default. That is `fe.MALT`, exact at any step, for up
+            to 2,560 examples or with batch_size=None, as long as the data are in memory and neither
+            a step nor a length is given; otherwise `fe.BAOAB`.
         step_size: ε; "auto" by default, chosen in warm-up.
-        tolerance: the largest predicted excess temperature of the stiffest direction, 0.02 by
-            default; "auto" steps are as long as it allows.
+        tolerance: of samplers other than MALT, the largest predicted excess temperature of the
+            stiffest direction, 0.02 by default; "auto" steps are as long as it allows.
         num_chains: of each checkpoint, 4 by default.
-        num_samples: S, kept draws a chain. Without this and the next two the chains run until the
-            loss has an R-hat of 1.01 and an ESS of 400, and for a standard error of λ̂ of 2 % up to
-            four times as long; where one is given, the others are 500, 1000 and 10 by default.
+        until: when to stop, where none of the next three is given. "order" (default): after a pilot
+            of all (R-hat 1.05, ESS 100) only those go on that may be the lowest, with a probability
+            of 1 % and more, until one has 95 % or their errors are below what matters: half a nat,
+            or 2 % of λ̂. "mixed": each until its loss has an R-hat of 1.01 and an ESS of 400, and
+            for a standard error of λ̂ of 2 % up to four times as long, as one estimate does. A
+            ranking that is saved is "mixed".
+        num_samples: S, kept draws a chain; where one of these is given, the others are 500, 1000
+            and 10 by default. Runs with a process a chain have this length.
         warmup_steps: steps before the first draw.
         thinning: steps a kept draw.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
@@ -161,9 +175,12 @@ def rank_checkpoints(
         progress_bar=progress_bar,
         compile=compile,
     )
+    if until not in ("order", "mixed"):
+        raise ValueError(f"until must be 'order' or 'mixed', got {until!r}")
     template = FlatNetwork(module)
     require_network(template)
     source, other = as_data(data), None if held_out is None else as_data(held_out)
+    options = options.chosen(source)
     program_and_kernel(template, source, options)  # what it refuses should cost no reading
     if save_to is not None and Path(save_to).exists():
         raise FileExistsError(f"save_to: {save_to} already exists; give a new folder")
@@ -174,10 +191,15 @@ def rank_checkpoints(
     if baselines:  # before the chains: what they cannot take should cost no hours
         for name, columns in _baselines(networks, source, features, likelihood).items():
             rows[name] |= columns
-    for name, columns in _run_lots(networks, source, other, options):
+    outcome: Outcome | None = None
+    if until == "order" and options.has_targets and save_to is None:
+        found, outcome = _race_all(networks, source, other, options)
+    else:
+        found = dict(_run_all(networks, source, other, options))
+    for name, columns in found.items():
         notes = [rows[name]["note"], columns.pop("note", "")]
         rows[name] |= {**columns, "note": "; ".join(filter(None, notes))}
-    return _table(rows, seed, source.num_data)
+    return _table(rows, seed, source.num_data, outcome)
 
 
 def _baselines(
@@ -207,113 +229,106 @@ def _baselines(
     return found | notes
 
 
-def _run_lots(
+def _run_all(
     networks: Mapping[str, FlatNetwork],
     source: TensorData | LoaderData,
     held_out: TensorData | LoaderData | None,
     options: ChainOptions,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run the chains of all checkpoints, lot after lot; give the columns of each.
+    """Run the chains of all checkpoints, each lot until it is done; give the columns of each."""
 
-    A lot that fails is divided, and its halves run anew after all others, until what fails stands
-    alone.
-    """
-    lots = deque(enumerate(_side_by_side(networks, options.num_chains)))
-    count = len(lots)
-    while lots:
-        number, names = lots.popleft()
-        folder = None if options.save_to is None else Path(options.save_to) / f"{number}.zarr"
-        own = replace(options, seed=options.seed + number * LOT_SEEDS_APART, save_to=folder)
-        try:
-            found = _rank_lot({name: networks[name] for name in names}, source, held_out, own)
-        except Exception as error:  # whatever one of them can raise
-            if len(names) == 1:
-                yield names[0], {"error": in_words(error)}
-                continue
-            half = len(names) // 2
-            lots.extend([(count, names[:half]), (count + 1, names[half:])])
-            count += 2
-            if folder is not None:  # half a run, with which nothing goes on
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_name(f"{folder.name}.resume").unlink(missing_ok=True)
-        else:
-            yield from found.items()
+    def run_lot(lot: Mapping[str, FlatNetwork], own: ChainOptions) -> dict[str, dict[str, Any]]:
+        losses = _held_out_losses(lot, held_out, own)
+        shared = next(iter(lot.values()))
+        anchors = torch.stack([network.anchor for network in lot.values()])
+        chains = sample_local_posteriors(shared, anchors, source, own)
+        found: dict[str, dict[str, Any]] = {}
+        for group, name in enumerate(lot):
+            try:
+                estimate = summarize_group(chains, group)
+            except Exception as error:
+                found[name] = {"error": in_words(error)}
+            else:
+                found[name] = _row(estimate, passes_of(chains), losses.get(name))
+        return found
+
+    for name, found in run_lots(networks, options, run_lot):
+        yield name, {"error": in_words(found)} if isinstance(found, Exception) else found
 
 
-def _rank_lot(
+def _race_all(
     networks: Mapping[str, FlatNetwork],
     source: TensorData | LoaderData,
     held_out: TensorData | LoaderData | None,
     options: ChainOptions,
-) -> dict[str, dict[str, Any]]:
-    """Run the chains of checkpoints that share their buffers; give the columns of each."""
+) -> tuple[dict[str, dict[str, Any]], Outcome]:
+    """Run a pilot of all checkpoints, then those on whose order it depends; give their columns."""
+    losses: dict[str, float] = {}
+    interrupted = False
+
+    def run_lot(lot: Mapping[str, FlatNetwork], own: ChainOptions) -> dict[str, Contender]:
+        nonlocal interrupted
+        losses.update(_held_out_losses(lot, held_out, own))
+        heat = Heat(lot, source, own)
+        interrupted |= heat.begin()
+        return heat.contenders
+
+    contenders: dict[str, Contender] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, found in run_lots(networks, options, run_lot):
+        if isinstance(found, Exception):
+            rows[name] = {"error": in_words(found)}
+        else:
+            contenders[name] = found
+    outcome = race(contenders, options.seed, interrupted)
+    for name, estimate in outcome.estimates.items():
+        if isinstance(estimate, Exception):
+            rows[name] = {"error": in_words(estimate)}
+        else:
+            rows[name] = _row(estimate, outcome.passes[name], losses.get(name))
+    return rows, outcome
+
+
+def _held_out_losses(
+    networks: Mapping[str, FlatNetwork],
+    held_out: TensorData | LoaderData | None,
+    options: ChainOptions,
+) -> dict[str, float]:
+    """Take the losses of networks that share their buffers, where there are such data.
+
+    They come before the chains, as they are what may fail.
+    """
+    if held_out is None:
+        return {}
     shared = next(iter(networks.values()))
     anchors = torch.stack([network.anchor for network in networks.values()])
-    losses = None
-    if held_out is not None:  # before the chains, as it is what may fail
-        losses = held_out_loss(
-            shared,
-            anchors,
-            held_out,
-            likelihood=options.likelihood,
-            batch_size=options.batch_size,
-        )
-    chains = sample_local_posteriors(shared, anchors, source, options)
-    found: dict[str, dict[str, Any]] = {}
-    for group, name in enumerate(networks):
-        try:
-            estimate = summarize_group(chains, group)
-        except Exception as error:
-            found[name] = {"error": in_words(error)}
-            continue
-        found[name] = _row(estimate)
-        if losses is not None:
-            loss, n = float(losses[group]), estimate.num_data
-            found[name] |= {"validation_loss": loss, "held_out": n * loss + estimate.llc * log(n)}
-    return found
+    size = options.batch_size
+    found = held_out_loss(
+        shared,
+        anchors,
+        held_out,
+        likelihood=options.likelihood,
+        batch_size=USUAL_BATCH if size == "auto" else size,
+    )
+    return dict(zip(networks, found.tolist(), strict=True))
 
 
-def _row(estimate: FreeEnergyEstimate) -> dict[str, Any]:
-    names = [column for column in COLUMNS if column != "p_best"]
-    return {**{name: getattr(estimate, name) for name in names}, "note": "; ".join(estimate.notes)}
+def _row(estimate: FreeEnergyEstimate, passes: float, loss: float | None) -> dict[str, Any]:
+    names = [column for column in COLUMNS if column not in ("passes", "p_best")]
+    row = {name: getattr(estimate, name) for name in names}
+    row |= {"passes": passes, "note": "; ".join(estimate.notes)}
+    if loss is not None:
+        n = estimate.num_data
+        row |= {"validation_loss": loss, "held_out": n * loss + estimate.llc * log(n)}
+    return row
 
 
-def _side_by_side(networks: Mapping[str, FlatNetwork], num_chains: int) -> list[list[str]]:
-    """Divide the names into lots that share their buffers and fit side by side."""
-    lots: list[list[str]] = []
-    for name, network in networks.items():
-        chains = min(MOST_CHAINS, MOST_COORDINATES // network.num_parameters)
-        most = max(1, chains // num_chains)
-        for lot in lots:
-            if len(lot) < most and _same_buffers(networks[lot[0]].module, network.module):
-                lot.append(name)
-                break
-        else:
-            lots.append([name])
-    return lots
-
-
-def _same_buffers(first: nn.Module, second: nn.Module) -> bool:
-    pairs = zip(first.buffers(), second.buffers(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
-def probability_of_lowest(
-    means: Sequence[float], errors: Sequence[float], seed: int = 0
-) -> np.ndarray[Any, Any]:
-    """Simulate P(each is the lowest) for independent N(mean, error²).
-
-    Example:
-        >>> probability_of_lowest([0.0, 0.0, 50.0], [1.0, 1.0, 1.0]).round(1).tolist()
-        [0.5, 0.5, 0.0]
-    """
-    generator = np.random.default_rng(seed)
-    noise = generator.standard_normal((NUM_SIMULATIONS, len(means)))
-    draws = np.asarray(means) + np.asarray(errors) * noise
-    return np.bincount(draws.argmin(1), minlength=len(means)) / NUM_SIMULATIONS
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> pd.DataFrame:
+def _table(
+    rows: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    num_data: int,
+    outcome: Outcome | None = None,
+) -> pd.DataFrame:
     table = pd.DataFrame(list(rows.values()), index=list(rows), columns=_ordered(rows))
     table.index.name = "checkpoint"
     known = table["wbic"].notna() & table["wbic_mcse"].notna()
@@ -324,9 +339,27 @@ def _table(rows: Mapping[str, Mapping[str, Any]], seed: int, num_data: int) -> p
             chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
         )
     table = RankingTable(table.sort_values(by="wbic", na_position="last", kind="stable"))
-    warnings = _no_probability(table), _unequal_losses(table, num_data)
+    warnings = [_no_probability(table), _unequal_losses(table, num_data)]
+    table.attrs["cost"] = {"passes": float(table["passes"].astype(float).sum())}
+    if outcome is not None:
+        table.attrs["pilot"] = outcome.pilot
+        names = ("settled", "alike", "small", "rounds")
+        table.attrs["order"] = {name: getattr(outcome, name) for name in names}
+        warnings.insert(1, _no_best(outcome))
     table.attrs["read_first"] = "".join(warnings) + READ_FIRST
     return table
+
+
+def _no_best(outcome: Outcome) -> str:
+    """Name the checkpoints among which a race has found no best one."""
+    if outcome.settled or len(outcome.alike) < 2:
+        return ""
+    end = (
+        ", and all of these are below what matters"
+        if outcome.small
+        else "; a larger localization, or more data, tells them apart sooner"
+    )
+    return f"No best one is told apart: {listed(outcome.alike)} lie within their errors{end}. "
 
 
 def _no_probability(table: pd.DataFrame) -> str:

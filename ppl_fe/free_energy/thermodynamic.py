@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ppl_fe.arguments import named_arguments, require_positive
 from ppl_fe.data.sources import as_data
+from ppl_fe.free_energy.chain_options import ChainOptions, Sampler
 from ppl_fe.free_energy.ladders import Ladders
-from ppl_fe.free_energy.local_chains import USUAL_LENGTH, ChainOptions, FreshHead
+from ppl_fe.free_energy.local_chains import FreshHead
 from ppl_fe.free_energy.neighbourhoods import best_neighbourhood
 from ppl_fe.free_energy.thermodynamic_estimate import ThermodynamicEstimate
-from ppl_fe.inference.kernels import Kernel
+from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
+
+STEPS = RunLength(num_samples=4000, warmup_steps=1000)
+TRAJECTORIES = RunLength(num_samples=1000, warmup_steps=300)  # of MALT, each of several steps
 
 
 @named_arguments
@@ -29,12 +34,12 @@ def integrate_free_energy(
     head: str | None = None,
     head_precision: float = FreshHead.precision,
     inverse_temperature: float = 1.0,
-    kernel: type[Kernel] = ChainOptions.kernel,
+    kernel: Sampler | Literal["auto"] = ChainOptions.kernel,
     step_size: float | Literal["auto"] = ChainOptions.step_size,
     tolerance: float = ChainOptions.tolerance,
     num_chains: int = 2,
-    num_samples: int = 4000,
-    warmup_steps: int = USUAL_LENGTH.warmup_steps,
+    num_samples: int | None = None,
+    warmup_steps: int | None = None,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
@@ -53,7 +58,7 @@ def integrate_free_energy(
     With downstream data and a fresh head, named by `head`, it is the downstream free energy: the
     head has its own prior N(0, 1/head_precision), and the backbone alone is localised.
 
-    All data are used in every step and every step is kept, since minibatches and thinning would
+    All data are used in every step and every draw is kept, since minibatches and thinning would
     inflate the variances: there is no batch_size and no thinning.
 
     Args:
@@ -69,12 +74,14 @@ def integrate_free_energy(
             network holds there does not matter.
         head_precision: τ of the head's prior, 1.0 by default, in units of 1/weight².
         inverse_temperature: β of the result, 1.0 by default: the free energy itself.
-        kernel: the sampler's class, `fe.BAOAB` by default.
+        kernel: the sampler's class; "auto" by default. That is `fe.MALT`, exact at any step, as
+            long as neither a step nor a length is given, and otherwise `fe.BAOAB`.
         step_size: ε; "auto" by default.
         tolerance: as in `estimate_free_energy`, 0.02 by default.
         num_chains: chains a rung, 2 by default.
-        num_samples: S, steps a chain after its warm-up, 4000 by default.
-        warmup_steps: 1000 by default.
+        num_samples: S, draws a chain, each a step or a trajectory of MALT; 1000 trajectories after
+            300 by default, and 4000 steps after 1000 of other samplers.
+        warmup_steps: those before the first draw.
         chain_method: as in `fe.sample`, "vectorized" by default.
         seed: 0 by default.
         save_to: new zarr folder for the draws; none by default.
@@ -105,6 +112,8 @@ def integrate_free_energy(
     require_network(network)
     if localization == "auto" and save_to is not None:
         raise ValueError("save_to keeps one run, localization='auto' makes several: give a number")
+    given = {"num_samples": num_samples, "warmup_steps": warmup_steps}
+    asked = {name: value for name, value in given.items() if value is not None}
     options = ChainOptions(
         likelihood=likelihood,
         localization=ChainOptions.localization if localization == "auto" else localization,
@@ -114,7 +123,7 @@ def integrate_free_energy(
         tolerance=tolerance,
         batch_size=None,
         num_chains=num_chains,
-        length=RunLength(num_samples, warmup_steps),
+        length=STEPS if asked else None,
         chain_method=chain_method,
         seed=seed,
         save_to=save_to,
@@ -122,8 +131,11 @@ def integrate_free_energy(
         progress_bar=progress_bar,
         compile=compile,
     )
-    fresh = FreshHead.named(head, head_precision)
-    ladders = Ladders(network, as_data(data), options, num_rungs, fresh)
+    source, fresh = as_data(data), FreshHead.named(head, head_precision)
+    options = options.chosen(source)
+    usual = TRAJECTORIES if options.kernel is MALT else STEPS
+    options = replace(options, length=replace(usual, **asked))
+    ladders = Ladders(network, source, options, num_rungs, fresh)
     if localization == "auto":
         gamma, (found,), draws, tried = best_neighbourhood(ladders, network.anchor[None])
         return ThermodynamicEstimate(*found, draws, gamma, tried)

@@ -17,6 +17,7 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.metric_factor import MOST_DENSE, DenseFactor
 from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.warmup.about_a_center import start_about_center
 from ppl_fe.inference.warmup.newton import Descent, descend
 from ppl_fe.inference.warmup.scouts import with_other_modes
 from ppl_fe.inference.warmup.starts import OVERDISPERSION, spread_out, uniform_positions
@@ -150,16 +151,20 @@ class MALT(PyroKernel):
             trajectory_length=self.trajectory_length,
             seed=plan.seed,
             num_calls=EXPECTED_STEPS * trajectories,
+            num_groups=target.num_groups,
             compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
         if found is not None:
             _start_about(chains, found, plan.seed)
+        elif target.center is not None and self.metric == "auto":
+            start_about_center(chains, target.least_curvature or 1.0, plan.seed)
         windows = Windows(
             chains,
             target_acceptance=self.target_acceptance,
             step_size=None if self.step_size == "auto" else float(self.step_size),
             learns_metric=self.metric == "auto",
+            of_loss=plan.until is not None and plan.until.loss_offsets is not None,
             num_trajectories=None if plan.until is not None else length.warmup_steps,
         )
         return Prepared(chains, windows)
@@ -168,7 +173,7 @@ class MALT(PyroKernel):
 def _start_about(chains: Trajectories, found: Descent, seed: int) -> None:
     """Spread the chains about what each descent found, in the metric of the one of most mass."""
     center, factor = (values.to(chains.position) for values in found[:2])
-    chains.set_factor(DenseFactor(factor[found.mass.argmax()]))
+    chains.factor = DenseFactor(factor[found.mass.argmax()])
     generator = torch.Generator(center.device).manual_seed(seed)
     z = OVERDISPERSION * torch.randn(
         center.shape, generator=generator, dtype=center.dtype, device=center.device

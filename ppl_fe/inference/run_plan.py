@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -162,3 +163,16 @@ class Target:
             center=None if self.center is None else self.center[own],
             num_groups=1,
         )
+
+    def of_groups(self, groups: Sequence[int], start: Tensor) -> Target:
+        """The targets of some groups, whose chains start where they are told to.
+
+        Args:
+            groups: by number, from 0.
+            start: (C, D) positions of their chains.
+        """
+        each = len(start) // len(groups)
+        chains = [group * each + place for group in groups for place in range(each)]
+        density = self.density.run_as(self.density.way)
+        density.chain_kwargs = {name: v[chains] for name, v in self.density.chain_kwargs.items()}
+        return replace(self, density=density, start=start, center=None, num_groups=len(groups))

@@ -9,6 +9,9 @@ from ppl_fe.arguments import require_integer, require_positive
 # Vehtari et al. (2021): from an ESS of 400 on R-hat and error bars are themselves reliable.
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
 MAX_STEPS = 50_000
+# Relative standard error of a standard deviation, and of λ̂: a heavy tail needs more draws than an
+# ESS of 400 says, as does a small λ̂, and gets up to four times as many.
+ERROR_LIMIT = 0.02
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Targets:
         loss_offsets: L_n(w*) of each group of chains, where the run is for an estimate of the loss:
             then the loss alone is judged, with the error of its mean's distance from there. None by
             default.
+        error: relative standard error of a standard deviation, or of λ̂, above which a run that has
+            met the other targets goes on, up to four times as long. 0.02 by default.
 
     Raises:
         TypeError, ValueError: no positive number, or an R-hat of 1 and below.
@@ -35,6 +40,7 @@ class Targets:
     max_steps: int = MAX_STEPS
     max_seconds: float | None = None
     loss_offsets: tuple[float, ...] | None = None
+    error: float = ERROR_LIMIT
 
     def __post_init__(self) -> None:
         require_positive("target_ess", self.ess)

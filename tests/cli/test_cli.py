@@ -257,7 +257,7 @@ def test_help(arguments: list[str], said: list[str], capsys: pytest.CaptureFixtu
     assert all(part in printed for part in said)
 
 
-LENGTHS = {"num_samples": "until mixed", "warmup_steps": "as needed", "thinning": "as needed"}
+LENGTHS = dict.fromkeys(("num_samples", "warmup_steps", "thinning"), "as needed")
 
 
 def test_help_shows_the_defaults_of_python() -> None:

@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
-from ppl_fe.free_energy.local_chains import (
-    ChainOptions,
-    held_out_loss,
-    sample_local_posteriors,
-)
+from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.local_chains import held_out_loss, sample_local_posteriors
 from ppl_fe.inference.run_plan import RunLength
 
 N = 60

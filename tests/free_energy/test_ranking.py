@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy import ranking
-from ppl_fe.free_energy.ranking import probability_of_lowest
+from ppl_fe.free_energy import lots, racing, ranking
+from ppl_fe.free_energy.racing import probability_of_lowest
 
 
 def test_best_first_and_what_to_read_first() -> None:
@@ -155,7 +155,7 @@ def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
     options = {"localization": 20.0, "num_samples": 100, "thinning": 2, "warmup_steps": 100}
     together = rank_lines(states, save_to=tmp_path / "one", **options)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["0.zarr"]
-    monkeypatch.setattr(ranking, "MOST_CHAINS", 8)
+    monkeypatch.setattr(lots, "MOST_CHAINS", 8)
     apart = rank_lines(states, save_to=tmp_path / "three", **options)
     assert list(apart.index) == list(together.index)
     for name in states:
@@ -177,7 +177,7 @@ def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.mark.thorough
 def test_lots_do_not_repeat_the_chains_of_another_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "MOST_CHAINS", 4)
+    monkeypatch.setattr(lots, "MOST_CHAINS", 4)
     tables = [rank_lines({"a": linear_state(0.0), "b": linear_state(0.0)}, seed=s) for s in (0, 1)]
     assert pd.concat(tables)["wbic"].nunique() == 4
 
@@ -186,7 +186,7 @@ def test_probability_of_lowest() -> None:
     # Two independent normals, one standard error of the difference apart: Φ(1).
     found = probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0])
     assert found.sum() == pytest.approx(1.0)
-    assert abs(found[0] - 0.8413) < 4 * math.sqrt(0.8413 * 0.1587 / ranking.NUM_SIMULATIONS)
+    assert abs(found[0] - 0.8413) < 4 * math.sqrt(0.8413 * 0.1587 / racing.NUM_SIMULATIONS)
     assert np.array_equal(found, probability_of_lowest([0.0, math.sqrt(2.0)], [1.0, 1.0]))
 
 

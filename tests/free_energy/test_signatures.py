@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy.local_chains import USUAL_LENGTH, ChainOptions
+from ppl_fe.free_energy.chain_options import USUAL_LENGTH, ChainOptions
 
 DATA = torch.zeros(10, 2), torch.zeros(10)
 OPTIONS = {field.name: field.default for field in fields(ChainOptions)}
@@ -33,7 +33,7 @@ def test_every_option_is_shown_with_the_default_it_has() -> None:
 
 
 def test_the_ladder_s_own_defaults() -> None:
-    own = {"inverse_temperature": 1.0, "num_chains": 2, "num_samples": 4000, "warmup_steps": 1000}
+    own = {"inverse_temperature": 1.0, "num_chains": 2}
     expected = {**OPTIONS, **own}
     # All the data in every step, and every step kept.
     del expected["batch_size"], expected["thinning"]

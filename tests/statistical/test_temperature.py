@@ -17,7 +17,8 @@ from torch import Tensor
 import ppl_fe as fe
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import Configuration, digits_network, pretrain
-from ppl_fe.free_energy.local_chains import ChainOptions, sample_local_posteriors
+from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.local_chains import sample_local_posteriors
 from ppl_fe.inference.run_plan import RunLength
 
 N, B, T = 60, 6, 2.0

@@ -81,22 +81,26 @@ def believed_errors(table: pd.DataFrame, errors: Array) -> Array:
     return np.where(list(map(errors_believed, table["r_hat"], table["ess"])), errors, np.nan)
 
 
-def mixing_notes(r_hat: float, ess: float) -> list[str]:
+def mixing_notes(
+    r_hat: float, ess: float, most: float = R_HAT_LIMIT, least: float = ESS_LIMIT
+) -> list[str]:
     """Say that a scalar's chains have not mixed, for the notes of an estimate; [] if they have.
 
     Args:
         r_hat: its rank-normalised split R-hat.
         ess: its bulk effective sample size.
+        most: R-hat of chains that have mixed, 1.01 by default.
+        least: ESS of theirs, 400 by default.
 
     Example:
         >>> mixing_notes(1.002, 900.0), mixing_notes(1.002, 100.0)[0][:39]
         ([], 'not mixed: ESS 100 (above 400 if mixed)')
     """
     wrong = []
-    if not r_hat < R_HAT_LIMIT:
-        wrong.append(f"R-hat {r_hat:.3f} (below {R_HAT_LIMIT} if mixed)")
-    if not ess > ESS_LIMIT:
-        wrong.append(f"ESS {ess:.0f} (above {ESS_LIMIT:.0f} if mixed)")
+    if not r_hat < most:
+        wrong.append(f"R-hat {r_hat:.3f} (below {most} if mixed)")
+    if not ess > least:
+        wrong.append(f"ESS {ess:.0f} (above {least:.0f} if mixed)")
     if not wrong:
         return []
     worthless = "" if errors_believed(r_hat, ess) else ", so that the error bars are worth nothing"

@@ -11,7 +11,7 @@ from ppl_fe.free_energy.baselines.features import last_linear, layer_inputs
 from ppl_fe.free_energy.baselines.gaussian_perturbation import perturbed_loss
 from ppl_fe.free_energy.baselines.geometric_complexity import geometric_complexity
 from ppl_fe.free_energy.baselines.neural_collapse import neural_collapse
-from ppl_fe.free_energy.local_chains import ChainOptions
+from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppl_fe.free_energy.local_chains import ChainOptions, held_out_loss
+from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.local_chains import held_out_loss
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
 

@@ -11,11 +11,11 @@ from torch import nn
 from ppl_fe.arguments import named_arguments
 from ppl_fe.data.sources import TensorData, as_data
 from ppl_fe.free_energy.candidates import Checkpoint, named_checkpoints
+from ppl_fe.free_energy.chain_options import ChainOptions, Sampler
 from ppl_fe.free_energy.downstream.comparison import Question, compare
 from ppl_fe.free_energy.downstream.criteria import chosen_criteria
 from ppl_fe.free_energy.downstream.labels import refuse_constant
-from ppl_fe.free_energy.local_chains import ChainOptions, FreshHead
-from ppl_fe.inference.kernels import Kernel
+from ppl_fe.free_energy.local_chains import FreshHead
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
@@ -38,7 +38,7 @@ def choose_checkpoint(
     features: str | None = None,
     likelihood: str | Likelihood = ChainOptions.likelihood,
     localization: float | Literal["auto"] = "auto",
-    kernel: type[Kernel] = ChainOptions.kernel,
+    kernel: Sampler | Literal["auto"] = ChainOptions.kernel,
     num_rungs: int = 12,
     num_chains: int = 2,
     num_samples: int = 1000,
@@ -81,7 +81,7 @@ def choose_checkpoint(
             (outputs, targets) that makes the observed site.
         localization: γ, in units of 1/weight²; "auto" (default) chooses one for all candidates by
             the evidence of up to four of them, and `attrs` say what was tried.
-        kernel: the sampler's class, `fe.BAOAB` by default.
+        kernel: the sampler's class; "auto" by default, which is `fe.BAOAB` at these lengths.
         num_rungs: K, rungs of the ladder above the prior's, 12 by default.
         num_chains: chains a rung, 2 by default.
         num_samples: S, steps a chain after its warm-up, 1000 by default.

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from ppl_fe.inference.targets import Targets
 
-# Relative standard error of a standard deviation, and of λ̂: a heavy tail needs more draws than an
-# ESS of 400 says, as does a small λ̂, and gets up to four times as many.
-ERROR_LIMIT, MOST_DOUBLINGS = 0.02, 2
+MOST_DOUBLINGS = 2  # for the sake of a standard deviation or λ̂ that is not known yet
 MOST_NAMED = 500  # values of a site that are judged one by one
 AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 TAILS = (0.05, 0.95)
@@ -168,7 +166,9 @@ class Until:
         self.looks += 1
         if worst.reaches(self.targets):
             patient = self.looks <= MOST_DOUBLINGS
-            return not (patient and np.isfinite(worst.error[0]) and worst.error[0] > ERROR_LIMIT)
+            return not (
+                patient and np.isfinite(worst.error[0]) and worst.error[0] > self.targets.error
+            )
         # An ESS grows in proportion to the steps, R-hat − 1 as their inverse.
         growth = self.targets.max_steps / max(1, num_steps)
         needed = max(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -337,6 +337,13 @@ class Chains:
     def num_gradients(self) -> int:
         """Count the gradients of each chain's steps so far."""
         return int(self.totals.num_steps[0])
+
+    def go_on_from(self, other: Chains, chains: Sequence[int]) -> None:
+        """Go on where some chains of others are, with their settings, by noise of one's own."""
+        slots = self._slots
+        for slot in (slots.state, slots.settings, slots.fixed):
+            for place in range(slot.start, slot.stop):
+                self._leaves[place].copy_(other._leaves[place][[*chains]])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give all that changes in a run, stream included; see `load_state_dict`."""

@@ -9,6 +9,7 @@ curvature and not only the spread of chains that may not have spread yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -33,7 +34,7 @@ class Factor(Protocol):
         """Map a whitened direction v (D,) to F⁻ᵀ v, whose product with F v is |v|²."""
 
     def refined(self, positions: Tensor, gradients: Tensor) -> tuple[Self, float]:
-        """Learn from draws (N, D) and the gradients of log p there.
+        """Learn from draws (S, C, D) of all chains and the gradients of log p there.
 
         Returns:
             The factor, and by how much it changed: the largest ratio of two standard deviations of
@@ -61,6 +62,7 @@ class DenseFactor(NamedTuple):
 
     def refined(self, positions: Tensor, gradients: Tensor) -> tuple[DenseFactor, float]:
         """As in `Factor`; shrunk towards the present metric, so that few draws do no harm."""
+        positions, gradients = positions.flatten(0, -2), gradients.flatten(0, -2)
         factor = self.factor.double()
         u = torch.linalg.solve(factor, (positions - positions.mean(0)).double().mT).mT
         g = gradients.double() @ factor
@@ -68,6 +70,15 @@ class DenseFactor(NamedTuple):
         stretch = values.sqrt()
         new = factor @ ((axes * stretch) @ axes.mT)
         return DenseFactor(new.to(self.factor)), _largest_ratio(stretch)
+
+    @staticmethod
+    def stacked(factors: Sequence[DenseFactor]) -> DenseFactor:
+        """Put the factors of G groups into one, (G, D, D)."""
+        return DenseFactor(torch.stack([one.factor for one in factors]))
+
+    def at(self, group: int) -> DenseFactor:
+        """Take one of those that were stacked."""
+        return DenseFactor(self.factor[group])
 
 
 class LowRankFactor(NamedTuple):
@@ -91,6 +102,7 @@ class LowRankFactor(NamedTuple):
 
     def refined(self, positions: Tensor, gradients: Tensor) -> tuple[LowRankFactor, float]:
         """As in `Factor`; scales first, then the axes along which draws and gradients differ."""
+        positions, gradients = positions.flatten(0, -2), gradients.flatten(0, -2)
         x = (positions - positions.mean(0)).double()
         g = (gradients - gradients.mean(0)).double()
         count, prior = len(x), PRIOR_DRAWS
@@ -118,18 +130,88 @@ class LowRankFactor(NamedTuple):
         )
         return new, _largest_ratio(scale / known)
 
+    @staticmethod
+    def stacked(factors: Sequence[LowRankFactor]) -> LowRankFactor:
+        """Put the factors of G groups into one, scales (G, 1, D) and stretches (G, 1, K)."""
+        scale, axes, stretch = (torch.stack(parts) for parts in zip(*factors, strict=True))
+        return LowRankFactor(scale[:, None], axes, stretch[:, None])
+
+    def at(self, group: int) -> LowRankFactor:
+        """Take one of those that were stacked."""
+        return LowRankFactor(self.scale[group, 0], self.axes[group], self.stretch[group, 0])
+
     def _stretched(self, values: Tensor, more: Tensor) -> Tensor:
         axes = self.axes.to(values)
         return values + ((values @ axes) * more) @ axes.mT
 
 
+class GroupedFactor(NamedTuple):
+    """A factor for each of G equal consecutive groups of chains, which have targets of their own.
+
+    stacked: of them all, its tensors with G in front.
+    """
+
+    stacked: DenseFactor | LowRankFactor
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return self.stacked.forward(self._by_group(velocity)).reshape(velocity.shape)
+
+    def transpose(self, gradient: Tensor) -> Tensor:
+        """As in `Factor`."""
+        return self.stacked.transpose(self._by_group(gradient)).reshape(gradient.shape)
+
+    def dual(self, direction: Tensor) -> Tensor:
+        """As in `Factor`, but one for each group (G, D)."""
+        return torch.stack([self.at(group).dual(direction) for group in range(self.num_groups)])
+
+    def refined(self, positions: Tensor, gradients: Tensor) -> tuple[GroupedFactor, float]:
+        """As in `Factor`, of each group from its own chains; the largest change of them."""
+        parts = (values.tensor_split(self.num_groups, 1) for values in (positions, gradients))
+        own = enumerate(zip(*parts, strict=True))
+        each = [self.at(group).refined(*seen) for group, seen in own]
+        return grouped([factor for factor, _ in each]), max(change for _, change in each)
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return len(self.stacked[0])
+
+    def at(self, group: int) -> DenseFactor | LowRankFactor:
+        """Take the factor of one group."""
+        return self.stacked.at(group)
+
+    def _by_group(self, values: Tensor) -> Tensor:
+        return values.reshape(self.num_groups, -1, values.shape[-1])
+
+
+Metric = DenseFactor | LowRankFactor | GroupedFactor
+
+
+def grouped(factors: Sequence[DenseFactor | LowRankFactor]) -> Metric:
+    """Make one metric of those of the groups of chains, all of one kind."""
+    first = factors[0]
+    if len(factors) == 1:
+        return first
+    return GroupedFactor(first.stacked(factors))  # type: ignore[arg-type]  # all of its kind
+
+
+def group_of(metric: Metric, group: int) -> DenseFactor | LowRankFactor:
+    """Take the metric of one group of chains."""
+    return metric.at(group) if isinstance(metric, GroupedFactor) else metric
+
+
 def identity_factor(position: Tensor) -> DenseFactor | LowRankFactor:
     """Make the factor that changes nothing, for positions (C, D): dense while D allows it."""
-    size = position.shape[1]
+    return diagonal_factor(torch.ones_like(position[0]))
+
+
+def diagonal_factor(scale: Tensor) -> DenseFactor | LowRankFactor:
+    """Make the factor of the standard deviations (D,), from which more is to be learnt."""
+    size = len(scale)
     if size <= MOST_DENSE:
-        return DenseFactor(torch.eye(size, dtype=position.dtype, device=position.device))
-    ones = position.new_ones(size)
-    return LowRankFactor(ones, position.new_zeros(size, MOST_AXES), ones[:MOST_AXES].clone())
+        return DenseFactor(torch.diag(scale))
+    return LowRankFactor(scale, scale.new_zeros(size, MOST_AXES), scale.new_ones(MOST_AXES))
 
 
 def _largest_ratio(ratios: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from ppl_fe.inference.dynamics import malt
 from ppl_fe.inference.program.density import Blocks, Density, Tensors, merge_blocks
 from ppl_fe.inference.step.compile import CompileMode, build
 from ppl_fe.inference.step.gradients import Batch, Estimator, full_data
-from ppl_fe.inference.step.metric_factor import DenseFactor, LowRankFactor, identity_factor
+from ppl_fe.inference.step.metric_factor import Metric, group_of, grouped, identity_factor
 from ppl_fe.inference.step.random_stream import RandomStream
 from ppl_fe.inference.step.step_function import Statistics, Totals
 from ppl_fe.inference.step.temperature import block_virials
@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
     noise: Tensor
     step_size: Tensor
     decay: Tensor
-    factor: DenseFactor | LowRankFactor
+    factor: Metric
     chain_values: Tensors
     tensors: Tensors
 
@@ -61,7 +61,8 @@ class Path(NamedTuple):
 
 
 class Thermometer(NamedTuple):
-    """Where temperatures are measured: centre c (D,), and a pair a, b (D,) with a·b = 1.
+    """Where temperatures are measured: centre c, and a pair a, b with a·b = 1; (D,), or (C, D)
+    where groups of chains have targets of their own.
 
     E[(a·(w − c)) (b·∇U)] = a·b in any units; a = F⁻ᵀe and b = Fe for a whitened direction e.
     """
@@ -74,7 +75,9 @@ class Thermometer(NamedTuple):
 class Trajectories:
     """Hold the state of C chains, and move it trajectory by trajectory.
 
-    It has the part of `Chains` that a run needs, with a trajectory for a step.
+    It has the part of `Chains` that a run needs, with a trajectory for a step. Groups of chains
+    with targets of their own have each a step size and a metric, and the number of steps of the one
+    whose steps are shortest.
 
     Args:
         density: the target; plates that subsample are taken whole.
@@ -83,6 +86,7 @@ class Trajectories:
         trajectory_length: T = h L, in whitened coordinates.
         seed: of velocities and acceptances.
         num_calls: gradients expected; "auto" weighs the cost of compiling against it.
+        num_groups: equal consecutive groups of chains, 1 by default.
         compile: how to run a step, "auto" by default.
         blocks: names of consecutive runs of coordinates, for temperatures; by default the sites.
 
@@ -91,7 +95,7 @@ class Trajectories:
         factor: of the metric, which `set_factor` changes.
         num_gradients: so far.
         acceptance: (C,), the chance with which the last trajectory was accepted.
-        step: h, of all chains.
+        steps: h of each group.
         path: friction and length of trajectories.
         compile_mode: what "auto" came to.
     """
@@ -105,6 +109,7 @@ class Trajectories:
         trajectory_length: float,
         seed: int,
         num_calls: int,
+        num_groups: int = 1,
         compile: CompileMode = "auto",
         blocks: Blocks | None = None,
     ) -> None:
@@ -113,7 +118,8 @@ class Trajectories:
         self.blocks = merge_blocks(blocks or density.blocks)
         self.stream = RandomStream(density, len(position), seed)
         self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
-        self.factor = identity_factor(position)
+        self.factor: Metric = grouped([identity_factor(position)] * num_groups)
+        self.steps: tuple[float, ...] = (0.1,) * num_groups
         zeros = [torch.zeros_like(position[:, 0]) for _ in range(3)]
         self.state = malt.State(
             position.clone(), torch.zeros_like(position), torch.zeros_like(position), *zeros
@@ -122,15 +128,15 @@ class Trajectories:
         self.totals = Totals.zero(position, len(self.blocks))
         self.acceptance, self._acceptances = torch.ones_like(zeros[0]), torch.zeros_like(zeros[0])
         self._thermometer = Thermometer(*(torch.zeros_like(position[0]) for _ in range(3)))
-        self.set_step(0.1)
         self.start_at(position)
 
     def _build(self, estimator: Estimator, compile: CompileMode, num_calls: int) -> None:
         if compile != "eager":
             warn_of_unrolled_loop(self.density, self.state.position[0])
         # Copies: of two inputs that are one tensor the tracer sees only one.
+        still = torch.zeros_like(self.state.position[:, :1])
         leaves, structure = pytree.tree_flatten(
-            self._inputs(self.state, self.state.velocity, 0.0, 0.0)
+            self._inputs(self.state, self.state.velocity, still, still)
         )
         leaves = [leaf.clone() for leaf in leaves]
 
@@ -141,13 +147,12 @@ class Trajectories:
             function, leaves, compile, num_calls, read_constants=self.density.way.vectorized
         )
 
-    def _inputs(self, state: malt.State, noise: Tensor, h: float, decay: float) -> Inputs:
-        column = state.position[:, :1]
+    def _inputs(self, state: malt.State, noise: Tensor, h: Tensor, decay: Tensor) -> Inputs:
         return Inputs(
             state,
             noise,
-            torch.full_like(column, h),
-            torch.full_like(column, decay),
+            h,
+            decay,
             self.factor,
             self.density.chain_values,
             self.density.tensors,
@@ -166,43 +171,62 @@ class Trajectories:
     @property
     def num_steps(self) -> int:
         """L, the steps of a trajectory."""
-        return max(1, min(MOST_STEPS, round(self.path.length / self.step)))
+        return max(1, min(MOST_STEPS, round(self.path.length / min(self.steps))))
 
-    def set_step(self, step: float) -> None:
-        """Set h of all chains."""
-        self.step = step
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return len(self.steps)
 
     @property
     def settings(self) -> dict[str, Tensor]:
         """Settings (C, 1), as `Chains` has them."""
         values = {
-            "step_size": self.step**2,
-            "friction": self.path.friction,
-            "trajectory_length": self.step * self.num_steps,
+            "step_size": [h**2 for h in self.steps],
+            "friction": [self.path.friction for _ in self.steps],
+            "trajectory_length": [h * self.num_steps for h in self.steps],
         }
-        column = self.state.position[:, :1]
-        return {name: torch.full_like(column, value) for name, value in values.items()}
+        return {name: self._column(each) for name, each in values.items()}
 
-    def set_factor(self, factor: DenseFactor | LowRankFactor) -> None:
-        """Go on from the same positions in another metric."""
-        self.factor = factor
+    def _column(self, each: Sequence[float]) -> Tensor:
+        """Give every chain (C, 1) the value of its group."""
+        values = self.state.position.new_tensor(each)
+        return values.repeat_interleave(self.num_chains // self.num_groups)[:, None]
+
+    def groups(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Split values (C, ...) into those of each group."""
+        return values.split(self.num_chains // self.num_groups)
 
     def evaluate(self, position: Tensor) -> malt.State:
         """Evaluate positions (C, D): the state of chains at rest there."""
         rest = self.state._replace(position=position, velocity=torch.zeros_like(position))
-        at = self._move(rest, rest.velocity, 0.0, 0.0)
+        still = torch.zeros_like(position[:, :1])
+        at = self._move(rest, rest.velocity, still, still)
         return at._replace(velocity=rest.velocity, energy_error=torch.zeros_like(at.log_density))
 
     def start_at(self, position: Tensor) -> None:
         """Put the chains at positions (C, D)."""
         self.state = self.evaluate(position)
 
-    def measure_temperature(self, center: Tensor) -> None:
-        """Measure temperatures about a centre (D,), and along an arbitrary whitened direction."""
-        first = torch.zeros_like(center)
+    def measure_temperature(self, seen: Sequence[Tensor]) -> None:
+        """Measure temperatures about the mean of positions, and along a whitened direction.
+
+        Args:
+            seen: positions (C, D) of warm-up, of which each group has its own mean.
+        """
+        parts = zip(*(self.groups(position) for position in seen), strict=True)
+        centers = [torch.cat(part).mean(0) for part in parts]
+        first = torch.zeros_like(centers[0])
         first[0] = 1.0
+        if self.num_groups == 1:
+            direction = self.factor.forward(first[None])[0]
+            self._thermometer = Thermometer(centers[0], self.factor.dual(first), direction)
+            return
+        each = self.num_chains // self.num_groups
         self._thermometer = Thermometer(
-            center, self.factor.dual(first), self.factor.forward(first[None])[0]
+            torch.stack(centers).repeat_interleave(each, 0),
+            self.factor.dual(first).repeat_interleave(each, 0),
+            self.factor.forward(first.expand_as(self.position)),
         )
 
     def advance(self) -> Statistics:
@@ -213,10 +237,12 @@ class Trajectories:
         """
         start = self.state
         end = start._replace(energy_error=torch.zeros_like(start.energy_error))
-        decays = [0.0] + [exp(-self.path.friction * self.step)] * (self.num_steps - 1)
-        for decay in decays:
+        h = self._column(self.steps)
+        afresh = torch.zeros_like(h)
+        kept = self._column([exp(-self.path.friction * step) for step in self.steps])
+        for number in range(self.num_steps):
             noise, _ = self.stream.next()
-            end = self._move(end, noise, self.step, decay)
+            end = self._move(end, noise, h, kept if number else afresh)
         self._add_up(start)
         self.acceptance = malt.acceptance(end)
         self._acceptances += self.acceptance
@@ -230,7 +256,7 @@ class Trajectories:
         norm = torch.linalg.vector_norm(start.gradient, dim=-1)
         return Statistics(torch.stack([start.log_density, norm], -1))
 
-    def _move(self, state: malt.State, noise: Tensor, h: float, decay: float) -> malt.State:
+    def _move(self, state: malt.State, noise: Tensor, h: Tensor, decay: Tensor) -> malt.State:
         self.num_gradients += 1
         with torch.no_grad():
             return malt.State(
@@ -241,7 +267,7 @@ class Trajectories:
         center, dual, direction = self._thermometer
         displacement = state.position - center
         virials = block_virials(self.blocks, displacement, state.gradient)
-        along = -((displacement @ dual) * (state.gradient @ direction))[:, None]
+        along = -(_along(displacement, dual) * _along(state.gradient, direction))[:, None]
         self.totals = self.totals.add(state.log_likelihood, torch.cat([virials, along], -1))
 
     def take_means(self, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -259,17 +285,28 @@ class Trajectories:
         self._acceptances = torch.zeros_like(mean)
         return (mean,)
 
+    def go_on_from(self, other: Trajectories, chains: Sequence[int]) -> None:
+        """Go on where some chains of others are, whole groups of them, with their settings."""
+        each = other.num_chains // other.num_groups
+        groups = [chain // each for chain in chains[::each]]
+        self.steps = tuple(other.steps[group] for group in groups)
+        self.factor = grouped([group_of(other.factor, group) for group in groups])
+        self.state = malt.State(*(values[[*chains]] for values in other.state))
+        self._thermometer = Thermometer(
+            *(values if values.dim() == 1 else values[[*chains]] for values in other._thermometer)
+        )
+
     def state_dict(self) -> dict[str, Tensor]:
         """Give all that changes in a run; see `load_state_dict`."""
         return {
             **{f"state/{name}": value for name, value in self.state._asdict().items()},
             **{f"totals/{name}": value for name, value in self.totals._asdict().items()},
-            **{f"factor/{name}": value for name, value in self.factor._asdict().items()},
+            **{f"factor/{k}": leaf for k, leaf in enumerate(pytree.tree_leaves(self.factor))},
             **{f"stream/{name}": value for name, value in self.stream.state().items()},
             "uniform": self._uniform.get_state(),
             "acceptances": self._acceptances,
             **{f"thermometer/{k}": value for k, value in self._thermometer._asdict().items()},
-            "step": torch.tensor(self.step, dtype=torch.float64),
+            "steps": torch.tensor(self.steps, dtype=torch.float64),
             "gradients": torch.tensor(self.num_gradients),
         }
 
@@ -280,13 +317,20 @@ class Trajectories:
             return kind(*(state[f"{name}/{field}"].clone() for field in kind._fields))
 
         self.state, self.totals = part("state", malt.State), part("totals", Totals)
-        self.factor = part("factor", type(self.factor))
+        leaves, structure = pytree.tree_flatten(self.factor)
+        own = [state[f"factor/{k}"].clone() for k in range(len(leaves))]
+        self.factor = pytree.tree_unflatten(own, structure)
         self._uniform.set_state(state["uniform"])
         self._acceptances = state["acceptances"].clone()
         self._thermometer = part("thermometer", Thermometer)
-        self.set_step(float(state["step"]))
+        self.steps = tuple(state["steps"].tolist())
         self.num_gradients = int(state["gradients"])
         prefix = "stream/"
         self.stream.restore(
             {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
         )
+
+
+def _along(values: Tensor, direction: Tensor) -> Tensor:
+    """Take the products (C,) of values (C, D) with one direction (D,), or each with its own."""
+    return values @ direction if direction.dim() == 1 else (values * direction).sum(-1)

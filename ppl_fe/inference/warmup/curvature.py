@@ -97,16 +97,35 @@ def stiffest(chains: Chains, before: Stiffest | None = None) -> Stiffest:
     scale = metric_scale(chains)
 
     def product(vector: Tensor, curvature: Tensor) -> Tensor:
-        indices = chains.stream.indices()
         length = SHORT * curvature.rsqrt()
         ahead = length * scale * vector
-        forward = chains.evaluate(position + ahead, indices).gradient
-        backward = chains.evaluate(position - ahead, indices).gradient
-        return scale * (backward - forward) / (2 * length)
+        return scale * _change(chains, position, ahead) / (2 * length)
 
     iterations = FIRST_ITERATIONS if before is None else LATER_ITERATIONS
     guess = torch.ones_like(position[:, :1])
     return Stiffest(*power_iteration(product, direction, guess, iterations))
+
+
+def hessian_product(
+    chains: Chains, center: Tensor, curvature: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Give v (C, D) -> Hv with the Hessian H of −log p at a centre, of an estimate on minibatches.
+
+    Args:
+        chains: have the gradients.
+        center: (C, D), in the chains' own coordinates.
+        curvature: (C, 1), the largest, which sets the length of differences.
+    """
+    length = SHORT * curvature.rsqrt()
+    return lambda vector: _change(chains, center, length * vector) / (2 * length)
+
+
+def _change(chains: Chains, position: Tensor, ahead: Tensor) -> Tensor:
+    """Difference the gradients of −log p (C, D) ahead of positions and behind, on one minibatch."""
+    indices = chains.stream.indices()
+    forward = chains.evaluate(position + ahead, indices).gradient
+    backward = chains.evaluate(position - ahead, indices).gradient
+    return backward - forward
 
 
 def noise_variance(chains: Chains, found: Stiffest) -> Tensor:

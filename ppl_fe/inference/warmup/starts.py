@@ -22,7 +22,7 @@ from ppl_fe.inference.program.full_data import full_data_sums, weighted_chunks
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, LinearMap
 from ppl_fe.inference.step.gradients import Batch, minibatch
-from ppl_fe.inference.warmup.curvature import SHORT
+from ppl_fe.inference.warmup.curvature import hessian_product
 
 OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation assumes
 NUM_PROBES = 16
@@ -132,10 +132,6 @@ def overdispersed_positions(
 ) -> Tensor:
     """Draw starts (C, D) at twice the posterior standard deviation that the curvature predicts.
 
-    Each coordinate's curvature is that of −log p at the centre, by Hutchinson's estimate
-    E[z ⊙ Hz] over random signs z, never below `least_curvature` (a localised posterior's γ).
-    N(w*, I/γ) itself would start far outside the basin where γ is small.
-
     Args:
         chains: have the density and its gradients; their state is not touched.
         center: (C, D), the mode of each chain's target.
@@ -144,29 +140,64 @@ def overdispersed_positions(
         seed: of probes and displacements.
     """
     generator = torch.Generator(center.device).manual_seed(seed)
+    product = hessian_product(chains, center, stiffest)
+    curvature = coordinate_curvatures(center, product, least_curvature, generator)
+    indices = chains.stream.indices()
+    return overdispersed(
+        center,
+        curvature,
+        lambda positions: chains.evaluate(positions, indices).log_density,
+        generator,
+    )
 
-    def normal() -> Tensor:
-        return torch.randn(
-            center.shape, generator=generator, dtype=center.dtype, device=center.device
-        )
 
-    length = SHORT * stiffest.rsqrt()
+def coordinate_curvatures(
+    center: Tensor,
+    product: Callable[[Tensor], Tensor],
+    least_curvature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Estimate the curvature of −log p along each coordinate at the centre, (C, D).
+
+    By Hutchinson's estimate E[z ⊙ Hz] over random signs z, and never below `least_curvature` (a
+    localised posterior's γ).
+
+    Args:
+        center: (C, D).
+        product: v (C, D) -> Hv, with the Hessian H at the centre.
+        least_curvature: a lower bound.
+        generator: of the probes z.
+    """
     curvature = torch.zeros_like(center)
     for _ in range(NUM_PROBES):
-        indices = chains.stream.indices()
-        signs = normal().sign()
-        forward = chains.evaluate(center + length * signs, indices).gradient
-        backward = chains.evaluate(center - length * signs, indices).gradient
-        curvature += signs * (backward - forward) / (2 * length * NUM_PROBES)
-    curvature = curvature.clamp_min(least_curvature)
-    displacement = OVERDISPERSION * normal() * curvature.rsqrt()
-    indices = chains.stream.indices()
-    return spread_out(
-        center,
-        displacement,
-        0.5 * (curvature * displacement.square()).sum(-1),
-        lambda positions: chains.evaluate(positions, indices).log_density,
-    )
+        signs = _normal(center, generator).sign()
+        curvature += signs * product(signs) / NUM_PROBES
+    return curvature.clamp_min(least_curvature)
+
+
+def overdispersed(
+    center: Tensor,
+    curvature: Tensor,
+    log_density: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw starts (C, D) at twice the standard deviation that curvatures (C, D) predict.
+
+    N(w*, I/γ) itself would start far outside the basin where γ is small.
+
+    Args:
+        center: (C, D), the mode of each chain's target.
+        curvature: (C, D), of −log p.
+        log_density: (C, D) -> (C,).
+        generator: of the displacements.
+    """
+    displacement = OVERDISPERSION * _normal(center, generator) * curvature.rsqrt()
+    predicted = 0.5 * (curvature * displacement.square()).sum(-1)
+    return spread_out(center, displacement, predicted, log_density)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def spread_out(

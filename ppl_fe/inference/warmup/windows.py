@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import exp, log
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ppl_fe.inference.record.split_statistics import split_r_hat
+from ppl_fe.inference.step.metric_factor import MOST_DENSE
 from ppl_fe.inference.step.trajectories import Trajectories
 
 # Trajectories; each window's metric is that of the next. Three at least, the last for the step.
 WINDOWS = (25, 25, 40, 60, 100, 150, 200, 300)
 LEAST_WINDOWS, LAST_WINDOW = 3, 30
+# Of a loss alone, whose posterior may be singular: its stiff corners are met now and then only.
+LEAST_WINDOWS_OF_LOSS, LAST_WINDOW_OF_LOSS = 4, 50
 SETTLED_RATIO, SETTLED_R_HAT = 1.4, 1.1
 LONGEST_STEP = 1.8  # of whitened coordinates; 2 is where a normal's step becomes unstable
 LEARNING_EXPONENT = 0.6  # of the gain 1/(k + 1)^0.6 (Robbins & Monro 1951)
+MOST_VALUES = 2**26  # of all positions that are held, and of their gradients
+MOST_ROWS = 256  # of draws that a low-rank metric of a local posterior is learnt from
+
+
+class Seen(NamedTuple):
+    """What chains went through: positions and gradients (C, D), and log-likelihoods (C,)."""
+
+    positions: list[Tensor]
+    gradients: list[Tensor]
+    losses: list[Tensor]
 
 
 class Windows:
     """Learn the step size and the metric of trajectories, then hold them fixed.
 
     In every window h follows log h ← log h + (mean acceptance − target)/(k + 1)^0.6 over all
-    chains, and at its end the metric is learnt from its accepted positions and their gradients.
-    Windows follow one another until the metric changes by less than 40 % in any direction and the
-    chains' split R-hat is below 1.1, or as long as they are given.
+    chains of a group, and at its end the metric is learnt from its accepted positions and their
+    gradients. Windows follow one another until the metric changes by less than 40 % in any
+    direction and the chains' split R-hat is below 1.1, or as long as they are given. Where the loss
+    alone matters it is the step size that changes by less than 40 % from one window to the next.
 
     Args:
         chains: to be warmed up.
         target_acceptance: the mean acceptance that the step is to have.
         step_size: ε = h², by default chosen.
         learns_metric: or leaves it as it is.
+        of_loss: whether the loss alone matters; by default every coordinate does.
         num_trajectories: the length of the warm-up; by default until it has settled.
 
     Attributes:
@@ -47,20 +63,22 @@ class Windows:
         target_acceptance: float,
         step_size: float | None,
         learns_metric: bool,
+        of_loss: bool = False,
         num_trajectories: int | None,
     ) -> None:
         self.chains, self.num_steps = chains, 0
         self._target, self._learns_metric = target_acceptance, learns_metric
-        self._by_hand = step_size
+        self._by_hand, self._of_loss = step_size, of_loss
         self._until_settled = num_trajectories is None
         self._lengths: tuple[int, ...] = WINDOWS
-        self._last = LAST_WINDOW
+        self._least, self._last = LEAST_WINDOWS, LAST_WINDOW
+        if of_loss:
+            self._least, self._last = LEAST_WINDOWS_OF_LOSS, LAST_WINDOW_OF_LOSS
         if num_trajectories is not None:
             self._last = min(LAST_WINDOW, num_trajectories // 4)
             self._lengths = _doubling(num_trajectories - self._last)
-        chains.set_step(
-            0.5 * chains.position.shape[1] ** -0.25 if step_size is None else step_size**0.5
-        )
+        first = 0.5 * chains.position.shape[1] ** -0.25 if step_size is None else step_size**0.5
+        chains.steps = (first,) * chains.num_groups
 
     def before_step(self) -> None:
         """Count a trajectory of the run; nothing changes after warm-up."""
@@ -69,15 +87,16 @@ class Windows:
     def run(self, after_step: Callable[[str], None]) -> None:
         """Warm up, and call `after_step("warm-up")` after every trajectory."""
         for number, length in enumerate(self._lengths):
-            positions, gradients = self._window(length, after_step)
-            change = self._learn(positions, gradients) if self._learns_metric else 1.0
-            r_hat = float(split_r_hat(torch.stack(positions, 1).double()).max())
-            settled = change < SETTLED_RATIO and r_hat < SETTLED_R_HAT
-            if self._until_settled and settled and number + 1 >= LEAST_WINDOWS:
+            before = self.chains.steps
+            seen = self._window(length, after_step)
+            change = self._learn(seen) if self._learns_metric else 1.0
+            if self._of_loss:  # the directions that a loss hardly feels may settle later
+                change = _largest_ratio(before, self.chains.steps)
+            settled = change < SETTLED_RATIO and self._agree(seen)
+            if self._until_settled and settled and number + 1 >= self._least:
                 break
-        last, _ = self._window(self._last, after_step)
-        seen = last or [self.chains.position]
-        self.chains.measure_temperature(torch.cat(seen).mean(0))
+        last = self._window(self._last, after_step)
+        self.chains.measure_temperature(last.positions or [self.chains.position])
         self.chains.take_means(1)
         self.chains.take_own_statistics(1)
 
@@ -87,37 +106,59 @@ class Windows:
         found = {name: value[:, 0].clone() for name, value in chains.settings.items()}
         return {**found, "num_steps": torch.full_like(found["step_size"], chains.num_steps)}
 
-    def _window(
-        self, length: int, after_step: Callable[[str], None]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Take trajectories, tuning the step; return positions and gradients of the later part."""
-        chains, positions, gradients = self.chains, list[Tensor](), list[Tensor]()
-        logarithms = []
+    def _window(self, length: int, after_step: Callable[[str], None]) -> Seen:
+        """Take trajectories, tuning the steps; return what was seen in the later part."""
+        chains, seen = self.chains, Seen([], [], [])
+        every = max(1, length * chains.position.numel() // MOST_VALUES)
+        logarithms = list[list[float]]()
         for k in range(length):
             chains.advance()
             self.num_steps += 1
             after_step("warm-up")
             if self._by_hand is None:
-                gain = (k + 1) ** -LEARNING_EXPONENT
-                found = log(chains.step) + gain * (float(chains.acceptance.mean()) - self._target)
-                chains.set_step(exp(min(found, log(LONGEST_STEP))))
+                self._tune((k + 1) ** -LEARNING_EXPONENT)
             if k >= length // 4:
-                positions.append(chains.position)
-                gradients.append(chains.state.gradient)
-                logarithms.append(log(chains.step))
+                seen.losses.append(chains.state.log_likelihood)
+                logarithms.append([log(step) for step in chains.steps])
+                if k % every == 0:
+                    seen.positions.append(chains.position)
+                    seen.gradients.append(chains.state.gradient)
         if logarithms and self._by_hand is None:
             recent = logarithms[len(logarithms) // 2 :]
-            chains.set_step(exp(sum(recent) / len(recent)))
-        return positions, gradients
+            chains.steps = tuple(exp(sum(own) / len(recent)) for own in zip(*recent, strict=True))
+        return seen
 
-    def _learn(self, positions: Sequence[Tensor], gradients: Sequence[Tensor]) -> float:
-        if len(positions) < 2:
+    def _tune(self, gain: float) -> None:
+        chains = self.chains
+        accepted = [float(own.mean()) for own in chains.groups(chains.acceptance)]
+        found = [
+            log(step) + gain * (mean - self._target)
+            for step, mean in zip(chains.steps, accepted, strict=True)
+        ]
+        chains.steps = tuple(exp(min(one, log(LONGEST_STEP))) for one in found)
+
+    def _learn(self, seen: Seen) -> float:
+        if len(seen.positions) < 2:
             return 1.0
-        factor, change = self.chains.factor.refined(
-            torch.cat([*positions]), torch.cat([*gradients])
+        chains = self.chains
+        every = 1
+        if self._of_loss and chains.position.shape[1] > MOST_DENSE:  # many targets, side by side
+            rows = len(seen.positions) * chains.num_chains // chains.num_groups
+            every = max(1, rows // MOST_ROWS)
+        chains.factor, change = chains.factor.refined(
+            torch.stack(seen.positions[::every]), torch.stack(seen.gradients[::every])
         )
-        self.chains.set_factor(factor)
         return change
+
+    def _agree(self, seen: Seen) -> bool:
+        """Say whether R-hat is low within every group: of the loss, or of the positions."""
+        draws = seen.losses if self._of_loss else seen.positions
+        own = self.chains.groups(torch.stack(draws, 1).double())
+        return all(float(split_r_hat(each).max()) < SETTLED_R_HAT for each in own)
+
+
+def _largest_ratio(before: tuple[float, ...], after: tuple[float, ...]) -> float:
+    return exp(max(abs(log(b / a)) for a, b in zip(before, after, strict=True)))
 
 
 def _doubling(total: int) -> tuple[int, ...]:
