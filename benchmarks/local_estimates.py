@@ -65,7 +65,7 @@ def digits() -> Case:
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
     for _ in range(2000):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(x), y).backward()
+        nn.functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     network = fe.FlatNetwork(module)
     long: dict[str, Any] = {"num_samples": 1500, "warmup_steps": 300, "thinning": 1}

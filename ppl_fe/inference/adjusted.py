@@ -16,7 +16,7 @@ from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.metric_factor import MOST_DENSE, DenseFactor
-from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.step.trajectories import Path, Trajectories
 from ppl_fe.inference.warmup.about_a_center import start_about_center
 from ppl_fe.inference.warmup.newton import Descent, descend
 from ppl_fe.inference.warmup.scouts import with_other_modes
@@ -147,8 +147,7 @@ class MALT(PyroKernel):
         chains = Trajectories(
             density,
             position,
-            friction=self.friction,
-            trajectory_length=self.trajectory_length,
+            path=Path(self.friction, self.trajectory_length),
             seed=plan.seed,
             num_calls=EXPECTED_STEPS * trajectories,
             num_groups=target.num_groups,

@@ -65,6 +65,7 @@ def test_minibatches_for_exact_gradients_are_refused() -> None:
         fe.estimate_free_energy(network(), DATA, kernel="BAOAB")  # type: ignore[arg-type]
 
 
+@pytest.mark.thorough
 def test_the_free_energy_itself_at_the_defaults() -> None:
     """Its rungs are groups whose curvatures differ a million times: each needs its own metric."""
     found = fe.integrate_free_energy(

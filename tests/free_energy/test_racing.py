@@ -45,7 +45,7 @@ def rank(offs: dict[str, float], **options: Any) -> pd.DataFrame:
 
 def exact(off: float) -> float:
     beta = 1 / math.log(N)
-    return linear_gaussian_posterior(X, Y, anchor(off), gamma=GAMMA, beta=beta).wbic
+    return float(linear_gaussian_posterior(X, Y, anchor(off), gamma=GAMMA, beta=beta).wbic)
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ class GroupedFactor(NamedTuple):
         parts = (values.tensor_split(self.num_groups, 1) for values in (positions, gradients))
         own = enumerate(zip(*parts, strict=True))
         each = [self.at(group).refined(*seen) for group, seen in own]
-        return grouped([factor for factor, _ in each]), max(change for _, change in each)
+        stacked = _stacked([factor for factor, _ in each])
+        return GroupedFactor(stacked), max(change for _, change in each)
 
     @property
     def num_groups(self) -> int:
@@ -190,10 +191,11 @@ Metric = DenseFactor | LowRankFactor | GroupedFactor
 
 def grouped(factors: Sequence[DenseFactor | LowRankFactor]) -> Metric:
     """Make one metric of those of the groups of chains, all of one kind."""
-    first = factors[0]
-    if len(factors) == 1:
-        return first
-    return GroupedFactor(first.stacked(factors))  # type: ignore[arg-type]  # all of its kind
+    return factors[0] if len(factors) == 1 else GroupedFactor(_stacked(factors))
+
+
+def _stacked(factors: Sequence[DenseFactor | LowRankFactor]) -> DenseFactor | LowRankFactor:
+    return factors[0].stacked(factors)  # type: ignore[arg-type]  # all of one kind
 
 
 def group_of(metric: Metric, group: int) -> DenseFactor | LowRankFactor:

@@ -82,8 +82,7 @@ class Trajectories:
     Args:
         density: the target; plates that subsample are taken whole.
         position: (C, D), where the chains start.
-        friction: f, in whitened coordinates.
-        trajectory_length: T = h L, in whitened coordinates.
+        path: friction and length of trajectories.
         seed: of velocities and acceptances.
         num_calls: gradients expected; "auto" weighs the cost of compiling against it.
         num_groups: equal consecutive groups of chains, 1 by default.
@@ -92,7 +91,7 @@ class Trajectories:
 
     Attributes:
         state: at accepted positions.
-        factor: of the metric, which `set_factor` changes.
+        factor: of the metric, of all chains or of each group.
         num_gradients: so far.
         acceptance: (C,), the chance with which the last trajectory was accepted.
         steps: h of each group.
@@ -105,8 +104,7 @@ class Trajectories:
         density: Density,
         position: Tensor,
         *,
-        friction: float,
-        trajectory_length: float,
+        path: Path,
         seed: int,
         num_calls: int,
         num_groups: int = 1,
@@ -114,7 +112,7 @@ class Trajectories:
         blocks: Blocks | None = None,
     ) -> None:
         self.density, self.num_gradients = density, 0
-        self.path = Path(friction, trajectory_length)
+        self.path = path
         self.blocks = merge_blocks(blocks or density.blocks)
         self.stream = RandomStream(density, len(position), seed)
         self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
@@ -195,7 +193,7 @@ class Trajectories:
 
     def groups(self, values: Tensor) -> tuple[Tensor, ...]:
         """Split values (C, ...) into those of each group."""
-        return values.split(self.num_chains // self.num_groups)
+        return torch.split(values, self.num_chains // self.num_groups)
 
     def evaluate(self, position: Tensor) -> malt.State:
         """Evaluate positions (C, D): the state of chains at rest there."""
