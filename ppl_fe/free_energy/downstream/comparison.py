@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words
+from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.downstream.criteria import (
     FINETUNED,
     ON_FEATURES,
@@ -35,7 +36,7 @@ from ppl_fe.free_energy.downstream.short_finetunes import (
     by_halves,
 )
 from ppl_fe.free_energy.ladders import Ladders
-from ppl_fe.free_energy.local_chains import ChainOptions, FreshHead, program_and_kernel
+from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
 from ppl_fe.free_energy.lots import side_by_side
 from ppl_fe.models.likelihoods import find_likelihood
 from ppl_fe.networks.flat import FlatNetwork
