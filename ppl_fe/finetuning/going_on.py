@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from ppl_fe.data.digests import data_digests
 from ppl_fe.data.sources import LoaderData, TensorData
-from ppl_fe.files.digest import digest
 from ppl_fe.files.kept_run import KeptRun, State
 from ppl_fe.finetuning.objective import Batch, Objective, picked_rows
 from ppl_fe.inference.run.identity import refuse_other_run
@@ -40,39 +39,21 @@ def facts_of(
         sources: what messages call the data -> them; the likelihood is evaluated on the first.
         settings: of the call; what JSON takes.
     """
-    rows = {name: _batches(source) for name, source in sources.items()}
     data = {"network": network_hash(network)}
-    for name, (once, again) in rows.items():
-        found, repeated = _named(name, once), _named(name, again)
-        same = {k: v for k, v in found.items() if torch.equal(v, repeated[k])}
-        data |= {k: digest({"": v}) for k, v in same.items()}
-    first = next(iter(rows.values()))[0]
+    for name, source in sources.items():
+        data |= data_digests(name, source)
+    first = next(iter(sources.values()))
+    rows = (first.inputs, first.targets) if isinstance(first, TensorData) else first.spread()
     facts = {
         "ppl_fe_version": __version__,
         "likelihood": getattr(objective.likelihood, "__name__", "an object"),
         **settings,
         "data": data,
-        "program": _evaluated(network, objective, first),
+        "program": _evaluated(network, objective, rows),
         "precision": torch.finfo(network.dtype).eps ** 0.5,
     }
     parsed: dict[str, Any] = json.loads(json.dumps(facts))  # as it will be read from a file
     return parsed
-
-
-def _batches(source: TensorData | LoaderData) -> tuple[Batch, Batch]:
-    """Give all the data, or twice a loader's batch."""
-    if isinstance(source, LoaderData):
-        return source.spread(), source.spread()
-    return (source.inputs, source.targets), (source.inputs, source.targets)
-
-
-def _named(name: str, batch: Batch) -> dict[str, Tensor]:
-    inputs, targets = batch
-    if isinstance(inputs, Mapping):
-        named = {f"{name} {key!r}": tensor for key, tensor in inputs.items()}
-    else:
-        named = {f"{name} inputs": inputs}
-    return {**named, f"{name} targets": targets}
 
 
 def _evaluated(network: FlatNetwork, objective: Objective, batch: Batch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ranking.py        several checkpoints, best first
 ranking_table.py  their table, which shows its notes whole
 candidates.py     their names, and which of them the data can be put through
+kept_ranking.py   the folder that keeps a ranking, row by row
 lots.py           which of them run side by side
 racing.py         which of them go on until the best is clear
 contenders.py     their chains in such a race, stage after stage

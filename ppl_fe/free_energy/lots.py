@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from ppl_fe.files.no_room import FULL
 from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.kept_ranking import KeptRanking
 from ppl_fe.networks.flat import FlatNetwork
 
 # Side by side up to here: more chains a step save no time on a CPU and cost memory.
@@ -26,6 +27,7 @@ def run_lots(
     networks: Mapping[str, FlatNetwork],
     options: ChainOptions,
     run_lot: Callable[[Mapping[str, FlatNetwork], ChainOptions], Mapping[str, Found]],
+    kept: KeptRanking | None = None,
 ) -> Iterator[tuple[str, Found | Exception]]:
     """Run all checkpoints, lot after lot; give what is found of each, or why there is nothing.
 
@@ -36,26 +38,39 @@ def run_lots(
         networks: by name.
         options: of the chains; each lot has its own seed, and its own folder where there is one.
         run_lot: what is done with a lot.
+        kept: the ranking that keeps what is found, rows then; none by default.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the message says what is kept.
+        OSError: the disk is full.
     """
-    lots = deque(enumerate(side_by_side(networks, options.num_chains)))
+    divide = partial(side_by_side, num_chains=options.num_chains)
+    if kept is None:
+        lots = deque(enumerate(divide(networks)))
+    else:
+        lots = deque(kept.take_up(networks, divide))
+        yield from kept.finished()
     count = len(lots)
     while lots:
         number, names = lots.popleft()
-        folder = None if options.save_to is None else Path(options.save_to) / f"{number}.zarr"
-        own = replace(options, seed=options.seed + number * SEEDS_APART, save_to=folder)
+        own = replace(options, seed=options.seed + number * SEEDS_APART)
+        own = own if kept is None else kept.of_lot(number, own)
         try:
             found = run_lot({name: networks[name] for name in names}, own)
         except Exception as error:  # whatever one of them can raise
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             if len(names) == 1:
                 yield names[0], error
                 continue
-            half = len(names) // 2
-            lots.extend([(count, names[:half]), (count + 1, names[half:])])
+            halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+            lots.extend(enumerate(halves, count) if kept is None else kept.divide(number, halves))
             count += 2
-            if folder is not None:  # half a run, with which nothing goes on
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.with_name(f"{folder.name}.resume").unlink(missing_ok=True)
+        except KeyboardInterrupt:
+            raise (KeyboardInterrupt() if kept is None else kept.stop()) from None
         else:
+            if kept is not None:
+                kept.finish(number, found)
             yield from found.items()
 
 

@@ -21,6 +21,7 @@ from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions, Sampler,
 from ppl_fe.free_energy.contenders import Contender, Heat
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
+from ppl_fe.free_energy.kept_ranking import KeptRanking, facts_of, kept_ranking
 from ppl_fe.free_energy.local_chains import (
     held_out_loss,
     passes_of,
@@ -81,6 +82,7 @@ def rank_checkpoints(
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
     save_to: str | Path | None = ChainOptions.save_to,
+    resume: bool = ChainOptions.resume,
     progress_bar: bool = ChainOptions.progress_bar,
     compile: CompileMode = ChainOptions.compile,
 ) -> pd.DataFrame:
@@ -119,16 +121,16 @@ def rank_checkpoints(
             of all (R-hat 1.05, ESS 100) only those go on that may be the lowest, with a probability
             of 1 % and more, until one has 95 % or their errors are below what matters: half a nat,
             or 2 % of λ̂. "mixed": each until its loss has an R-hat of 1.01 and an ESS of 400, and
-            for a standard error of λ̂ of 2 % up to four times as long, as one estimate does. A
-            ranking that is saved is "mixed".
+            for a standard error of λ̂ of 2 % up to four times as long. A saved ranking is "mixed".
         num_samples: S, kept draws a chain; where one of these is given, the others are 500, 1000
             and 10 by default. Runs with a process a chain have this length.
         warmup_steps: steps before the first draw.
         thinning: steps a kept draw.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
         seed: 0 by default; equal seeds give equal draws.
-        save_to: new folder, none by default, with one zarr store for each lot of checkpoints that
-            ran side by side (`0.zarr`, `1.zarr`, ...), chains in the order of `checkpoints`.
+        save_to: new folder, none by default: `table.json`, to which rows go as they come, and one
+            zarr store for each lot that ran side by side (`0.zarr`, ...), in the order given.
+        resume: go on with the ranking at `save_to`; checkpoints may join it. False by default.
         progress_bar: True by default.
         compile: "auto" by default, as in `fe.sample`.
 
@@ -182,23 +184,24 @@ def rank_checkpoints(
     source, other = as_data(data), None if held_out is None else as_data(held_out)
     options = options.chosen(source)
     program_and_kernel(template, source, options)  # what it refuses should cost no reading
-    if save_to is not None and Path(save_to).exists():
-        raise FileExistsError(f"save_to: {save_to} already exists; give a new folder")
-    networks, errors = Trial(source, other, options).come_through(template, named)
-    rows: dict[str, dict[str, Any]] = {
-        name: {"note": "", "error": errors.get(name, "")} for name in named
-    }
-    if baselines:  # before the chains: what they cannot take should cost no hours
-        for name, columns in _baselines(networks, source, features, likelihood).items():
-            rows[name] |= columns
-    outcome: Outcome | None = None
-    if until == "order" and options.has_targets and save_to is None:
-        found, outcome = _race_all(networks, source, other, options)
-    else:
-        found = dict(_run_all(networks, source, other, options))
-    for name, columns in found.items():
-        notes = [rows[name]["note"], columns.pop("note", "")]
-        rows[name] |= {**columns, "note": "; ".join(filter(None, notes))}
+    with kept_ranking(save_to, resume=resume) as kept:
+        if kept is not None:
+            kept.hold_to(facts_of(template, source, other, options))
+        networks, errors = Trial(source, other, options).come_through(template, named)
+        rows: dict[str, dict[str, Any]] = {
+            name: {"note": "", "error": errors.get(name, "")} for name in named
+        }
+        if baselines:  # before the chains: what they cannot take should cost no hours
+            for name, columns in _baselines(networks, source, features, likelihood).items():
+                rows[name] |= columns
+        outcome: Outcome | None = None
+        if until == "order" and options.has_targets and save_to is None:
+            found, outcome = _race_all(networks, source, other, options)
+        else:
+            found = dict(_run_all(networks, source, other, options, kept))
+        for name, columns in found.items():
+            notes = [rows[name]["note"], columns.pop("note", "")]
+            rows[name] |= {**columns, "note": "; ".join(filter(None, notes))}
     return _table(rows, seed, source.num_data, outcome)
 
 
@@ -234,6 +237,7 @@ def _run_all(
     source: TensorData | LoaderData,
     held_out: TensorData | LoaderData | None,
     options: ChainOptions,
+    kept: KeptRanking | None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run the chains of all checkpoints, each lot until it is done; give the columns of each."""
 
@@ -242,6 +246,8 @@ def _run_all(
         shared = next(iter(lot.values()))
         anchors = torch.stack([network.anchor for network in lot.values()])
         chains = sample_local_posteriors(shared, anchors, source, own)
+        if kept is not None and chains.draws.attrs["interrupted"]:
+            raise KeyboardInterrupt  # its draws are kept, and gone on with
         found: dict[str, dict[str, Any]] = {}
         for group, name in enumerate(lot):
             try:
@@ -252,7 +258,7 @@ def _run_all(
                 found[name] = _row(estimate, passes_of(chains), losses.get(name))
         return found
 
-    for name, found in run_lots(networks, options, run_lot):
+    for name, found in run_lots(networks, options, run_lot, kept):
         yield name, {"error": in_words(found)} if isinstance(found, Exception) else found
 
 

@@ -78,10 +78,10 @@ def test_killed_at_a_few_operations(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_every_tenth_operation(kind: str, tmp_path: Path) -> None:
+def test_killed_at_every_twenty_fifth_operation(kind: str, tmp_path: Path) -> None:
     operation = 0
     while kill_and_go_on(kind, operation, tmp_path / str(operation)):
-        operation += 10
+        operation += 25
     assert operation > 100
 
 

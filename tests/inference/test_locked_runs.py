@@ -197,7 +197,7 @@ def _contend(path: Path, together: Any, results: Any) -> None:
 def test_processes_begun_together(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     whole = run(None, num_samples=200)
-    for number in range(20):
+    for number in range(8):
         path = tmp_path / str(number) / "run.zarr"
         together, results = fork.Barrier(2), fork.Queue()
         both = [fork.Process(target=_contend, args=(path, together, results)) for _ in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from ppl_fe.files.no_room import told_if_full
 from ppl_fe.files.state_file import StateFile
 from ppl_fe.files.syncing import sync
 from ppl_fe.inference.program.dimensions import Labels
-from ppl_fe.inference.record.seal import break_seal, is_sealed, seal, sealed
+from ppl_fe.inference.record.seal import METADATA, break_seal, is_sealed, seal, sealed
 from ppl_fe.inference.record.zarr_folder import (
     Arrays,
     Noting,
@@ -370,3 +371,14 @@ class Store:
             f"resume=True: {self.path} was changed since its run was stopped: {wrong}; "
             "begin a new run"
         )
+
+
+def is_stored(path: Path) -> bool:
+    """Whether there is a run at a path that can be gone on with, or is complete."""
+    if path.with_name(path.name + ".resume").exists():
+        return True
+    try:
+        about = json.loads((path / METADATA).read_bytes())
+        return is_sealed(path) and about["attributes"]["interrupted"] == 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
