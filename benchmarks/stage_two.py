@@ -24,7 +24,7 @@ from stage_one import BATCH, TOKENS, Step, data, network, plain_sgd, seconds
 from ppl_fe.data import TensorData
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries, build_optimizer, mask_entries
-from ppl_fe.finetuning.train.training_loop import TrainingPlan, train
+from ppl_fe.finetuning.train.training_loop import Training, TrainingPlan
 from ppl_fe.networks.flat import FlatNetwork
 
 SHARE, STEPS = 0.005, 5  # of the weights; a round
@@ -41,7 +41,8 @@ def sparse(net: FlatNetwork, source: TensorData) -> tuple[Step, torch.optim.Opti
     plan = TrainingPlan(STEPS, 1e-4, "constant", STEPS, 1)
 
     def run() -> None:
-        train(module, trained, optimizer, objective, batches, plan, None, progress_bar=False)
+        training = Training(module, trained, optimizer, objective, plan, None)
+        training.run(batches, progress_bar=False)
 
     return run, optimizer
 

@@ -349,13 +349,13 @@ def test_a_crash_between_the_draws_and_the_resume_file(
 def test_a_crash_within_an_append(number: int, path: Path) -> None:
     append, calls = append_draws, 0
 
-    def crashing(group: Any, arrays: Mapping[str, Any]) -> None:
+    def crashing(group: Any, arrays: Mapping[str, Any], labels: Any) -> None:
         nonlocal calls
         for name, values in arrays.items():
             calls += 1
             if calls > number:
                 raise CrashError
-            append(group, {name: values})
+            append(group, {name: values}, labels)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "append_draws", crashing)

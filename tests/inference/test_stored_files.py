@@ -218,7 +218,11 @@ def test_draws_saved_again_by_their_reader_are_read(path: Path, tmp_path: Path) 
 def test_draws_that_are_read_as_they_are_needed(chunks: dict[str, int] | None, path: Path) -> None:
     if chunks is not None:
         pytest.importorskip("dask", reason="dask is not installed")
-    for read in (fe.summary, lambda draws: fe.diagnose(draws).table[["check", "value"]]):
+
+    def diagnosed(draws: Any) -> Any:
+        return fe.diagnose(draws).table[["check", "value"]]
+
+    for read in (fe.summary, diagnosed):
         with xr.open_datatree(path, engine="zarr", chunks=chunks) as lazy:
             assert read(lazy).sort_index().equals(read(path).sort_index())
 

@@ -150,7 +150,7 @@ def test_log_likelihoods_of_single_data_carry_weights(likelihood: Callable[..., 
         fe.BAOAB(program, step_size=1e-4), X, LABELS, num_samples=4, warmup_steps=20, num_chains=2,
         compile="eager", progress_bar=False,
     )  # fmt: skip
-    terms = fe.add_log_likelihood(draws, program, (X, LABELS)).log_likelihood
+    terms = fe.add_log_likelihood(draws, program, X, LABELS).log_likelihood
     (name,) = terms.data_vars
     w = torch.as_tensor(draws.posterior["w"].values[1, 2])
     wanted = -cross_entropy(network(w, X), LABELS, LIKELIHOODS[likelihood], reduction="none")
