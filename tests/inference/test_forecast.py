@@ -90,6 +90,7 @@ def test_an_estimate_out_of_reach_names_the_localization(
             (inputs, torch.zeros(100)),
             likelihood="normal",
             batch_size=None,
+            kernel=fe.BAOAB,
         ),
         capsys,
     )
