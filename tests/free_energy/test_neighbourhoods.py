@@ -1,0 +1,95 @@
+"""Which γ is taken, with every free energy exact: no chain is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
+from torch import Tensor
+
+import ppl_fe as fe
+from ppl_fe.free_energy.ladders import Climbed, Ladders
+
+BODIES = [TRUE[:D_BODY] + shift * np.array([1.0, -1.0, 1.0, 1.0]) for shift in (0.4, 0.8, 1.2)]
+
+
+@pytest.fixture
+def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have closed forms in place of chains, which at some γ may not mix or not stay finite."""
+
+    def install(*, mixes_above: float = 0.0, finite_above: float = 0.0) -> None:
+        def climb(ladders: Ladders, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
+            gamma = float(ladders.options.localization)
+            if gamma < finite_above:
+                raise fe.DivergedError("not finite")
+            r_hat = 1.0 if gamma > mixes_above else 1.5
+            rung = {"energy": 1.0, "energy_mcse": 0.1, "r_hat": r_hat, "ess": 500.0}
+            values = [
+                exactly(body, gamma).free_energy for body in anchors[:, :D_BODY].double().numpy()
+            ]
+            ladder = pd.DataFrame([rung, rung])
+            return [Climbed(value, 0.1, 0.0, ladder) for value in values], xr.DataTree()
+
+        monkeypatch.setattr(Ladders, "climb", climb)
+
+    return install
+
+
+def choose(**settings: Any) -> pd.DataFrame:
+    return fe.choose_checkpoint(
+        {f"number {k}": body_state(body) for k, body in enumerate(BODIES)},
+        TwoParts(),
+        DATA,
+        likelihood="normal",
+        head="head",
+        features="body",
+        criteria=["free_energy"],
+        compile="eager",
+        progress_bar=False,
+        **settings,
+    )
+
+
+def evidence(gamma: float) -> float:
+    return float(np.mean([exactly(body, gamma).free_energy for body in BODIES]))
+
+
+def test_gamma_has_the_largest_mean_evidence_of_a_grid_without_edges(
+    climb_exactly: Callable[..., None],
+) -> None:
+    climb_exactly()
+    table = choose()
+    grid = [10 ** (k / 2) for k in range(-8, 13)]
+    chosen = table.attrs["localization"]
+    assert chosen == pytest.approx(min(grid, key=evidence))
+    assert list(table.index) == ["number 0", "number 1", "number 2"]
+    assert table["free_energy"].tolist() == pytest.approx(
+        [exactly(body, chosen).free_energy for body in BODIES], rel=1e-5
+    )
+    tried = pd.DataFrame(table.attrs["neighbourhoods"])
+    assert tried["localization"].min() < chosen < tried["localization"].max()
+
+
+def test_a_gamma_whose_chains_did_not_mix_or_diverged_is_not_taken(
+    climb_exactly: Callable[..., None],
+) -> None:
+    best = min((10 ** (k / 2) for k in range(-8, 13)), key=evidence)
+    climb_exactly(mixes_above=1.1 * best, finite_above=0.9 * best)
+    table = choose()
+    assert table.attrs["localization"] == pytest.approx(10**0.5 * best)
+    assert not table["note"].any()
+
+
+def test_where_no_chains_mix_no_row_is_lost_and_none_recommended(
+    climb_exactly: Callable[..., None],
+) -> None:
+    climb_exactly(mixes_above=np.inf)
+    table = choose()
+    assert table["note"].str.contains("no free energy: .*mixed at none of γ = ").all()
+    assert table["free_energy"].isna().all()
+    assert table.attrs["recommendation"].startswith("No checkpoint can be recommended")
