@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log, log10
+from typing import Any
 
 import pytest
 import torch
@@ -33,12 +34,25 @@ def exact_llc(inputs: Tensor, localization: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "condition"), [(3, 10.0), pytest.param(10, 1000.0, marks=pytest.mark.thorough)]
+    ("size", "condition", "sampler"),
+    [
+        (3, 10.0, {}),
+        pytest.param(
+            *(3, 10.0, {"kernel": fe.BAOAB, "compile": "traced"}), marks=pytest.mark.thorough
+        ),
+        pytest.param(10, 1000.0, {}, marks=pytest.mark.thorough),
+    ],
 )
-def test_an_estimate_at_its_defaults_has_mixed_and_is_right(size: int, condition: float) -> None:
+def test_an_estimate_without_lengths_has_mixed_and_is_right(
+    size: int, condition: float, sampler: dict[str, Any]
+) -> None:
     module, inputs, targets = linear(size, condition, 600)
     estimate = fe.estimate_free_energy(
-        fe.FlatNetwork(module), (inputs, targets), likelihood="normal", progress_bar=False
+        fe.FlatNetwork(module),
+        (inputs, targets),
+        likelihood="normal",
+        progress_bar=False,
+        **sampler,
     )
     assert estimate.notes == ()
     assert estimate.ess > 400
