@@ -99,14 +99,15 @@ def test_what_is_alike_ends_below_what_matters_and_is_said() -> None:
     assert order["small"]
     above = table["wbic"] - N * table["anchor_loss"]
     assert (table["wbic_mcse"] <= np.maximum(0.5, 0.02 * above)).all()
-    assert "No best one is told apart: one and twin lie within" in table.attrs["read_first"]
+    assert "No best one is told apart: one, twin lie within" in table.attrs["read_first"]
 
 
 @pytest.mark.thorough
 def test_minibatches_race_too() -> None:
     table = rank(OFF, kernel=fe.BAOAB, batch_size=200)
     assert list(table.index)[2:] == ["far", "farther"]
-    assert table["passes"]["far"] < table["passes"]["best"]
+    raced_on = table.attrs["order"]["rounds"] > 0
+    assert (table["passes"]["far"] < table["passes"]["best"]) == raced_on
     for name, row in table.iterrows():
         found, error = exact(OFF[str(name)]), row["wbic_mcse"]
         # Minibatches may warm the chains by the tolerance, 2 %.
