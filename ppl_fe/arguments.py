@@ -11,6 +11,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -159,6 +160,16 @@ def refuse_unknown(called: str, unknown: Iterable[str], known: Collection[str]) 
         else:
             clauses.append(f"{name!r}; it takes {', '.join(sorted(known))}")
     raise TypeError(f"{called}() has no argument {'; nor '.join(clauses)}")
+
+
+def given(**arguments: T | None) -> dict[str, T]:
+    """Keep the arguments that were given, which None stands for the lack of.
+
+    Example:
+        >>> given(num_samples=100, thinning=None)
+        {'num_samples': 100}
+    """
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def near_argument(name: str, known: Collection[str]) -> str:

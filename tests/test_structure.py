@@ -40,6 +40,7 @@ ENGINE_FLOORS = [
     {"sampling"},
 ]
 PYRO_ROOMS = (
+    "ppl_fe/inference/program/ancestors.py",
     "ppl_fe/inference/program/enumeration.py",
     "ppl_fe/inference/program/equal_forms.py",
     "ppl_fe/inference/program/simulate.py",

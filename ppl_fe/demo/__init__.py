@@ -12,7 +12,6 @@ noise, where the theory's density ratio stays bounded, and the new digits 5-9, w
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -60,17 +59,10 @@ def run_demo(output: str | Path, *, seed: int = 0, progress_bar: bool = True) ->
 
 def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
     say = print if progress_bar else _quiet
-    with ThreadPoolExecutor(1) as beside, write_report(output) as folder:
+    with write_report(output) as folder:
         digits = embedded_digits(seed=seed)
         say("pretraining small networks on the digits 0-4 ...")
         trained = pretrain(digits.training, seeds=(2 * seed, 2 * seed + 1))
-        network = FlatNetwork(digits_network())
-        anchors = [network.with_state(checkpoint.state_dict).anchor for checkpoint in trained]
-        say("fine-tuning each on few examples, on another core ...")
-        outcomes = {
-            task: beside.submit(transfer, network, torch.stack(anchors), pool, seed=seed)
-            for task, pool in digits.tasks.items()
-        }
         say(f"ranking {len(trained)} checkpoints by free energy ...")
         table = rank_checkpoints(
             {checkpoint.name: checkpoint.state_dict for checkpoint in trained},
@@ -92,11 +84,15 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
         table["learning_rate"] = [by_name[name].configuration.learning_rate for name in table.index]
         found: dict[str, pd.DataFrame] = {}
         verdicts: dict[str, str] = {}
-        places = [[*by_name].index(name) for name in table.index]
-        for task, future in outcomes.items():
-            outcome = future.result()
-            table[task] = outcome.mean[places].numpy()
-            table[f"{task}_error"] = outcome.paired_error[places].numpy()
+        network = FlatNetwork(digits_network())
+        vectors = torch.stack(
+            [network.with_state(by_name[name].state_dict).anchor for name in table.index]
+        )
+        for task, pool in digits.tasks.items():
+            say(f"fine-tuning each on few examples: {task} ...")
+            outcome = transfer(network, vectors, pool, seed=seed)
+            table[task] = outcome.mean.numpy()
+            table[f"{task}_error"] = outcome.paired_error.numpy()
             found[task] = correlations(table, CRITERIA, task, seed=seed)
             verdicts[task] = verdict(found[task], outcome=f"accuracy on {task}")
         report = Report(table, found, verdicts, time.perf_counter() - started, output)

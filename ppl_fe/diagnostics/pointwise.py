@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from ppl_fe.arguments import forwards_arguments
 from ppl_fe.diagnostics.scores import bound, density_of, labels_of, positions_of, program_of
 from ppl_fe.inference.program.density import Density, Indices
 from ppl_fe.inference.program.dimensions import Labels
-from ppl_fe.inference.program.minibatches import index_sets, put_together
+from ppl_fe.inference.program.minibatches import in_pieces, index_sets, put_together
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.data_groups import dataset
 from ppl_fe.inference.step.batchable import batchable
@@ -25,8 +24,6 @@ from ppl_fe.renamed import warn_of_old_name
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-
-VALUES_AT_ONCE = 2**22  # of log-densities: the program is batched over as many draws as that takes
 
 
 def _takes_the_old_form(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -139,14 +136,11 @@ def log_densities(density: Density, positions: Tensor) -> dict[str, NDArray[Any]
         subsets = tuple(named.values())
         first = density.run(positions[0], subsets).pointwise
         each = sum(site.log_prob.numel() for site in first.values())
-        at_once = max(1, VALUES_AT_ONCE // max(1, each))
-        pieces = [
-            _terms(density, positions[begin : begin + at_once], subsets)
-            for begin in range(0, len(positions), at_once)
-        ]
-        parts.append(
-            (named, {name: np.concatenate([piece[name] for piece in pieces]) for name in first})
-        )
+
+        def terms(rows: slice, subsets: Indices = subsets) -> dict[str, NDArray[Any]]:
+            return _terms(density, positions[rows], subsets)
+
+        parts.append((named, in_pieces(len(positions), each, terms)))
         axes = {name: site.axes for name, site in first.items()}
     return put_together(parts, axes, density.subsamples)
 

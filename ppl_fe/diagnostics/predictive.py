@@ -16,7 +16,7 @@ from ppl_fe.arguments import forwards_arguments, require_integer
 from ppl_fe.diagnostics.scores import bound, labels_of, program_of
 from ppl_fe.inference.program.dimensions import Labels
 from ppl_fe.inference.program.explain import called
-from ppl_fe.inference.program.minibatches import index_sets, put_together
+from ppl_fe.inference.program.minibatches import in_pieces, index_sets, put_together
 from ppl_fe.inference.program.simulate import (
     Simulation,
     at_every_draw,
@@ -29,7 +29,6 @@ from ppl_fe.inference.record.data_groups import dataset
 
 Arrays = dict[str, NDArray[Any]]
 Values = Mapping[str, Tensor]
-VALUES_AT_ONCE = 2**22  # of predictions: the program is batched over as many draws as that takes
 
 
 @forwards_arguments
@@ -228,21 +227,17 @@ def _predicted(
     """Draw the sites of these kinds at every draw, (S, ...), on all the data."""
     of_kind = {name: own for kind in kinds for name, own in getattr(first, kind).items()}
     each = sum(drawn.value.numel() for drawn in of_kind.values())
-    at_once = max(1, VALUES_AT_ONCE // max(1, each))
     parts = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for subsets in index_sets(first.subsamples, _device(first)):
-            pieces = []
-            for begin in range(0, num_draws, at_once):
-                rows = slice(begin, min(begin + at_once, num_draws))
+
+            def drawn(rows: slice, subsets: Values = subsets) -> Arrays:
                 some = {name: value[rows] for name, value in values.items()}
-                pieces.append(at_every_draw(call, some, rows.stop - begin, subsets, kinds))
-            arrays = {
-                name: np.concatenate([to_numpy(piece[name]) for piece in pieces])
-                for name in pieces[0]
-            }
-            parts.append((subsets, arrays))
+                found = at_every_draw(call, some, rows.stop - rows.start, subsets, kinds)
+                return {name: to_numpy(value) for name, value in found.items()}
+
+            parts.append((subsets, in_pieces(num_draws, each, drawn)))
     axes = {name: drawn.axes for name, drawn in of_kind.items()}
     return put_together(parts, axes, first.subsamples)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -110,11 +110,49 @@ class KeptRun:
             raise ValueError(f"resume=True: {error}; begin a new run") from error
 
 
+class _Held(Protocol):
+    def close(self) -> None: ...
+
+
+Held = TypeVar("Held", bound=_Held)
+
+
 @contextmanager
+def opened(
+    save_to: str | Path | None, what: str, make: Callable[[Path], Held], *, resume: bool
+) -> Iterator[Held | None]:
+    """Open what keeps a run for as long as the block lasts; None where none is asked for.
+
+    Args:
+        save_to: its path, or None.
+        what: the run, in a word.
+        make: makes what holds the path until it is closed.
+        resume: go on with what is there.
+
+    Raises:
+        ValueError: `resume` without a path; and what `make` raises.
+
+    Example:
+        >>> with opened(None, "run", lambda path: KeptRun(path, "example 1"), resume=False) as kept:
+        ...     kept is None
+        True
+    """
+    if save_to is None:
+        if resume:
+            raise ValueError(f"resume=True goes on with the {what} at save_to; give save_to")
+        yield None
+        return
+    kept = make(Path(save_to))
+    try:
+        yield kept
+    finally:
+        kept.close()
+
+
 def kept_run(
     save_to: str | Path | None, file_format: str, *, resume: bool
-) -> Iterator[KeptRun | None]:
-    """Open the file of a run for as long as the block lasts; None where none is asked for.
+) -> AbstractContextManager[KeptRun | None]:
+    """Open the file of a run, as `opened` does.
 
     Args:
         save_to: the file, or None.
@@ -123,19 +161,7 @@ def kept_run(
 
     Raises:
         ValueError: `resume` without a file; and what `KeptRun` raises.
-
-    Example:
-        >>> with kept_run(None, "example 1", resume=False) as kept:
-        ...     kept is None
-        True
     """
-    if save_to is None:
-        if resume:
-            raise ValueError("resume=True goes on with the run at save_to; give save_to")
-        yield None
-        return
-    kept = KeptRun(save_to, file_format, resume=resume)
-    try:
-        yield kept
-    finally:
-        kept.close()
+    return opened(
+        save_to, "run", lambda path: KeptRun(path, file_format, resume=resume), resume=resume
+    )

@@ -1,6 +1,7 @@
 """Which checkpoint to fine-tune: free energy, local learning coefficient, ranking.
 
 ranking.py        several checkpoints, best first
+ranking_rows.py   its rows in order, their probabilities, what to read first
 ranking_table.py  their table, which shows its notes whole
 candidates.py     their names, and which of them the data can be put through
 kept_ranking.py   the folder that keeps a ranking, row by row

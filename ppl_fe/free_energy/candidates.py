@@ -155,3 +155,12 @@ class Trial:
             if what == "data" and not isfinite(loss):
                 first = f"the first {len(targets)} rows"
                 raise DivergedError(f"L(w*) is {loss} over {first}: {NOT_FINITE}")
+
+
+def add_columns(rows: dict[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> None:
+    """Add columns to the rows of a table, by name; notes and errors are joined."""
+    for name, new in columns.items():
+        for kind in ("note", "error"):
+            texts = [rows[name].get(kind, ""), new.pop(kind, "")]
+            rows[name][kind] = "; ".join(filter(None, texts))
+        rows[name] |= new

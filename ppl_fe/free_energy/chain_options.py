@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from ppl_fe.arguments import given
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.kernels import Kernel
@@ -125,6 +126,5 @@ def length_of(
     num_samples: int | None, warmup_steps: int | None, thinning: int | None
 ) -> RunLength | None:
     """Give the length asked for, the usual numbers where only some were given; or None."""
-    given = {"num_samples": num_samples, "warmup_steps": warmup_steps, "thinning": thinning}
-    named = {name: value for name, value in given.items() if value is not None}
+    named = given(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
     return RunLength(**{**vars(USUAL_LENGTH), **named}) if named else None

@@ -17,6 +17,7 @@ from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.local_chains import LocalChains, local_target
+from ppl_fe.free_energy.lots import anchors_of
 from ppl_fe.inference.run.stages import Stage, Stages
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.networks.flat import FlatNetwork
@@ -85,7 +86,7 @@ class Heat:
         options: ChainOptions,
     ) -> None:
         shared = next(iter(networks.values()))
-        anchors = torch.stack([network.anchor for network in networks.values()])
+        anchors = anchors_of(networks.values())
         self._made = made = local_target(shared, anchors, source, options)
         self.num_chains = options.num_chains
         self.passes_a_gradient = made.attributes["batch_size"] / made.num_data * options.num_chains

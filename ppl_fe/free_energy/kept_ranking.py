@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from ppl_fe.data.digests import data_digests
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.files.atomic import atomic_write
+from ppl_fe.files.kept_run import opened
 from ppl_fe.files.lock import Lock
 from ppl_fe.files.no_room import told_if_full
 from ppl_fe.free_energy.chain_options import ChainOptions
@@ -233,20 +234,12 @@ def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@contextmanager
-def kept_ranking(save_to: str | Path | None, *, resume: bool) -> Iterator[KeptRanking | None]:
+def kept_ranking(
+    save_to: str | Path | None, *, resume: bool
+) -> AbstractContextManager[KeptRanking | None]:
     """Open the folder of a ranking for as long as the block lasts; None where none is asked for.
 
     Raises:
         ValueError: `resume` without a folder; and what `KeptRanking` raises.
     """
-    if save_to is None:
-        if resume:
-            raise ValueError("resume=True goes on with the ranking at save_to; give save_to")
-        yield None
-        return
-    kept = KeptRanking(save_to, resume=resume)
-    try:
-        yield kept
-    finally:
-        kept.close()
+    return opened(save_to, "ranking", lambda path: KeptRanking(path, resume=resume), resume=resume)

@@ -117,13 +117,13 @@ class Ladders:
     def _prior_energies(self, anchor: Tensor) -> NDArray[Any]:
         """Compute nL_n at exact draws from the prior of one checkpoint, (1, S)."""
         network, options = self.network, self.options
-        program, _ = program_and_kernel(network, self.source, options, self.head)
         generator = torch.Generator().manual_seed(options.seed + 1)
         shape = (NUM_PRIOR_DRAWS, network.num_parameters)
         noise = torch.randn(shape, generator=generator, dtype=network.dtype).to(network.device)
         if self.head is None:
             positions = anchor + noise / sqrt(options.localization)
         else:
+            program, _ = program_and_kernel(network, self.source, options, self.head)
             positions = program.weights(noise, program.center(anchor))
         losses = [
             held_out_loss(network, part, self.source, likelihood=options.likelihood)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppl_fe.files.no_room import FULL
 from ppl_fe.free_energy.chain_options import ChainOptions
@@ -87,6 +87,11 @@ def side_by_side(networks: Mapping[str, FlatNetwork], num_chains: int) -> Sequen
         else:
             lots.append([name])
     return lots
+
+
+def anchors_of(networks: Iterable[FlatNetwork]) -> Tensor:
+    """Give the weights of a lot, (G, D)."""
+    return torch.stack([network.anchor for network in networks])
 
 
 def _same_buffers(first: nn.Module, second: nn.Module) -> bool:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import log
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from ppl_fe.arguments import named_arguments
 from ppl_fe.data.sources import LoaderData, TensorData, as_data
-from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.free_energy.baselines.columns import baseline_columns
-from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words, named_checkpoints
+from ppl_fe.free_energy.candidates import (
+    Checkpoint,
+    Trial,
+    add_columns,
+    in_words,
+    named_checkpoints,
+)
 from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions, Sampler, length_of
 from ppl_fe.free_energy.contenders import Contender, Heat
-from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.free_energy.estimators import summarize_group
 from ppl_fe.free_energy.kept_ranking import KeptRanking, facts_of, kept_ranking
 from ppl_fe.free_energy.local_chains import (
@@ -28,33 +29,13 @@ from ppl_fe.free_energy.local_chains import (
     program_and_kernel,
     sample_local_posteriors,
 )
-from ppl_fe.free_energy.lots import run_lots
-from ppl_fe.free_energy.racing import Outcome, probability_of_lowest, race
-from ppl_fe.free_energy.ranking_table import RankingTable
+from ppl_fe.free_energy.lots import anchors_of, run_lots
+from ppl_fe.free_energy.racing import Outcome, race
+from ppl_fe.free_energy.ranking_rows import row_of, table_of
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
-from ppl_fe.networks.matching import listed
 from ppl_fe.renamed import renamed_arguments
-
-COLUMNS = [
-    "wbic",
-    "wbic_mcse",
-    "llc",
-    "llc_mcse",
-    "anchor_loss",
-    "r_hat",
-    "ess",
-    "passes",
-    "p_best",
-]
-
-READ_FIRST = (
-    "Lower WBIC is claimed to mean better transfer. The argument needs checkpoints at a minimum "
-    "of comparable training loss, and downstream data whose density ratio to the pretraining "
-    "data is bounded. `ppl-fe demo` and benchmarks/cifar_fs.py show what happens where that "
-    "fails: on new classes the sign can turn round. Compare with the baselines before you choose."
-)
 
 
 @renamed_arguments(baseline_columns="baselines", head="features")
@@ -192,17 +173,14 @@ def rank_checkpoints(
             name: {"note": "", "error": errors.get(name, "")} for name in named
         }
         if baselines:  # before the chains: what they cannot take should cost no hours
-            for name, columns in _baselines(networks, source, features, likelihood).items():
-                rows[name] |= columns
+            add_columns(rows, _baselines(networks, source, features, likelihood))
         outcome: Outcome | None = None
         if until == "order" and options.has_targets and save_to is None:
             found, outcome = _race_all(networks, source, other, options)
         else:
             found = dict(_run_all(networks, source, other, options, kept))
-        for name, columns in found.items():
-            notes = [rows[name]["note"], columns.pop("note", "")]
-            rows[name] |= {**columns, "note": "; ".join(filter(None, notes))}
-    return _table(rows, seed, source.num_data, outcome)
+        add_columns(rows, found)
+    return table_of(rows, seed, source.num_data, outcome)
 
 
 def _baselines(
@@ -244,7 +222,7 @@ def _run_all(
     def run_lot(lot: Mapping[str, FlatNetwork], own: ChainOptions) -> dict[str, dict[str, Any]]:
         losses = _held_out_losses(lot, held_out, own)
         shared = next(iter(lot.values()))
-        anchors = torch.stack([network.anchor for network in lot.values()])
+        anchors = anchors_of(lot.values())
         chains = sample_local_posteriors(shared, anchors, source, own)
         if kept is not None and chains.draws.attrs["interrupted"]:
             raise KeyboardInterrupt  # its draws are kept, and gone on with
@@ -255,7 +233,7 @@ def _run_all(
             except Exception as error:
                 found[name] = {"error": in_words(error)}
             else:
-                found[name] = _row(estimate, passes_of(chains), losses.get(name))
+                found[name] = row_of(estimate, passes_of(chains), losses.get(name))
         return found
 
     for name, found in run_lots(networks, options, run_lot, kept):
@@ -291,7 +269,7 @@ def _race_all(
         if isinstance(estimate, Exception):
             rows[name] = {"error": in_words(estimate)}
         else:
-            rows[name] = _row(estimate, outcome.passes[name], losses.get(name))
+            rows[name] = row_of(estimate, outcome.passes[name], losses.get(name))
     return rows, outcome
 
 
@@ -307,7 +285,7 @@ def _held_out_losses(
     if held_out is None:
         return {}
     shared = next(iter(networks.values()))
-    anchors = torch.stack([network.anchor for network in networks.values()])
+    anchors = anchors_of(networks.values())
     size = options.batch_size
     found = held_out_loss(
         shared,
@@ -317,84 +295,3 @@ def _held_out_losses(
         batch_size=USUAL_BATCH if size == "auto" else size,
     )
     return dict(zip(networks, found.tolist(), strict=True))
-
-
-def _row(estimate: FreeEnergyEstimate, passes: float, loss: float | None) -> dict[str, Any]:
-    names = [column for column in COLUMNS if column not in ("passes", "p_best")]
-    row = {name: getattr(estimate, name) for name in names}
-    row |= {"passes": passes, "note": "; ".join(estimate.notes)}
-    if loss is not None:
-        n = estimate.num_data
-        row |= {"validation_loss": loss, "held_out": n * loss + estimate.llc * log(n)}
-    return row
-
-
-def _table(
-    rows: Mapping[str, Mapping[str, Any]],
-    seed: int,
-    num_data: int,
-    outcome: Outcome | None = None,
-) -> pd.DataFrame:
-    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=_ordered(rows))
-    table.index.name = "checkpoint"
-    known = table["wbic"].notna() & table["wbic_mcse"].notna()
-    believed = known & np.array(list(map(errors_believed, table["r_hat"], table["ess"])))
-    if believed.any():
-        chosen = table.loc[believed]
-        table.loc[believed, "p_best"] = probability_of_lowest(
-            chosen["wbic"].tolist(), chosen["wbic_mcse"].tolist(), seed
-        )
-    table = RankingTable(table.sort_values(by="wbic", na_position="last", kind="stable"))
-    warnings = [_no_probability(table), _unequal_losses(table, num_data)]
-    table.attrs["cost"] = {"passes": float(table["passes"].astype(float).sum())}
-    if outcome is not None:
-        table.attrs["pilot"] = outcome.pilot
-        names = ("settled", "alike", "small", "rounds")
-        table.attrs["order"] = {name: getattr(outcome, name) for name in names}
-        warnings.insert(1, _no_best(outcome))
-    table.attrs["read_first"] = "".join(warnings) + READ_FIRST
-    return table
-
-
-def _no_best(outcome: Outcome) -> str:
-    """Name the checkpoints among which a race has found no best one."""
-    if outcome.settled or len(outcome.alike) < 2:
-        return ""
-    end = (
-        ", and all of these are below what matters"
-        if outcome.small
-        else "; a larger localization, or more data, tells them apart sooner"
-    )
-    return f"No best one is told apart: {listed(outcome.alike)} lie within their errors{end}. "
-
-
-def _no_probability(table: pd.DataFrame) -> str:
-    """Name the checkpoints that have a place in the order, but no error bar to believe it by."""
-    without = table.index[table["wbic"].notna() & table["p_best"].isna()]
-    if not len(without):
-        return ""
-    names = listed([str(name) for name in without])
-    return (
-        f"The order is not settled: the chains of {names} have not mixed, so that their error "
-        "bars and their places are worth nothing, and p_best is not given for them. "
-    )
-
-
-def _unequal_losses(table: pd.DataFrame, num_data: int) -> str:
-    """Warn where the training losses alone explain most of the differences in WBIC."""
-    known = table[["anchor_loss", "wbic"]].astype(float).dropna()
-    if len(known) < 2:
-        return ""
-    in_loss, in_wbic = num_data * np.ptp(known["anchor_loss"]), np.ptp(known["wbic"])
-    if in_loss <= 0.5 * in_wbic:
-        return ""
-    return (
-        f"The training losses are not comparable: nL(w*) alone spreads over {in_loss:.1f} nats, "
-        f"WBIC over {in_wbic:.1f}, so this ranking is mostly the training loss. "
-    )
-
-
-def _ordered(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    further = dict.fromkeys(name for row in rows.values() for name in row)
-    last = ["note", "error"]
-    return [*COLUMNS, *(name for name in further if name not in [*COLUMNS, *last]), *last]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ppl_fe.arguments import named_arguments, require_positive
+from ppl_fe.arguments import given, named_arguments, require_positive
 from ppl_fe.data.sources import as_data
 from ppl_fe.free_energy.chain_options import ChainOptions, Sampler
 from ppl_fe.free_energy.ladders import Ladders
@@ -112,8 +112,7 @@ def integrate_free_energy(
     require_network(network)
     if localization == "auto" and save_to is not None:
         raise ValueError("save_to keeps one run, localization='auto' makes several: give a number")
-    given = {"num_samples": num_samples, "warmup_steps": warmup_steps}
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked = given(num_samples=num_samples, warmup_steps=warmup_steps)
     options = ChainOptions(
         likelihood=likelihood,
         localization=ChainOptions.localization if localization == "auto" else localization,

@@ -15,7 +15,7 @@ from numpy import nanmax
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ppl_fe.arguments import refuse_foreign
+from ppl_fe.arguments import given, refuse_foreign
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.program.density import Density
@@ -162,8 +162,8 @@ def sample(
     program = kernel.program if isinstance(kernel, PyroKernel) else kernel
     known = inspect.signature(sample).parameters.keys() - {"args", "kwargs"}
     refuse_foreign("sample", program, kwargs.keys(), known)
-    lengths = _given(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
-    targets = _given(
+    lengths = given(num_samples=num_samples, warmup_steps=warmup_steps, thinning=thinning)
+    targets: dict[str, Any] = given(
         ess=target_ess, r_hat=target_r_hat, max_steps=max_steps, max_seconds=max_seconds
     )
     whole = chain_method == "parallel"  # such a run has a length
@@ -182,8 +182,8 @@ def sample(
     source, args = _loader_of(args)
     by_potential = isinstance(kernel, PyroKernel) and kernel.potential_fn is not None
     if by_potential:
-        given = initial_params and {k: torch.as_tensor(v)[0] for k, v in initial_params.items()}
-        args = potential_arguments(args, given)
+        first = initial_params and {k: torch.as_tensor(v)[0] for k, v in initial_params.items()}
+        args = potential_arguments(args, first)
     density = Density(
         program,
         args,
@@ -204,17 +204,13 @@ def sample(
     return draws
 
 
-def _given(**arguments: Any) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _start(density: Density, given: Mapping[str, Tensor], num_chains: int) -> Tensor:
+def _start(density: Density, values: Mapping[str, Tensor], num_chains: int) -> Tensor:
     """Make positions (C, D) of the values that were given.
 
     Raises:
         ValueError: of another number of chains, sites or shapes.
     """
-    start = density.join(given)
+    start = density.join(values)
     if len(start) != num_chains:
         raise ValueError(f"initial_params holds {len(start)} chains, num_chains is {num_chains}")
     return start

@@ -78,7 +78,7 @@ def test_crossed_plates_are_gone_through_whole(rows: int | None, columns: int | 
 def test_draws_are_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = run(regression, Y, 4)
     whole = fe.add_log_likelihood(draws, regression, Y, 4).log_likelihood["y"]
-    monkeypatch.setattr("ppl_fe.diagnostics.pointwise.VALUES_AT_ONCE", 9)
+    monkeypatch.setattr("ppl_fe.inference.program.minibatches.VALUES_AT_ONCE", 9)
     parts = fe.add_log_likelihood(draws, regression, Y, 4).log_likelihood["y"]
     xr.testing.assert_identical(whole, parts)
 

@@ -81,7 +81,7 @@ def test_equal_seeds_give_equal_predictions_and_leave_the_generator_alone() -> N
 
 
 def test_draws_are_gone_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppl_fe.diagnostics.predictive.VALUES_AT_ONCE", 11 * 300)
+    monkeypatch.setattr("ppl_fe.inference.program.minibatches.VALUES_AT_ONCE", 11 * 300)
     found = fe.add_posterior_predictive(exact_draws(), normal, Y)
     check_moments(found.posterior_predictive["y"].values, MEAN, 1 + SD**2)
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy import lots, racing, ranking
+from ppl_fe.free_energy import lots, racing, ranking, ranking_rows
 from ppl_fe.free_energy.racing import probability_of_lowest
 
 
@@ -28,7 +28,7 @@ def test_best_first_and_what_to_read_first() -> None:
     table = rank_lines(states, localization=50.0, thinning=8)
     assert list(table.index) == ["w=0.0", "w=2.0", "w=4.0"]
     assert table.index.name == "checkpoint"
-    assert list(table.columns) == [*ranking.COLUMNS, "note", "error"]
+    assert list(table.columns) == [*ranking_rows.COLUMNS, "note", "error"]
     assert table["wbic"].is_monotonic_increasing
     assert table["p_best"].sum() == pytest.approx(1.0)
     assert table["note"].str.contains("off its minimum").tolist() == [False, True, True]
@@ -51,7 +51,7 @@ def test_held_out_and_baseline_columns() -> None:
     )
     further = ["geometric_complexity", "neural_collapse", "perturbed_loss"]
     further += ["validation_loss", "held_out"]
-    assert list(table.columns) == [*ranking.COLUMNS, *further, "note", "error"]
+    assert list(table.columns) == [*ranking_rows.COLUMNS, *further, "note", "error"]
     for name, module in modules.items():
         row = table.loc[name]
         loss = nn.functional.cross_entropy(module(other[0]), other[1]).item()
@@ -204,11 +204,11 @@ def test_p_best_is_not_given_where_the_error_bars_are_worth_nothing(
     r_hat: float, ess: float
 ) -> None:
     believed = {"a": (10.0, 1.001, 900.0), "b": (10.0 + math.sqrt(2.0), 1.03, 150.0)}
-    table = ranking._table(rows(**believed, c=(5.0, r_hat, ess)), seed=0, num_data=100)
+    table = ranking_rows.table_of(rows(**believed, c=(5.0, r_hat, ess)), seed=0, num_data=100)
     assert list(table.index) == ["c", "a", "b"]
     assert np.isnan(table["p_best"]["c"])
     # The others are compared among themselves: Φ(1), as if the third were not there.
-    alone = ranking._table(rows(**believed), seed=0, num_data=100)
+    alone = ranking_rows.table_of(rows(**believed), seed=0, num_data=100)
     assert table["p_best"]["a"] == alone["p_best"]["a"]
     assert abs(alone["p_best"]["a"] - 0.8413) < 0.011
     read_first = table.attrs["read_first"]

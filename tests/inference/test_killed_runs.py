@@ -76,21 +76,14 @@ def test_killed_at_a_few_operations(tmp_path: Path) -> None:
         assert kill_and_go_on("whole", operation, tmp_path / str(operation))
 
 
-@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "apart", [pytest.param(25, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_every_twenty_fifth_operation(kind: str, tmp_path: Path) -> None:
+def test_killed_at_operations_one_after_another(kind: str, apart: int, tmp_path: Path) -> None:
     operation = 0
     while kill_and_go_on(kind, operation, tmp_path / str(operation)):
-        operation += 25
-    assert operation > 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_each_operation(kind: str, tmp_path: Path) -> None:
-    operation = 0
-    while kill_and_go_on(kind, operation, tmp_path / str(operation)):
-        operation += 1
+        operation += apart
     assert operation > 100
 
 

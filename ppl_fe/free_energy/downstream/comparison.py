@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.data.sources import TensorData
-from ppl_fe.free_energy.candidates import Checkpoint, Trial, in_words
+from ppl_fe.free_energy.candidates import Checkpoint, Trial, add_columns, in_words
 from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.downstream.criteria import (
     FINETUNED,
@@ -32,12 +32,14 @@ from ppl_fe.free_energy.downstream.recommendation import (
 )
 from ppl_fe.free_energy.downstream.sampled import Sampled, sample_all
 from ppl_fe.free_energy.downstream.short_finetunes import (
+    LEARNING_RATES,
+    NUM_FOLDS,
     ShortFinetunes,
     by_halves,
 )
 from ppl_fe.free_energy.ladders import Ladders
 from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
-from ppl_fe.free_energy.lots import side_by_side
+from ppl_fe.free_energy.lots import anchors_of, side_by_side
 from ppl_fe.models.likelihoods import find_likelihood
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -93,15 +95,15 @@ def compare(
     rows: dict[str, dict[str, Any]] = {
         name: {"note": "", "error": errors.get(name, "")} for name in checkpoints
     }
-    _add(rows, _read_off(networks, question))
+    add_columns(rows, _read_off(networks, question))
     ladders = Ladders(template, source, question.options, question.num_rungs, question.head)
     attrs: dict[str, Any] = {}
     if networks and set(SAMPLED) & set(wanted):
         sampled = _sampled(networks, ladders, question.choose_localization)
-        _add(rows, sampled.columns)
+        add_columns(rows, sampled.columns)
         ladders, attrs = ladders.at(sampled.localization), sampled.attributes
     if networks and FINETUNED in wanted:
-        _add(rows, _finetuned(networks, ladders))
+        add_columns(rows, _finetuned(networks, ladders))
     table = _ordered(rows, question.by, wanted)
     attrs["passes"] = _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
@@ -109,15 +111,6 @@ def compare(
     attrs["read_first"] = _about_labels(template, source) + READ_FIRST
     table.attrs.update(attrs)
     return table
-
-
-def _add(rows: dict[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> None:
-    """Add columns to rows; notes and errors are joined."""
-    for name, new in columns.items():
-        for kind in ("note", "error"):
-            texts = [rows[name].get(kind, ""), new.pop(kind, "")]
-            rows[name][kind] = "; ".join(filter(None, texts))
-        rows[name] |= new
 
 
 def _read_off(networks: Mapping[str, FlatNetwork], question: Question) -> dict[str, dict[str, Any]]:
@@ -156,7 +149,7 @@ def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[st
     assert isinstance(ladders.source, TensorData)
     for names in side_by_side(networks, 1):
         shared = networks[names[0]]
-        anchors = torch.stack([networks[name].anchor for name in names])
+        anchors = anchors_of(networks[name] for name in names)
         try:
             program, _ = program_and_kernel(shared, ladders.source, ladders.options, ladders.head)
             lots[tuple(names)] = ShortFinetunes(program, shared, anchors, ladders.source)
@@ -203,8 +196,6 @@ def _passes(wanted: tuple[str, ...], ladders: Ladders, table: pd.DataFrame) -> d
     sampled = float(chains * length.num_steps * PASSES_A_GRADIENT)
     found = {name: sampled if name in SAMPLED else 1.0 for name in wanted}
     if FINETUNED in wanted:
-        from ppl_fe.free_energy.downstream.short_finetunes import LEARNING_RATES, NUM_FOLDS
-
         steps = float(np.nan_to_num(table["finetune_steps"].mean()))
         found[FINETUNED] = steps * len(LEARNING_RATES) * (NUM_FOLDS - 1) * PASSES_A_GRADIENT
     return found

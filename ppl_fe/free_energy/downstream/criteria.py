@@ -17,7 +17,7 @@ from ppl_fe.free_energy.downstream.neighbours import neighbour_predictions
 from ppl_fe.free_energy.downstream.pactran import pactran
 from ppl_fe.free_energy.downstream.prediction_scores import Measured, score
 from ppl_fe.free_energy.downstream.ridge_probe import ridge_predictions
-from ppl_fe.free_energy.downstream.zero_shot import losses, mean_loss, zero_shot_score
+from ppl_fe.free_energy.downstream.zero_shot import losses, zero_shot_score
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -111,7 +111,7 @@ def label_columns(
         return Measured(criterion(entered, targets), error)
 
     how: dict[str, Callable[[], Measured]] = {
-        "zero_shot_loss": lambda: mean_loss(losses(likelihood, outputs, targets)),
+        "zero_shot_loss": lambda: Measured.mean(losses(likelihood, outputs, targets)),
         "zero_shot_score": lambda: zero_shot_score(outputs, targets),
         "logme": lambda: whole(logme),
         "knn_score": lambda: score(neighbour_predictions(entered, targets), targets),

@@ -19,6 +19,13 @@ class Measured(NamedTuple):
     value: float
     error: float
 
+    @classmethod
+    def mean(cls, values: Tensor) -> Measured:
+        """Average values (N,), one a label."""
+        count, each = len(values), values.double()
+        error = sqrt(float(each.var(correction=1)) / count) if count > 1 else nan
+        return cls(float(each.mean()), error)
+
 
 def score(predictions: Tensor, targets: Tensor) -> Measured:
     """Score predictions: the share of classes that are right, or Spearman's rank correlation.
@@ -35,10 +42,7 @@ def score(predictions: Tensor, targets: Tensor) -> Measured:
         1.0
     """
     if is_classes(targets):
-        right = (predictions == targets).double()
-        count = len(right)
-        error = sqrt(float(right.var(correction=1)) / count) if count > 1 else nan
-        return Measured(float(right.mean()), error)
+        return Measured.mean(predictions == targets)
     given = predictions.reshape(targets.shape)
     return Measured(
         rank_correlation(given, targets),

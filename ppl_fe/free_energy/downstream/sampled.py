@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from ppl_fe.free_energy.candidates import in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
-from ppl_fe.free_energy.lots import side_by_side
+from ppl_fe.free_energy.lots import anchors_of, side_by_side
 from ppl_fe.free_energy.neighbourhoods import best_neighbourhood
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -57,7 +55,7 @@ def sample_all(
         count = min(len(alike), MOST_TO_CHOOSE_BY)
         some = [alike[k * len(alike) // count] for k in range(count)]
         found = best_neighbourhood(
-            replace(ladders, network=networks[some[0]]), _anchors(networks, some)
+            replace(ladders, network=networks[some[0]]), anchors_of(networks[name] for name in some)
         )
         ladders, tried = ladders.at(found.best), found.tried
     columns: dict[str, dict[str, Any]] = {}
@@ -66,7 +64,7 @@ def sample_all(
         names = lots.popleft()
         own = replace(ladders, network=networks[names[0]])
         try:
-            climbed, _ = own.climb(_anchors(networks, names))
+            climbed, _ = own.climb(anchors_of(networks[name] for name in names))
         except Exception as error:  # whatever one of them can raise
             if len(names) == 1:
                 columns[names[0]] = {"error": in_words(error)}
@@ -75,10 +73,6 @@ def sample_all(
         else:
             columns |= {name: _row(one) for name, one in zip(names, climbed, strict=True)}
     return Sampled(columns, float(ladders.options.localization), tried)
-
-
-def _anchors(networks: Mapping[str, FlatNetwork], names: Sequence[str]) -> Tensor:
-    return torch.stack([networks[name].anchor for name in names])
 
 
 def _row(found: Climbed) -> dict[str, Any]:

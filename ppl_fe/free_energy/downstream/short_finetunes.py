@@ -19,7 +19,7 @@ from torch import Tensor
 from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.downstream.labels import folds, is_classes
 from ppl_fe.free_energy.downstream.prediction_scores import Measured, score
-from ppl_fe.free_energy.downstream.zero_shot import losses, mean_loss
+from ppl_fe.free_energy.downstream.zero_shot import losses
 from ppl_fe.inference.program.density import Density
 from ppl_fe.models.localized import LocalPosterior
 from ppl_fe.networks.flat import FlatNetwork
@@ -121,7 +121,7 @@ class ShortFinetunes:
             each = torch.stack([losses(self.program.likelihood, one, targets) for one in own])
             predictions = own.softmax(-1).mean(0).argmax(-1) if is_classes(targets) else own.mean(0)
             found.append(
-                Finetuned(mean_loss(each.mean(0)), score(predictions, targets), self.num_steps)
+                Finetuned(Measured.mean(each.mean(0)), score(predictions, targets), self.num_steps)
             )
         return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import nan, sqrt
-
 from torch import Tensor
 
 from ppl_fe.free_energy.downstream.labels import is_classes
@@ -30,13 +28,6 @@ def losses(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -> Tensor:
     terms = [site.log_prob for site in run.pointwise.values()]
     total: Tensor = -sum(terms[1:], terms[0])
     return total
-
-
-def mean_loss(values: Tensor) -> Measured:
-    """Average losses (N,), with the standard error over the labels."""
-    count = len(values)
-    error = sqrt(float(values.double().var(correction=1)) / count) if count > 1 else nan
-    return Measured(float(values.double().mean()), error)
 
 
 def zero_shot_score(outputs: Tensor, targets: Tensor) -> Measured:

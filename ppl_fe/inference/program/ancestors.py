@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pyro
 import torch
+from pyro import poutine
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density
-from ppl_fe.inference.program.trial import draw_prior
+from ppl_fe.inference.program.site_checks import transform_of
 
 
 def prior_positions(density: Density, count: int, seed: int) -> Tensor:
@@ -33,7 +39,7 @@ def prior_positions(density: Density, count: int, seed: int) -> Tensor:
         torch.manual_seed(seed)
         for _ in range(count):
             try:
-                values = draw_prior(lambda: density.program(density.tensors, own))
+                values = _drawn(lambda: density.program(density.tensors, own))
                 position = density.join({name: value[None] for name, value in values.items()})
                 finite = torch.isfinite(density(position[0]).log_density)
             except (RuntimeError, ValueError, NotImplementedError, ArithmeticError):
@@ -41,3 +47,19 @@ def prior_positions(density: Density, count: int, seed: int) -> Tensor:
             if finite:
                 found.append(position)
     return torch.cat(found)
+
+
+def _drawn(call: Callable[[], Any]) -> dict[str, Tensor]:
+    """Run a program forwards, and give its latent sites' values on unconstrained space.
+
+    Args:
+        call: runs the program; its draws are those of torch's global generator.
+    """
+    with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
+        nodes = poutine.trace(call).get_trace().nodes.items()
+    return {
+        name: transform_of(name, site["fn"]).inv(site["value"])
+        for name, site in nodes
+        if site["type"] == "sample"
+        and not (site["is_observed"] or isinstance(site["fn"], _Subsample))
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from ppl_fe.inference.program.trace import Subsample
 
 IndexSets = Mapping[str, Tensor]  # subsampled plate -> (B,)
+VALUES_AT_ONCE = 2**22  # that a program, batched over draws, gives: over as many as that takes
 
 
 def index_sets(
@@ -32,6 +33,28 @@ def index_sets(
         runs.append([torch.arange(k, k + batch, device=device) for k in begins])
     names = [plate.name for plate in subsamples]
     return [dict(zip(names, each, strict=True)) for each in itertools.product(*runs)]
+
+
+def in_pieces(
+    num_draws: int, values_each: int, evaluate: Callable[[slice], Mapping[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Evaluate draws in pieces that fit into memory, and put these together, (S, ...).
+
+    Args:
+        num_draws: S.
+        values_each: numbers that one draw gives.
+        evaluate: gives name -> array (S', ...) of these draws.
+
+    Example:
+        >>> in_pieces(3, VALUES_AT_ONCE // 2, lambda rows: {"y": np.arange(9)[rows]})
+        {'y': array([0, 1, 2])}
+    """
+    at_once = max(1, VALUES_AT_ONCE // max(1, values_each))
+    pieces = [
+        evaluate(slice(begin, min(begin + at_once, num_draws)))
+        for begin in range(0, num_draws, at_once)
+    ]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def put_together(

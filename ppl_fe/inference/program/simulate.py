@@ -23,7 +23,13 @@ from ppl_fe.inference.program.dimensions import event_dimensions, named_axes
 from ppl_fe.inference.program.each_chain import without_fallback_warnings
 from ppl_fe.inference.program.equal_forms import OF_DRAWS, OutOfPlaceDraws, equal_forms
 from ppl_fe.inference.program.minibatches import index_sets, put_together
-from ppl_fe.inference.program.trace import Subsample, is_computed, is_likelihood, minibatch_plates
+from ppl_fe.inference.program.trace import (
+    Subsample,
+    is_computed,
+    is_likelihood,
+    minibatch_plates,
+    subsample_of,
+)
 
 
 class Drawn(NamedTuple):
@@ -78,14 +84,12 @@ def simulate(
         raise ValueError(
             f"site {handler.last!r} cannot be drawn from, as an improper prior cannot: {error}"
         ) from error
-    found, nodes, plates = Simulation(), {}, []
+    found, nodes, plates = Simulation(), {}, list[Subsample]()
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
         if isinstance(node["fn"], _Subsample):
-            size, subset = node["fn"].size, node["fn"].subsample_size
-            if subset is not None and subset < size:
-                plates.append(Subsample(name, size, subset))
+            plates += subsample_of(name, node)
             continue
         if name in handler.observed:
             kind = found.observed

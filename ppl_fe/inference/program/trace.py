@@ -176,6 +176,12 @@ def minibatch_plates(site: Any) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if frame.size < (frame.full_size or 0)]
 
 
+def subsample_of(name: str, site: Any) -> list[Subsample]:
+    """Read a plate's draw of its indices: the plate, or nothing where it takes all its entries."""
+    size, subset = site["fn"].size, site["fn"].subsample_size
+    return [Subsample(name, size, subset)] if subset is not None and subset < size else []
+
+
 class Substitute(Messenger):
     """Give every latent site the image of its unconstrained value, every plate its indices.
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
@@ -31,6 +29,7 @@ from ppl_fe.inference.program.trace import (
     is_computed,
     is_likelihood,
     minibatch_plates,
+    subsample_of,
     traced,
 )
 
@@ -96,15 +95,13 @@ def trial_run(
     sites = _latent_sites(handler.latent)
     enumeration = _enumeration(call, handler, trace)
     hidden = {*handler.latent, *(enumeration.dependent if enumeration else ())}
-    subsamples, computed, observed, num_data = [], [], [], 1
+    subsamples, computed, observed, num_data = list[Subsample](), [], [], 1
     named = {name: msg for name, (_, msg) in handler.latent.items()}
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
         if isinstance(node["fn"], _Subsample):
-            size, subset = node["fn"].size, node["fn"].subsample_size
-            if subset is not None and subset < size:
-                subsamples.append(Subsample(name, size, subset))
+            subsamples += subsample_of(name, node)
             continue
         if is_likelihood(node):
             refuse_loop(name, node)
@@ -231,19 +228,3 @@ def centred_sites(call: Callable[[], Any]) -> tuple[str, ...]:
         for name, (_, msg) in handler.latent.items()
     }
     return tuple(name for name, scale in scales.items() if getattr(scale, "requires_grad", False))
-
-
-def draw_prior(call: Callable[[], Any]) -> dict[str, Tensor]:
-    """Run a program forwards, and give its latent sites' values on unconstrained space.
-
-    Args:
-        call: runs the program; its draws are those of torch's global generator.
-    """
-    with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
-        nodes = poutine.trace(call).get_trace().nodes.items()
-    return {
-        name: transform_of(name, site["fn"]).inv(site["value"])
-        for name, site in nodes
-        if site["type"] == "sample"
-        and not (site["is_observed"] or isinstance(site["fn"], _Subsample))
-    }
