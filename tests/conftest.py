@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from math import inf
 from pathlib import Path
@@ -16,6 +17,14 @@ from ppl_fe.files import state_file, syncing
 def _no_parameters_left_over() -> None:
     # Pyro's parameters are global, and a program here may register some.
     pyro.clear_param_store()
+
+
+@pytest.fixture(autouse=True)
+def _no_figures_left_open() -> Iterator[None]:
+    """Figures are pyplot's, which warns of those that nobody closes."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(autouse=True, scope="session")

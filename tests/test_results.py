@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from cases.selection import means, observed_weights, select
 from cases.tuning import HEAD, LABELS, X, tune
 
 import ppl_fe as fe
+from ppl_fe.inference.run_plan import RunLength, RunPlan
 
 
 class Tags(HTMLParser):
@@ -148,3 +151,32 @@ def test_names_are_escaped_in_html() -> None:
     found = fe.Selection("random", torch.rand(1), torch.tensor([True]), slices, notes=("a < b",))
     assert "<b>" not in found._repr_html_()
     assert "a &lt; b" in found._repr_html_()
+
+
+def model() -> None: ...
+
+
+def energy(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return values["w"] ** 2
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (fe.BAOAB(model), ["BAOAB", "program", "model", "step_size", "&#x27;auto&#x27;"]),
+        (fe.MALT(potential_fn=energy), ["MALT", "potential", "energy", "target_acceptance"]),
+        (fe.FlatNetwork(torch.nn.Linear(2, 1), ["bias"]), ["Linear", "1 of 3", "float32", "cpu"]),
+        (RunPlan(RunLength(7), num_chains=3), ["num_samples", "<td>7</td>", "num_chains"]),
+    ],
+    ids=lambda shown: type(shown).__name__,
+)
+def test_settings_are_a_table_in_a_notebook_of_either_colour(shown: Any, said: list[str]) -> None:
+    html = shown._repr_html_()
+    assert Tags(html).seen == {"table", "caption", "tr", "th", "td"}
+    assert all(text in html for text in said)
+    assert "style" not in html
+
+
+def test_a_program_s_name_is_escaped() -> None:
+    html = fe.SGLD(lambda: None)._repr_html_()
+    assert "&lt;lambda&gt;" in html

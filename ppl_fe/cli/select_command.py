@@ -165,17 +165,20 @@ def number_or_auto(text: str) -> float | str:
 def _check_picture(path: str) -> None:
     check_output("--plot", path)
     try:
+        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("--plot needs matplotlib: pip install 'ppl-fe[plots]'") from error
+    matplotlib.use("agg")  # a picture for a file opens no window
     kinds = Figure().canvas.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in kinds:
         raise ValueError(f"--plot must end in one of .{', .'.join(sorted(kinds))}, got {path!r}")
 
 
 def _draw(selection: Selection, path: Path) -> None:
-    import numpy as np
+    import matplotlib.pyplot as plt
 
-    (first, *_) = np.ravel(np.asarray(selection.plot(), dtype=object))
+    figure = selection.plot()[0].figure
     with atomic_write(path) as aside:
-        first.figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")
+        figure.savefig(aside, format=path.suffix[1:].lower(), bbox_inches="tight")
+    plt.close(figure)

@@ -175,7 +175,7 @@ class Selection:
         """Draw the sorted scores on log axes with their knees, and the selected share by tensor.
 
         Returns:
-            (2,) axes, in a new figure: `selection.plot()[0].figure`.
+            (2,) axes, in a new figure of pyplot's, which `plt.savefig("scales.png")` writes.
 
         Raises:
             ImportError: without matplotlib.

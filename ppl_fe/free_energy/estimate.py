@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from html import escape
 
 import pandas as pd
 import xarray as xr
@@ -12,6 +11,7 @@ import xarray as xr
 from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.inference.record.netcdf import write_netcdf
 from ppl_fe.renamed import warn_of_old_name
+from ppl_fe.settings_table import settings_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +99,5 @@ class FreeEnergyEstimate:
         return str(self)
 
     def _repr_html_(self) -> str:
-        cells = [*self._rows(), *(("note", note) for note in self.notes)]
-        rows = "".join(f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in cells)
-        return f"<table><caption>Free energy</caption>{rows}</table>"
+        notes = (("note", note) for note in self.notes)
+        return settings_table("Free energy", [*self._rows(), *notes])

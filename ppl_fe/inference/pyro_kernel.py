@@ -23,6 +23,7 @@ from ppl_fe.inference.step.trajectories import Trajectories
 from ppl_fe.inference.warmup.learned_in_warmup import Phases
 from ppl_fe.inference.warmup.step_size import Adaptation
 from ppl_fe.inference.warmup.windows import Windows
+from ppl_fe.settings_table import settings_table
 
 Moved = TypeVar("Moved", Chains, Trajectories)
 Tuner = TypeVar("Tuner", Adaptation, Windows)
@@ -59,11 +60,22 @@ class PyroKernel(MCMCKernel, ABC):
         """Make chains of this sampler on the target."""
 
     def __repr__(self) -> str:
-        shown = {name: getattr(self, name, value) for name, value in self.settings.items()}
-        given = [f"{name}={value!r}" for name, value in shown.items() if name != "sampler"]
+        program, *given = self._shown()
+        shown = [program[1], *(f"{name}={value}" for name, value in given)]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        return settings_table(type(self).__name__, self._shown())
+
+    def _shown(self) -> list[tuple[str, str]]:
+        """List the program's name, or the potential's, and all settings as they were given."""
         given_as = self.potential_fn or self.program
-        program = getattr(given_as, "__qualname__", repr(given_as))
-        return f"{type(self).__name__}({', '.join([program, *given])})"
+        what = "program" if self.potential_fn is None else "potential"
+        shown = {name: getattr(self, name, value) for name, value in self.settings.items()}
+        return [
+            (what, getattr(given_as, "__qualname__", repr(given_as))),
+            *((name, repr(value)) for name, value in shown.items() if name != "sampler"),
+        ]
 
     def _take_program(self) -> None:
         """Set `program`, from the model or from the potential that stands in its place.

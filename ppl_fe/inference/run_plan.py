@@ -15,6 +15,7 @@ from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.step.compile import COMPILE_MODES, CompileMode
 from ppl_fe.inference.targets import Targets
+from ppl_fe.settings_table import settings_table
 
 ChainMethod = Literal["vectorized", "sequential", "parallel"]
 
@@ -118,6 +119,11 @@ class RunPlan:
                 )
         if self.resume and self.chain_method == "parallel":
             raise ValueError("resume=True needs chain_method 'vectorized' or 'sequential'")
+
+    def _repr_html_(self) -> str:
+        parts = {**vars(self.length), **vars(self)}
+        del parts["length"]
+        return settings_table("RunPlan", parts.items())
 
     def of_chain(self, chain: int) -> RunPlan:
         """The plan of one chain in a process by itself, silent and kept in memory."""

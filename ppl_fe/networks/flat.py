@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
 from ppl_fe.networks.matching import SHOWN, listed, match_state, tied_names
+from ppl_fe.settings_table import settings_table
 
 
 class FlatNetwork:
@@ -238,13 +239,30 @@ class FlatNetwork:
         return list(dict.fromkeys(".".join(path[:depth]) for depth in depths for path in paths))
 
     def __repr__(self) -> str:
+        values, tensors = self._counts()
+        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
+        name = type(self.module).__name__
+        return f"FlatNetwork({name}, {values} parameters in {tensors} tensors, {kind})"
+
+    def _repr_html_(self) -> str:
+        values, tensors = self._counts()
+        rows = [
+            ("module", type(self.module).__name__),
+            ("parameters", values),
+            ("tensors", tensors),
+            ("dtype", self.dtype),
+            ("device", self.device),
+            *([("autocast", self.autocast)] if self.autocast else []),
+        ]
+        return settings_table("FlatNetwork", rows)
+
+    def _counts(self) -> tuple[str, str]:
+        """Count the vector's values and its tensors, of how many where some stay fixed."""
         every = [tensor.numel() for tensor in self.module.parameters()]
         values, tensors = str(self.num_parameters), str(len(self.names))
         if len(self.names) < len(every):
             values, tensors = f"{values} of {sum(every)}", f"{tensors} of {len(every)}"
-        kind = f"{str(self.dtype).removeprefix('torch.')}, {self.device}"
-        name = type(self.module).__name__
-        return f"FlatNetwork({name}, {values} parameters in {tensors} tensors, {kind})"
+        return values, tensors
 
 
 def require_network(network: object) -> None:

@@ -40,16 +40,18 @@ def row_of_axes(height: float = HEIGHT) -> NDArray[Any]:
 
 
 def new_figure(height: float = HEIGHT) -> Figure:
-    """Make a figure that pyplot does not know of, so that nobody need close it.
+    """Make a figure of pyplot's: a notebook shows it, `plt.show` and `plt.savefig` find it.
+
+    As with every figure of pyplot, whoever makes many of them in one process closes them.
 
     Raises:
         ImportError: without matplotlib.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'ppl-fe[plots]'") from error
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    return plt.figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def bare(axes: Axes) -> None:

@@ -71,7 +71,7 @@ def test_given_axes_and_other_criteria() -> None:
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'ppl-fe\[plots\]'"):
         plot_selected_by_layer(pd.DataFrame({"selected": [1], "share": [0.5]}))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from ppl_fe.networks.delta_format import Delta, write_delta
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_tensors
 from ppl_fe.renamed import warn_of_old_name
+from ppl_fe.settings_table import settings_table
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,8 +145,4 @@ class FinetuneResult:
         )
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
-            for name, value in self._rows()
-        )
-        return f"<table><caption>FinetuneResult</caption>{rows}</table>"
+        return settings_table("FinetuneResult", self._rows())
