@@ -39,7 +39,7 @@ ppl-fe finetune base.safetensors --network mine:network --data mine:task --head 
 def parser() -> Parser:
     """Make the command's options."""
     tune = Parser("finetune", description=DESCRIPTION, duration=DURATION, example=EXAMPLE)
-    add_task(tune, DEFAULT_BATCH)
+    add_task(tune, DEFAULT_BATCH, "what the methods full and lora train")
     tune.add_argument(
         "--selection", metavar="FILE", help="of `ppl-fe select`, which the method mask needs"
     )

@@ -48,14 +48,14 @@ DURATION = (
 )
 EXAMPLE = """
 ppl-fe select base.safetensors --network mine:network --data mine:task --head classifier \\
-  --sparsity 0.005 --output selection.safetensors
+  --sparsity 0.005 --parameters linear --output selection.safetensors
 """
 
 
 def parser() -> Parser:
     """Make the command's options."""
     select = Parser("select", description=DESCRIPTION, duration=DURATION, example=EXAMPLE)
-    add_task(select, DEFAULT_BATCH)
+    add_task(select, DEFAULT_BATCH, "what may be chosen")
     select.add_argument("--rule", choices=RULES, help="what to rank by; default bayestune")
     select.add_argument("--method", choices=(*RULES, *FORMER), help=argparse.SUPPRESS)
     select.add_argument(

@@ -11,12 +11,13 @@ if TYPE_CHECKING:  # these take seconds to import, and --help is to answer at on
     from ppl_fe.networks.flat import FlatNetwork
 
 
-def add_task(command: argparse.ArgumentParser, batch_size: int) -> None:
+def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str) -> None:
     """Add the checkpoint and the options that make a network and its task.
 
     Args:
         command: the command's options.
         batch_size: its default.
+        parameters: what may be restricted to some of them, in words.
     """
     command.add_argument("base", help="the pretrained checkpoint, a file or a folder")
     command.add_argument(
@@ -35,6 +36,12 @@ def add_task(command: argparse.ArgumentParser, batch_size: int) -> None:
     )
     command.add_argument(
         "--likelihood", help="categorical, normal or next_token; default categorical"
+    )
+    command.add_argument(
+        "--parameters",
+        nargs="+",
+        metavar="NAME",
+        help=f"{parameters}: names, patterns in quotes ('*.attention.*'), or linear; default all",
     )
     command.add_argument("--batch-size", type=int, help=f"examples a step; default {batch_size}")
     command.add_argument(

@@ -3,6 +3,7 @@
     select.py         the question: `select_parameters`, from data to a selection
     scoring.py        what a rule is: a task goes in, a score for every parameter comes out
     rules/            the rules, one a file, each an object with its own settings
+    part_of_network.py  what may be chosen, as a network of its own
     threshold.py      where a ranking is cut
     score_notes.py    what to doubt about the scores of chains
     selection.py      the answer: `Selection`, and the file that keeps it

@@ -10,6 +10,7 @@ from ppl_fe.arguments import named_arguments, require_integer
 from ppl_fe.files.kept_run import kept_run
 from ppl_fe.finetuning.going_on import facts_of, hold_to
 from ppl_fe.finetuning.objective import Objective, data_and_batch
+from ppl_fe.finetuning.part_of_network import in_whole, in_words, mask_in_whole, part_of
 from ppl_fe.finetuning.rules.shorthands import RuleName, find_rule, former_arguments
 from ppl_fe.finetuning.score_notes import agreement_notes, chance_notes
 from ppl_fe.finetuning.scoring import DEFAULT_BATCH, Rule, Task
@@ -18,6 +19,7 @@ from ppl_fe.finetuning.threshold import cut, number_to_select, outside
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
+from ppl_fe.networks.parameter_names import Parameters
 
 FORMAT = "ppl-fe selection run 1"
 
@@ -32,6 +34,7 @@ def select_parameters(
     rule: RuleName | Rule = "bayestune",
     sparsity: float | Literal["knee"] = 0.005,
     threshold: float | None = None,
+    parameters: Parameters = None,
     head: str | None = None,
     batch_size: int | Literal["auto"] | None = "auto",
     seed: int = 0,
@@ -61,10 +64,14 @@ def select_parameters(
               `fe.Movement()`, `fe.Magnitude()`, `fe.LowRank()`, `fe.BiasOnly()`, `fe.Random()`, or
               "gradient" and so on: rules without a posterior.
             - an object of a `Rule` of your own (`ppl_fe.finetuning.scoring`).
-        sparsity: p in (0, 1), the share of parameters outside the head to select, round(p·D) of
-            them, 0.005 by default; or "knee", as many as come before the sharpest bend of the
+        sparsity: p in (0, 1), the share to select of the D parameters that may be chosen, that is
+            round(p·D), 0.005 by default; or "knee", as many as come before the sharpest bend of the
             sorted scores.
         threshold: select scores above it instead; `sparsity` then does not matter.
+        parameters: which parameters may be chosen, all outside the head by default; the others stay
+            at their pretrained values. Names of parameters or of modules, patterns of names such
+            as "*.attention.*", one of these or several; "linear", the weights of plain linear
+            layers, so that `save_adapter` can write the result; or a predicate of a name.
         head: prefix of the freshly initialised head: not ranked, as it has no anchor. Its prior is
             N(0, 1).
         batch_size: B, rows in a minibatch, at most n; "auto" (the default) is 32, and all the data
@@ -83,9 +90,9 @@ def select_parameters(
 
     Raises:
         TypeError: an argument that is not there; a rule that is none.
-        ValueError: arguments out of range or at odds; one class; nothing or all selected; no knee;
-            `save_to` for a rule that is quick; a run to be resumed that another call began or that
-            is damaged.
+        ValueError: arguments out of range or at odds; a name or pattern in `parameters` that
+            matches nothing; one class; nothing or all selected; no knee; `save_to` for a rule that
+            is quick; a run to be resumed that another call began or that is damaged.
         BlockingIOError: another process writes to `save_to`.
         FileExistsError: `save_to` exists.
         FileNotFoundError: there is nothing to resume.
@@ -116,7 +123,8 @@ def select_parameters(
             "none to go on with: leave save_to out, and write the result by selection.save(path)"
         )
     names = network.head_names(head)
-    ranked = outside(network.slices, names)
+    part = part_of(network, parameters, names)
+    ranked = outside(part.slices, names)
     wanted = rule.takes_sparsity and threshold is None
     count = number_to_select(sparsity, int(ranked.sum())) if wanted else None
     asked = rule.default_batch_size if batch_size == "auto" else batch_size
@@ -124,18 +132,21 @@ def select_parameters(
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     task = Task(
-        network, source, objective, likelihood, head, names, ranked, count, size, seed, progress_bar
+        part, source, objective, likelihood, head, names, ranked, count, size, seed, progress_bar
     )
+    asked_for = {"sparsity": sparsity, "threshold": threshold, "parameters": in_words(parameters)}
     with kept_run(save_to, FORMAT, resume=resume) as kept:
         if kept is not None:
-            settings = {**_settings(task, rule), "sparsity": sparsity, "threshold": threshold}
+            settings = {**_settings(task, rule), **asked_for}
             hold_to(kept, facts_of(network, objective, {"data": source}, settings))
         found = rule.score(replace(task, kept=kept)).within(ranked)
     chosen = cut(found.score, ranked, count, threshold) if rule.takes_sparsity else found.score == 1
+    notes = (*found.notes, *agreement_notes(found, chosen), *chance_notes(found))
+    found = in_whole(found, part, network)
     return Selection(
         rule=rule.name,
         score=found.score,
-        mask=chosen,
+        mask=mask_in_whole(chosen, part, network),
         slices=network.slices,
         head=names,
         scale_mean=found.scale_mean,
@@ -145,12 +156,12 @@ def select_parameters(
         probability_in_top=found.probability_in_top,
         settings={
             "likelihood": getattr(likelihood, "__name__", str(likelihood)),
+            **asked_for,
             "sparsity": sparsity if threshold is None else None,
-            "threshold": threshold,
             "seed": seed,
             **found.settings,
         },
-        notes=(*found.notes, *agreement_notes(found, chosen), *chance_notes(found)),
+        notes=notes,
         base_hash=network_hash(network, names),
     )
 

@@ -42,8 +42,8 @@ class Selection:
     Attributes:
         rule: the rule's name.
         score: (D,) what parameters are ranked by, larger first: the scale's posterior mean, that
-            of another prior (`settings["score"]`), or the rule's own. NaN in the head, which is not
-            ranked.
+            of another prior (`settings["score"]`), or the rule's own. NaN where a parameter is not
+            ranked: in the head, and where it may not be chosen (`settings["parameters"]`).
         mask: (D,) bool, the selected ones; False in the head, which is trained anyway.
         slices: name -> the tensor's slice of the vector.
         head: names of the fresh head's tensors.
@@ -89,13 +89,14 @@ class Selection:
 
     @property
     def sparsity(self) -> float:
-        """Give the selected share of the parameters outside the head."""
+        """Give the selected share of the parameters that may be chosen."""
         return self.num_selected / len(self.ranked)
 
     @property
     def ranked(self) -> Tensor:
-        """Sort the scores outside the head, largest first."""
-        return self.score[outside(self.slices, self.head)].sort(descending=True).values
+        """Sort the scores of the parameters that may be chosen, largest first."""
+        scores = self.score[outside(self.slices, self.head)]
+        return scores[~scores.isnan()].sort(descending=True).values
 
     @property
     def knees(self) -> list[int]:
@@ -190,9 +191,11 @@ class Selection:
         rule = f"rule={self.rule!r}"
         if "prior" in self.settings:  # another than BayesTune's
             rule = f"prior={self.settings['prior']!r} by BAOAB"
+        asked = self.settings.get("parameters")
+        among = "" if asked is None else f" of {asked!r}"
         lines = [
             f"Selection({rule}, {self.num_selected:,} of {len(self.ranked):,} "
-            f"parameters, {100 * self.sparsity:.3g} %)"
+            f"parameters{among}, {100 * self.sparsity:.3g} %)"
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
-from ppl_fe.networks.matching import SHOWN, listed, match_state, tied_names
+from ppl_fe.networks.matching import SHOWN, listed, match_state
+from ppl_fe.networks.parameter_names import Parameters, chosen_names
 from ppl_fe.settings_table import settings_table
 
 
@@ -27,9 +28,10 @@ class FlatNetwork:
 
     Args:
         module: any ``torch.nn.Module``.
-        parameters: which parameters make up the vector: names, or a predicate of a name; all of
-            them by default. The others stay at the module's values. A tied weight may be named
-            by any of its names.
+        parameters: which parameters make up the vector; all of them by default. Names of parameters
+            (any of a tied weight's) or of modules, patterns of names such as "*.attention.*", one
+            of these or several; "linear", the weights of plain linear layers, as adapters of peft
+            hold; or a predicate of a name. The others stay at the module's values.
         autocast: None by default. torch.bfloat16 runs the network's matrix products in that
             precision by `torch.autocast`; vector, outputs and gradients keep their own.
 
@@ -45,8 +47,8 @@ class FlatNetwork:
     Raises:
         ValueError: no parameters, unknown names, or chosen parameters that are not real floating
             point, not of one dtype and device, without values yet, or not finite.
-        TypeError: ``module`` is no module or wrapped for data parallelism, or ``parameters`` is a
-            single string.
+        TypeError: ``module`` is no module or wrapped for data parallelism, or ``parameters`` holds
+            something else than names.
 
     Example:
         >>> network = FlatNetwork(nn.Linear(2, 1))
@@ -63,7 +65,7 @@ class FlatNetwork:
     def __init__(
         self,
         module: nn.Module,
-        parameters: Iterable[str] | Callable[[str], bool] | None = None,
+        parameters: Parameters = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
@@ -74,7 +76,7 @@ class FlatNetwork:
         every = dict(self.module.named_parameters())
         if not every:
             raise ValueError(f"module {type(module).__name__} has no parameters")
-        chosen = _chosen_names(self.module, parameters)
+        chosen = chosen_names(self.module, parameters)
         tensors = {name: tensor for name, tensor in every.items() if name in chosen}
         _check_tensors(self.module, tensors)
         self.module.requires_grad_(False).zero_grad(set_to_none=True)
@@ -284,36 +286,6 @@ def require_network(network: object) -> None:
             "fe.FlatNetwork(module.float()); autocast=torch.bfloat16 there runs its products in "
             "half precision all the same"
         )
-
-
-def _chosen_names(
-    module: nn.Module, parameters: Iterable[str] | Callable[[str], bool] | None
-) -> set[str]:
-    """Find the parameters that are meant by names (any of a tied one's), by a predicate, or all.
-
-    Raises:
-        ValueError: unknown names, or none chosen.
-        TypeError: a single string.
-    """
-    own = {name for name, _ in module.named_parameters()}
-    first = {name: to for name, to in tied_names(module).items() if to in own}
-    if parameters is None:
-        return own
-    if isinstance(parameters, str):
-        raise TypeError(f"parameters must be several names or a predicate; pass [{parameters!r}]")
-    if callable(parameters):
-        names = [name for name in first if parameters(name)]
-    else:
-        names = list(parameters)
-        unknown = [name for name in names if name not in first]
-        if unknown:
-            raise ValueError(
-                f"parameters names {len(unknown)} that the module has not: {listed(unknown)}; "
-                + (did_you_mean(str(unknown[0]), first) or f"it has: {listed(list(first))}")
-            )
-    if not names:
-        raise ValueError(f"parameters chooses none of: {listed(list(first))}")
-    return {first[name] for name in names}
 
 
 def _check_tensors(module: nn.Module, chosen: Mapping[str, Tensor]) -> None:

@@ -103,7 +103,7 @@ def test_other_methods_need_no_selection(
 
 SELECT_OPTIONS: dict[str, Any] = {
     "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "sparsity": "knee",
-    "threshold": 0.5,
+    "threshold": 0.5, "parameters": ["linear", "0.*"],
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
     "bayestune": {
@@ -119,6 +119,7 @@ TUNE_OPTIONS: dict[str, Any] = {
     "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "method": "lora",
     "optimizer": "sgd", "learning_rate": 0.1, "num_steps": 9, "num_epochs": 2, "weight_decay": 0.1,
     "schedule": "constant", "evaluate_every": 5, "patience": 2, "lora_rank": 4,
+    "parameters": ["0"],
 }  # fmt: skip
 
 
@@ -140,7 +141,8 @@ def flags(options: dict[str, Any]) -> list[str]:
     """The options as they are written in a shell."""
     parts = []
     for name, value in options.items():
-        parts += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        parts += [f"--{name.replace('_', '-')}", *map(str, values)]
     return parts
 
 
@@ -223,6 +225,10 @@ BAD = {
     "too sparse": ([*SELECT, "--sparsity", "1e-6"], "selects 0"),
     "no folder": ([*SELECT, "--output", "no/folder.safetensors"], "--output: there is no folder"),
     "a folder": ([*SELECT, "--output", "."], "--output must be a file"),
+    "no such parameters": (
+        [*SELECT, "--parameters", "0.wieght"],
+        "parameters: '0.wieght' matches none; did you mean '0.weight'?",
+    ),
     "a setting of another rule": ([*SELECT, "--num-steps", "3"], "bayestune has no --num-steps"),
     "a picture of no kind": ([*SELECT, "--plot", "a.docx"], "--plot must end in one of .eps"),
     "not finite": (

@@ -132,7 +132,7 @@ def test_magnitude_random_and_biases() -> None:
     biases = select(net, (X, LABELS), rule="bias_only", head=HEAD)
     assert biases.mask.nonzero()[:, 0].tolist() == list(range(20, 25))
     assert biases.notes == ("every bias is selected, 5; sparsity plays no part",)
-    with pytest.raises(ValueError, match="no parameter of the network is called bias"):
+    with pytest.raises(ValueError, match="that may be chosen is called bias"):
         select(FlatNetwork(nn.Linear(4, 2, bias=False)), (X, LABELS), rule="bias_only")
 
 

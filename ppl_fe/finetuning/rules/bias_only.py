@@ -40,7 +40,9 @@ class BiasOnly(Rule):
         for name, where in task.network.slices.items():
             if name.rpartition(".")[2] == "bias":
                 score[where] = 1
-        if not score.any():
-            raise ValueError("rule='bias_only': no parameter of the network is called bias")
         count = int(score[task.ranked.to(score.device)].sum())
+        if not count:
+            raise ValueError(
+                "rule='bias_only': no parameter outside the head that may be chosen is called bias"
+            )
         return Scores(score, notes=(f"every bias is selected, {count}; sparsity plays no part",))

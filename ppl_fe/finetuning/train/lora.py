@@ -17,19 +17,26 @@ from torch import Tensor, nn
 from ppl_fe.finetuning.train.trained_entries import Entries
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
+from ppl_fe.networks.parameter_names import Parameters, chosen_names, linear_weights, reads
 
 ALPHA_OVER_RANK = 2
 
 
 def wrap(
-    network: FlatNetwork, module: nn.Module, head: Sequence[str], rank: int, seed: int
+    network: FlatNetwork,
+    module: nn.Module,
+    head: Sequence[str],
+    parameters: Parameters,
+    rank: int,
+    seed: int,
 ) -> tuple[Tensor, Entries]:
-    """Put adapters around every plain linear layer outside the head, in place.
+    """Put adapters around plain linear layers outside the head, in place.
 
     Args:
         network: the network whose vector the module's weights follow.
         module: the module to change.
         head: names of the head's parameters, which are trained as they are.
+        parameters: which of the linear layers' weights get an adapter; None for all of them.
         rank: r, at least 1.
         seed: seed of A's random start.
 
@@ -46,28 +53,27 @@ def wrap(
         raise ImportError("method='lora' needs peft: pip install peft") from error
     if rank < 1:
         raise ValueError(f"lora_rank must be at least 1, got {rank}")
-    # Layers of exactly this class: of others (the output of nn.MultiheadAttention) the weight is
-    # read without a call, and an adapter would do nothing.
-    targets = [
-        name
-        for name, layer in module.named_modules()
-        if type(layer) is nn.Linear and f"{name}.weight" in network.slices
-    ]
-    targets = [name for name in targets if f"{name}.weight" not in head]
-    fast = [name for name, layer in module.named_modules() if reads_weights(layer)]
+    chosen = chosen_names(module, parameters) & set(network.names) - set(head)
+    fast = [name for name, part in module.named_modules() if reads(part)]
+    fast = [name for name in fast if any(one.startswith(f"{name}.") for one in chosen)]
     if fast:
         raise ValueError(
             f"method='lora': {listed(fast)} read their linear layers' weights without calling "
             "them, so that peft's adapters would not count; use method='mask' or 'full'"
         )
-    if not targets or "" in targets:
+    weights = [name for name in linear_weights(module) if name in chosen]
+    if not weights or "weight" in weights:
         raise ValueError(
             f"method='lora': {type(module).__name__} has no nn.Linear among its layers outside "
             "the head that peft could wrap; use method='mask' or 'full'"
+            if parameters is None
+            else f"method='lora': parameters={parameters!r} holds no weight of an nn.Linear "
+            "outside the head that peft could wrap"
         )
+    targets = [name.removesuffix(".weight") for name in weights]
     mask = torch.zeros_like(network.anchor, dtype=torch.bool)
-    for name in targets:
-        mask[network.slices[f"{name}.weight"]] = True
+    for name in weights:
+        mask[network.slices[name]] = True
     config = peft.LoraConfig(r=rank, lora_alpha=ALPHA_OVER_RANK * rank, target_modules=targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -76,11 +82,6 @@ def wrap(
         name: None for name, _ in module.named_parameters() if ".lora_" in name
     }
     return mask, entries | dict.fromkeys(head)
-
-
-def reads_weights(layer: nn.Module) -> bool:
-    """Recognise a layer that reads the weights of linear layers below it without calling them."""
-    return isinstance(layer, nn.TransformerEncoderLayer)
 
 
 def unwrap(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

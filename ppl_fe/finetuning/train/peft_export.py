@@ -26,6 +26,7 @@ from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.lora import ALPHA_OVER_RANK
 from ppl_fe.finetuning.train.trained_entries import mask_entries
 from ppl_fe.networks.matching import listed
+from ppl_fe.networks.parameter_names import linear_weights
 
 PREFIX = "base_model.model."  # peft's wrapper about the module
 Adapter = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and configuration
@@ -94,11 +95,13 @@ def _shira(tuned: FinetuneResult) -> Adapter:
         name.removesuffix(".weight"): (name, index)
         for name, index in mask_entries(network, tuned.mask).items()
     }
-    others = [name for layer, (name, _) in parts.items() if not _is_linear(module, layer, name)]
+    plain = linear_weights(module)
+    others = [name for name, _ in parts.values() if name not in plain]
     if others:
         raise ValueError(
             f"SHiRA adapts weights of nn.Linear only, but entries are trained in: {listed(others)};"
-            " restrict the mask to linear weights, or use save_delta"
+            " select among those weights, select_parameters(..., parameters='linear'), or use "
+            "save_delta"
         )
     if not parts:
         raise ValueError("no entry outside the head was trained: there is no adapter to write")
@@ -134,10 +137,6 @@ def _shira(tuned: FinetuneResult) -> Adapter:
 def _whole_names(layers: Iterable[str]) -> str:
     """Name layers as a regular expression, which peft matches whole."""
     return "|".join(re.escape(layer) for layer in layers)
-
-
-def _is_linear(module: nn.Module, layer: str, name: str) -> bool:
-    return name == f"{layer}.weight" and type(module.get_submodule(layer)) is nn.Linear
 
 
 def _filled(index: Tensor, shape: torch.Size, places: int) -> Tensor:

@@ -28,6 +28,7 @@ from ppl_fe.finetuning.train.training_loop import Outcome, Training, TrainingPla
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
+from ppl_fe.networks.parameter_names import Parameters, chosen_names
 
 Method = Literal["mask", "full", "head", "lora"]
 # For AdamW. The published stage 2 uses 1e-3 at a sparsity of 0.5 %; all weights bear far less.
@@ -44,6 +45,7 @@ def finetune(
     likelihood: str | Likelihood = "categorical",
     mask: Tensor | None = None,
     method: Method = "mask",
+    parameters: Parameters = None,
     head: str | None = None,
     optimizer: Literal["adamw", "sgd"] = "adamw",
     learning_rate: float | None = None,
@@ -77,6 +79,8 @@ def finetune(
         method: "mask" (default); "full", all entries; "head", the head alone; "lora", adapters of
             low rank in every plain linear layer outside the head, by the package peft, merged at
             the end.
+        parameters: which parameters the methods "full" and "lora" train, as in
+            `select_parameters`: names, patterns, or "linear"; all by default.
         head: prefix of the freshly initialised head's parameters; None (default) if there is no
             such head. They are always trained, never count towards the mask's sparsity, and a delta
             stores them whole.
@@ -129,7 +133,7 @@ def finetune(
     """
     require_network(network)
     names = network.head_names(head)
-    selected = _selected(network, mask, method, names)
+    selected = _selected(network, mask, method, parameters, names)
     with kept_run(save_to, FORMAT, resume=resume) as kept:
         source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
         held_out = None if validation is None else as_data(validation)
@@ -146,7 +150,7 @@ def finetune(
 
         module = module_at(network, network.anchor)
         if method == "lora":
-            selected, entries = lora.wrap(network, module, names, lora_rank, seed)
+            selected, entries = lora.wrap(network, module, names, parameters, lora_rank, seed)
         else:
             entries = mask_entries(network, selected, names)
         trained = TrainedEntries(module, entries)
@@ -205,7 +209,11 @@ def _go_on(kept: KeptRun, training: Training, facts: dict[str, Any], selected: T
 
 
 def _selected(
-    network: FlatNetwork, mask: Tensor | None, method: str, head: tuple[str, ...]
+    network: FlatNetwork,
+    mask: Tensor | None,
+    method: str,
+    parameters: Parameters,
+    head: tuple[str, ...],
 ) -> Tensor:
     """Give the entries to train outside the head, (D,) bool; none yet for "lora"."""
     if method not in LEARNING_RATES:
@@ -217,8 +225,16 @@ def _selected(
         )
     if method == "head" and not head:
         raise ValueError("method='head' needs head=, the prefix of the head's parameters")
+    if parameters is not None and method not in ("full", "lora"):
+        raise ValueError(
+            f"parameters={parameters!r} is of the methods 'full' and 'lora'; what a mask may hold "
+            "is said where it is made, select_parameters(..., parameters=...)"
+        )
     if mask is None:
-        selected = torch.full_like(network.anchor, method == "full", dtype=torch.bool)
+        selected = torch.zeros_like(network.anchor, dtype=torch.bool)
+        for name in chosen_names(network.module, parameters) if method == "full" else ():
+            if name in network.slices:
+                selected[network.slices[name]] = True
     else:
         check_mask(network, mask)
         selected = mask.to(network.device).clone()
