@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases.bert import DATA, HEAD, INPUTS, bert, selected
 from cases.tuning import LABELS, X, tune
 from torch import Tensor, nn
 
@@ -88,6 +89,33 @@ def test_peft_reads_adapters_of_low_rank(head: str | None, tmp_path: Path) -> No
         for found in (loaded(X), loaded.merge_and_unload()(X)):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert (expected - net()(X)).abs().max() > 0.1
+
+
+# Which peft 0.21 still reads under transformers 5.24.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize("kind", ["shira", "lora"])
+def test_peft_reads_adapters_of_a_transformer(kind: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    network = FlatNetwork(bert())
+    call: dict[str, Any] = {"method": "lora"}
+    if kind == "shira":
+        call = {"mask": selected(network, parameters="linear").mask}
+    tuned = tune(network, DATA, head=HEAD, **call)
+    save_adapter(tuned, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == kind.upper()
+    base = bert().eval()
+    nn.init.zeros_(base.get_parameter("classifier.weight"))
+    loaded: Any = PeftModel.from_pretrained(base, tmp_path).eval()
+    with torch.no_grad():
+        expected = tuned.predict(INPUTS)
+        for found in (loaded(**INPUTS), loaded.merge_and_unload()(**INPUTS)):
+            torch.testing.assert_close(found.logits, expected, rtol=0, atol=1e-6)
+        assert (expected - bert().eval()(**INPUTS).logits).abs().max() > 0.01
+        assert torch.equal(tuned.module()(**INPUTS).logits, expected)
 
 
 REFUSED: list[tuple[Tensor, str | None, str]] = [

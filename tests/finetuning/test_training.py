@@ -226,12 +226,34 @@ def test_the_result_predicts_gives_its_module_and_saves_its_delta(tmp_path: Path
     assert torch.equal(tuned.predict(X), expected)
     assert not tuned.predict(X).requires_grad
     assert torch.equal(tuned.module()(X), expected)
-    tuned.module().get_parameter("0.weight").zero_()  # a copy
+    given = tuned.module()
+    nn.init.zeros_(given.get_parameter("0.weight"))  # a copy
     assert torch.equal(tuned.predict(X), expected)
+    given.train()(X).sum().backward()  # that can be trained on
+    assert given.get_parameter("2.bias").grad is not None
+    assert not tuned.network.module.training
     tuned.save(tmp_path / "a")
     given = module()
     apply_delta(given, tmp_path / "a")
     assert torch.equal(given(X), expected)
+
+
+def test_predictions_in_batches_are_those_of_all_rows() -> None:
+    tuned = tune(head=HEAD)
+    expected = tuned.predict(X)
+    sizes: list[int] = []
+    tuned.network.module.register_forward_hook(lambda _, __, out: sizes.append(len(out)))
+    found = tuned.predict(X.numpy(), batch_size=25)
+    assert sizes == [25, 25, 10]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(tuned.predict({"input": X}, batch_size=7), expected)
+    assert tuned.predict(X[:0]).shape == (0, 2)
+    with pytest.raises(TypeError, match="'inputs' must be a tensor or numpy array, got list"):
+        tuned.predict([[1.0]])
+    with pytest.raises(ValueError, match=r"equal number, got {'input': 60, 'mask': 3}"):
+        tuned.predict({"input": X, "mask": X[:3]})
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
+        tuned.predict(X, batch_size=0)
 
 
 def test_old_names_of_results_and_errors_work_and_warn() -> None:

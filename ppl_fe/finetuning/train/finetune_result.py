@@ -10,7 +10,10 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
+from ppl_fe.arguments import require_integer
+from ppl_fe.data.rows import as_tensor
 from ppl_fe.finetuning.train.trained_entries import mask_entries, module_at
 from ppl_fe.networks.delta_format import Delta, write_delta
 from ppl_fe.networks.flat import FlatNetwork
@@ -64,20 +67,48 @@ class FinetuneResult:
         return self.weights
 
     def module(self) -> nn.Module:
-        """Copy the pretrained module, in evaluation mode, and give the copy these weights."""
-        return module_at(self.network, self.weights)
+        """Copy the pretrained module, in evaluation mode, and give the copy these weights.
 
-    def predict(self, inputs: Any) -> Any:
-        """Evaluate the fine-tuned network, without gradients and all inputs at once.
+        It is an ordinary module, which can be trained on, saved, or moved; of transformers also by
+        its ``save_pretrained``.
+        """
+        module = module_at(self.network, self.weights)
+        for parameter in module.parameters():  # the network's copy is for reading only
+            parameter.requires_grad_(parameter.is_floating_point())
+        return module
+
+    def predict(self, inputs: Any, *, batch_size: int = 256) -> Any:
+        """Evaluate the fine-tuned network, in evaluation mode and without gradients.
 
         Args:
-            inputs: a tensor, or a mapping for networks called by keyword, on the network's device.
+            inputs: a tensor or NumPy array (N, ...), or for networks called by keyword a mapping of
+                them.
+            batch_size: rows that go through the network at once, 256 by default.
 
         Returns:
-            The network's output; of an output with `logits` (Hugging Face), the logits.
+            The network's output for all N rows, on its device; of an output with `logits` (Hugging
+            Face), the logits.
+
+        Raises:
+            TypeError: inputs that are no tensors.
+            ValueError: inputs of different lengths, or a batch size below one.
         """
+        require_integer("batch_size", batch_size, 1)
+        named = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+        tensors = {str(name): as_tensor(value, f"{name!r}") for name, value in named.items()}
+        lengths = {name: len(tensor) if tensor.ndim else 0 for name, tensor in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"inputs must be rows of equal number, got {lengths}")
+        outputs = []
         with torch.no_grad():
-            return self.network(self.weights, inputs)
+            for start in range(0, max(1, *lengths.values()), batch_size):
+                rows = {
+                    name: tensor[start : start + batch_size].to(self.network.device)
+                    for name, tensor in tensors.items()
+                }
+                given = rows if isinstance(inputs, Mapping) else rows["inputs"]
+                outputs.append(self.network(self.weights, given))
+        return outputs[0] if len(outputs) == 1 else pytree.tree_map(_joined, *outputs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what fine-tuning changed as one file for `fe.apply_delta`, as `fe.save_delta` does.
@@ -146,3 +177,8 @@ class FinetuneResult:
 
     def _repr_html_(self) -> str:
         return settings_table("FinetuneResult", self._rows())
+
+
+def _joined(*parts: Any) -> Any:
+    """Join the rows of a part of the output; what is no tensor is that of the first batch."""
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0]
