@@ -7,19 +7,24 @@ network to the last bit. It is bound to its base by a hash of every tensor outsi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.files.digest import digest
 from ppl_fe.networks.delta_format import Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.hashes import base_tensors
 from ppl_fe.networks.matching import listed
 
+CHANGED = (
+    "the module does not hold this delta's values: it was removed already, or the weights have "
+    "changed since; load the pretrained checkpoint again"
+)
 Replacement = tuple[nn.Parameter, Tensor | None, Tensor]  # tensor, positions (None: all), values
 
 
@@ -65,23 +70,45 @@ def save_delta(tuned: HasDelta, path: str | os.PathLike[str]) -> None:
 
 
 @named_arguments
-def apply_delta(module: nn.Module, path: str | os.PathLike[str]) -> AppliedDelta:
-    """Put a delta onto the pretrained module it was made from, in place.
+def apply_delta(
+    module: nn.Module,
+    path: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+) -> AppliedDelta:
+    """Put a delta onto the pretrained module it was made from, in place; or one of several.
 
-    The result equals the fine-tuned network to the last bit. Several deltas of one base are
-    switched by ``applied.remove()`` before the next is applied.
+    The result equals the fine-tuned network to the last bit. Of several deltas of one base, given
+    by name, the first is put on, and ``applied.use("another")`` switches:
+
+        applied = fe.apply_delta(module, {"news": "news.safetensors", "mail": "mail.safetensors"})
+        applied.use("mail")
+        with applied.disabled():
+            ...                                                     # the pretrained module
+        applied.remove()
 
     Args:
-        module: the pretrained network; its head, if the delta brings one, may hold anything.
-        path: a file of `save_delta`.
+        module: the pretrained network; its head, if a delta brings one, may hold anything.
+        path: a file of `save_delta`; or name -> file, of one base.
 
     Returns:
-        What takes the delta off again.
+        What switches deltas and takes them off again.
 
     Raises:
         FileNotFoundError: there is no such file.
         DeltaError: a damaged file, another architecture, other weights. The module is then as it
             was: everything is checked before anything is written.
+        ValueError: no file.
+    """
+    paths = dict(path) if isinstance(path, Mapping) else {Path(path).stem: path}
+    if not paths:
+        raise ValueError("path names no delta: give a file, or name -> file")
+    return AppliedDelta(module, {name: _fitting(module, own) for name, own in paths.items()})
+
+
+def _fitting(module: nn.Module, path: str | os.PathLike[str]) -> Delta:
+    """Read the delta of a module as it is.
+
+    Raises:
+        DeltaError: it belongs to another one.
     """
     delta = read_delta(path)
     wrong = _misfits(module, delta)
@@ -95,53 +122,103 @@ def apply_delta(module: nn.Module, path: str | os.PathLike[str]) -> AppliedDelta
     other = _of_another_dtype(module, delta)
     if other:
         raise DeltaError(f"{path} is damaged: {listed(other)}")
-    return AppliedDelta(module, delta)
+    return delta
 
 
 class AppliedDelta:
-    """A delta that is on a module; made by `apply_delta`.
+    """Deltas of a module, one of which is on; made by `apply_delta`.
 
-    It keeps what was replaced, as many values as the delta has, so that deltas can be switched
+    It keeps what each replaces, as many values as the delta has, so that deltas can be switched
     without the checkpoint.
+
+    Attributes:
+        active: the name of the delta that is on; None when all are off.
+
+    Example:
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.zeros_(module.weight)
+        >>> def of(value: float) -> Delta:
+        ...     values = {"weight": torch.full((1, 1), value)}
+        ...     return Delta("", {"weight": (1, 1)}, (), torch.tensor([]), torch.tensor([]), values)
+        >>> applied = AppliedDelta(module, {"news": of(1.0), "mail": of(2.0)})
+        >>> applied.use("mail")
+        >>> applied.names, applied.active, module.weight.item()
+        (('news', 'mail'), 'mail', 2.0)
+        >>> applied.remove()
+        >>> module.weight.item()
+        0.0
     """
 
-    def __init__(self, module: nn.Module, delta: Delta) -> None:
+    def __init__(self, module: nn.Module, deltas: Mapping[str, Delta]) -> None:
         self._module = type(module).__name__
-        named = dict(module.named_parameters())
-        new: list[Replacement] = [(named[name], at, values) for name, at, values in delta.parts()]
-        new += [(named[name], None, tensor) for name, tensor in delta.whole.items()]
-        self._new: list[Replacement] = [
-            (tensor, None if at is None else at.to(tensor.device), values.to(tensor.device))
-            for tensor, at, values in new
-        ]
-        self._old: list[Replacement] = [(t, at, _read(t, at)) for t, at, _ in self._new]
-        written = 0
-        try:
-            for replacement in self._new:
-                _write([replacement])
-                written += 1
-        except BaseException:  # a tensor that cannot be written
-            _write(self._old[:written])
-            raise
+        self._new = {name: _replacements(module, delta) for name, delta in deltas.items()}
+        self._old: dict[str, list[Replacement]] = {
+            name: [(tensor, at, _read(tensor, at)) for tensor, at, _ in new]
+            for name, new in self._new.items()
+        }
+        self.active: str | None = None
+        self.use(next(iter(deltas)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """List the deltas: the names they were given, or the stem of the one file."""
+        return tuple(self._new)
 
     def __repr__(self) -> str:
-        entries = sum(values.numel() for _, at, values in self._new if at is not None)
-        whole = sum(at is None for _, at, _ in self._new)
-        return f"AppliedDelta({entries:,} entries, {whole} whole tensors, of {self._module})"
+        if len(self._new) == 1:
+            (new,) = self._new.values()
+            entries = sum(values.numel() for _, at, values in new if at is not None)
+            whole = sum(at is None for _, at, _ in new)
+            what = f"{entries:,} entries, {whole} whole tensors"
+        else:
+            what = ", ".join(f"{name!r}{' on' * (name == self.active)}" for name in self._new)
+        return f"AppliedDelta({what or 'none left'}, of {self._module})"
 
-    def remove(self) -> None:
-        """Put the values back that the delta replaced, head included, bit for bit.
+    def use(self, name: str) -> None:
+        """Switch to one of the deltas, bit for bit.
+
+        Args:
+            name: one of `names`.
 
         Raises:
+            ValueError: there is no delta of that name.
+            RuntimeError: the weights have changed since the last switch; they are left as they are.
+        """
+        if name not in self._new:
+            near = did_you_mean(name, self._new) or f"there are: {listed(self.names)}"
+            raise ValueError(f"no delta is called {name!r}; {near}")
+        self._take_off()
+        new, old = self._new[name], self._old[name]
+        if not _holds(old):
+            raise RuntimeError(CHANGED)
+        for written, replacement in enumerate(new):
+            try:
+                _write([replacement])
+            except BaseException:  # a tensor that cannot be written
+                _write(old[:written])
+                raise
+        self.active = name
+
+    def remove(self, name: str | None = None) -> None:
+        """Put the values back that a delta replaced, head included, bit for bit, and forget it.
+
+        Args:
+            name: the one to forget; all of them by default. One that is off leaves the module as
+                it is.
+
+        Raises:
+            ValueError: there is no delta of that name.
             RuntimeError: the module no longer holds the delta's values: it was removed before, or
                 the weights have changed since.
         """
-        if not _holds(self._new):
-            raise RuntimeError(
-                "the module does not hold this delta's values: it was removed already, or the "
-                "weights have changed since; load the pretrained checkpoint again"
-            )
-        _write(self._old)
+        if name is not None and name not in self._new:
+            raise ValueError(f"no delta is called {name!r}; there are: {listed(self.names)}")
+        if not self._new:
+            raise RuntimeError(CHANGED)
+        if name is None or name == self.active:
+            self._take_off()
+        for one in self.names if name is None else (name,):
+            del self._new[one], self._old[one]
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -150,26 +227,54 @@ class AppliedDelta:
         The module is the pretrained one within, and the fine-tuned one again after it, bit for bit.
 
         Raises:
-            RuntimeError: the delta is not on the module, or the weights that it replaces were
-                changed within the block: they are then left as they are.
+            RuntimeError: no delta is on the module, or the weights that it replaces were changed
+                within the block: they are then left as they are.
         """
-        self.remove()
+        name = self.active
+        if name is None:
+            raise RuntimeError(CHANGED)
+        self._take_off()
         try:
             yield
         finally:
-            changed = not _holds(self._old)
+            old = self._old.get(name)
+            changed = self.active is not None or old is None or not _holds(old)
             if not changed:
-                _write(self._new)
+                self.use(name)
         if changed:
             raise RuntimeError(
                 "the module's weights were changed within the block of disabled(), so that the "
                 "delta was not put on again; load the pretrained checkpoint, and apply it anew"
             )
 
+    def _take_off(self) -> None:
+        """Put the values back that the delta which is on replaced, if one is."""
+        if self.active is None:
+            return
+        if not _holds(self._new[self.active]):
+            raise RuntimeError(CHANGED)
+        _write(self._old[self.active])
+        self.active = None
+
+
+def _replacements(module: nn.Module, delta: Delta) -> list[Replacement]:
+    """Pair a delta's values with the module's tensors, on their devices."""
+    named = dict(module.named_parameters())
+    new: list[Replacement] = [(named[name], at, values) for name, at, values in delta.parts()]
+    new += [(named[name], None, tensor) for name, tensor in delta.whole.items()]
+    return [
+        (tensor, None if at is None else at.to(tensor.device), values.to(tensor.device))
+        for tensor, at, values in new
+    ]
+
 
 def _holds(values: Sequence[Replacement]) -> bool:
-    """Return whether tensors have these values."""
-    return all(torch.equal(_read(tensor, at), own) for tensor, at, own in values)
+    """Return whether tensors have these values, bit for bit: a fresh head may hold NaN."""
+    return all(torch.equal(_bits(_read(tensor, at)), _bits(own)) for tensor, at, own in values)
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.reshape(-1).view(torch.uint8)
 
 
 def _misfits(module: nn.Module, delta: Delta) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cases.deltas import Tuned, X, base, contents, full_disk, nudge, same, saved
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import ppl_fe as fe
 from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.networks.delta_format import FORMAT, Delta, DeltaError, read_delta, write_delta
 from ppl_fe.networks.deltas import apply_delta, save_delta
@@ -56,6 +58,76 @@ def test_a_delta_is_off_within_a_block_and_on_again_after_it(tmp_path: Path) -> 
     with pytest.raises(RuntimeError, match=r"changed within the block"), applied.disabled():
         shift(module)
     with pytest.raises(RuntimeError, match="does not hold this delta's values"), applied.disabled():
+        pass
+
+
+def several(folder: Path, module: nn.Module) -> fe.AppliedDelta:
+    return apply_delta(module, {f"task {seed}": saved(folder, seed) for seed in (1, 2, 3)})
+
+
+def test_deltas_by_name_are_switched(tmp_path: Path) -> None:
+    module, before = base(), contents(base())
+    nn.init.constant_(module.get_parameter("3.weight"), float("nan"))  # a fresh head
+    fresh = contents(module)
+    applied = several(tmp_path, module)
+    assert (applied.names, applied.active) == (("task 1", "task 2", "task 3"), "task 1")
+    assert repr(applied) == "AppliedDelta('task 1' on, 'task 2', 'task 3', of Sequential)"
+    assert same(module, contents(tuned(1)[0]))
+    for seed in (3, 2, 2, 1):
+        applied.use(f"task {seed}")
+        assert same(module, contents(tuned(seed)[0]))
+        with applied.disabled():
+            assert applied.active is None
+            body = {name: tensor for name, tensor in before.items() if "3." not in name}
+            assert all(torch.equal(module.state_dict()[n], t) for n, t in body.items())
+        assert applied.active == f"task {seed}"
+        assert same(module, contents(tuned(seed)[0]))
+    applied.remove()
+    assert applied.names == ()
+    held = contents(module)
+    assert all(torch.equal(held[n].view(torch.uint8), fresh[n].view(torch.uint8))
+               for n in held if held[n].ndim)  # fmt: skip
+
+
+@pytest.mark.parametrize("order", list(permutations((1, 2, 3))))
+def test_deltas_are_removed_in_any_order(order: tuple[int, ...], tmp_path: Path) -> None:
+    module, before = base(), contents(base())
+    applied = several(tmp_path, module)
+    applied.use("task 2")
+    for count, seed in enumerate(order):
+        is_off = 2 in order[:count]
+        assert same(module, before if is_off else contents(tuned(2)[0]))
+        applied.remove(f"task {seed}")
+        with pytest.raises(ValueError, match=f"no delta is called 'task {seed}'"):
+            applied.use(f"task {seed}")
+    assert same(module, before)
+
+
+def test_one_of_several_deltas_of_another_base(tmp_path: Path) -> None:
+    module = other_weight()
+    before = contents(module)
+    fits = tmp_path / "fits"
+    save_delta(Tuned(tuned(1, other_weight())[1]), fits)
+    with pytest.raises(DeltaError, match=r"2\.safetensors belongs to other weights"):
+        apply_delta(module, {"fits": fits, "another": saved(tmp_path, 2)})
+    assert same(module, before)
+    with pytest.raises(ValueError, match="path names no delta"):
+        apply_delta(module, {})
+
+
+def test_switching_refuses_weights_that_have_changed_since(tmp_path: Path) -> None:
+    module = base()
+    applied = several(tmp_path, module)
+    with pytest.raises(ValueError, match=r"no delta is called 'tsk 2'; did you mean 'task 2'\?"):
+        applied.use("tsk 2")
+    with pytest.raises(RuntimeError, match=r"changed within the block"), applied.disabled():
+        shift(module)
+    changed = contents(module)
+    with pytest.raises(RuntimeError, match="the weights have changed since"):
+        applied.use("task 2")
+    assert same(module, changed)
+    assert applied.active is None
+    with pytest.raises(RuntimeError, match="the weights have changed since"), applied.disabled():
         pass
 
 
