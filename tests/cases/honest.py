@@ -15,6 +15,7 @@ import ppl_fe as fe
 from cases.random_programs import Known, RandomProgram, known, program
 
 MEAN_MARGIN, SD_MARGIN, ERRORS = 0.1, 0.05, 4.0
+ROUNDING = 1e-6  # the first entry of a correlation's factor is one, but for this
 
 
 class Outcome(NamedTuple):
@@ -59,7 +60,7 @@ def what_is_wrong(draws: xr.DataTree, made: RandomProgram, exact: dict[str, Know
     for name, truth in exact.items():
         values = np.asarray(draws.posterior[name].values, dtype=np.float64)
         values = made.seen(name, values.reshape(*values.shape[:2], -1))
-        for k in np.flatnonzero(truth.sd > 1e-12 * np.abs(truth.mean)).tolist():
+        for k in np.flatnonzero(truth.sd > ROUNDING * np.abs(truth.mean)).tolist():
             x = (values[..., k] - truth.mean[k]) / truth.sd[k]
             errors = [_at(truth.mean_error, k), _at(truth.sd_error, k)]
             mean, sd = float(x.mean()), float(x.std())

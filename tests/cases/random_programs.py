@@ -19,6 +19,8 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from ppl_fe.inference.program.equal_forms import OF_PRIORS, equal_forms
+
 Array = NDArray[np.float64]
 View = Callable[[Array], Array]
 
@@ -112,7 +114,8 @@ def known(program: RandomProgram, seed: int = 0) -> dict[str, Known]:
 
 def _ancestors(program: RandomProgram) -> tuple[dict[str, Array], Array]:
     """Draw from the prior: site -> (CHUNK, K), and the log-likelihood (CHUNK,) of each draw."""
-    with pyro.plate("ancestors", CHUNK, dim=-2):
+    # torch's own sampler of LKJ factors has another law: findings/lkj_cholesky_draws_another_law.sh
+    with equal_forms(OF_PRIORS), pyro.plate("ancestors", CHUNK, dim=-2):
         trace = poutine.trace(program.model).get_trace()
     trace.compute_log_prob()
     values, logs = dict[str, Array](), np.zeros(CHUNK)

@@ -148,6 +148,33 @@ def test_the_prior_predictive_law(size: int | None) -> None:
     xr.testing.assert_identical(tree, again)
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_correlations_are_drawn_from_the_law_that_is_named(
+    batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LKJ(η) of D variables: the square of each correlation has the mean 1/(2η + D − 1)."""
+    if not batched:
+        monkeypatch.setattr(torch.func, "vmap", _unbatchable)
+    size, eta, number = 4, 1.5, 4000 if batched else 400
+
+    def model() -> None:
+        pyro.sample("factor", dist.LKJCholesky(size, torch.tensor(eta)))
+
+    factor = fe.prior_predictive(model, num_samples=number).prior["factor"].values[0]
+    below = np.tril_indices(size, -1)
+    squares = (factor @ factor.swapaxes(-1, -2))[(slice(None), *below)] ** 2
+    exact = 1 / (2 * eta + size - 1)  # a correlation's (1 + r)/2 ~ Beta(b, b), b = η − 1 + D/2
+    fourth = 3 / ((2 * eta + size - 1) * (2 * eta + size + 1))
+    error = (fourth - exact**2) ** 0.5 / number**0.5
+    np.testing.assert_allclose(squares.mean(0), exact, atol=ERRORS * error)
+    np.testing.assert_allclose((factor**2).sum(-1), 1.0, rtol=1e-5)
+    assert (np.triu(factor, 1) == 0).all()
+
+
+def _unbatchable(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no batching rule")
+
+
 def test_what_cannot_be_predicted_is_refused() -> None:
     draws = exact_draws()
 

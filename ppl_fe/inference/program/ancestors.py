@@ -12,6 +12,7 @@ from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.equal_forms import OF_PRIORS, equal_forms
 from ppl_fe.inference.program.site_checks import transform_of
 
 
@@ -55,7 +56,8 @@ def _drawn(call: Callable[[], Any]) -> dict[str, Tensor]:
     Args:
         call: runs the program; its draws are those of torch's global generator.
     """
-    with poutine.block(), torch.no_grad(), pyro.validation_enabled(False):
+    quiet = pyro.validation_enabled(False)
+    with poutine.block(), torch.no_grad(), quiet, equal_forms(OF_PRIORS):
         nodes = poutine.trace(call).get_trace().nodes.items()
     return {
         name: transform_of(name, site["fn"]).inv(site["value"])

@@ -2,6 +2,8 @@
 
 They write into tensors that are not batched, or go by an autograd function of the old form, and so
 would have a program run chain after chain, or draw after draw. In force only while a program runs.
+One more form is not equal but right: torch draws LKJ Cholesky factors from another law than theirs
+(findings/lkj_cholesky_draws_another_law.sh).
 """
 
 from __future__ import annotations
@@ -54,6 +56,27 @@ def _dirichlet_rsample(self: Any, sample_shape: Any = ()) -> Tensor:
     return gammas / gammas.sum(-1, keepdim=True)
 
 
+def _lkj_cholesky_sample(self: Any, sample_shape: Any = ()) -> Tensor:
+    """Draw row i = 0, 1, ... in a uniform direction, 1 − L_ii² ~ Beta(i/2, η + (D − 1 − i)/2).
+
+    The onion method of Lewandowski, Kurowicka & Joe (2009), section 3.2, which torch has with
+    Beta(i − 1/2, ·).
+    """
+    eta, size = self.concentration[..., None], self.dim
+    shape = self._extended_shape(torch.Size(sample_shape))
+    row = torch.arange(1, size, dtype=eta.dtype, device=eta.device)
+    below = torch._standard_gamma((row / 2).expand(*shape[:-2], size - 1))
+    rest = torch._standard_gamma((eta + (size - 1 - row) / 2).expand(*shape[:-2], size - 1))
+    tiny = torch.finfo(eta.dtype).tiny
+    below, rest = below.clamp(min=tiny), rest.clamp(min=tiny)
+    direction = torch.randn(shape, dtype=eta.dtype, device=eta.device).tril(-1)[..., 1:, :]
+    length = (below / (below + rest) / direction.square().sum(-1)).sqrt()
+    rows = length[..., None] * direction
+    first = torch.zeros_like(rows[..., :1, :])
+    diagonal = torch.cat([torch.ones_like(rest[..., :1]), (rest / (below + rest)).sqrt()], -1)
+    return torch.cat([first, rows], -2) + torch.diag_embed(diagonal)
+
+
 def _safe_log(x: Tensor) -> Tensor:
     """Take the logarithm, without an infinite gradient at 0."""
     return torch.where(x > 0, torch.log(torch.where(x > 0, x, 1.0)), -torch.inf)
@@ -65,6 +88,7 @@ OF_DENSITIES: Forms = {
     (dist.OrderedLogistic, "__init__"): _ordered_logistic,
 }
 OF_SUMS: Forms = {(torch_log, "safe_log"): _safe_log}
+OF_PRIORS: Forms = {(torch.distributions.LKJCholesky, "sample"): _lkj_cholesky_sample}
 OF_DRAWS: Forms = {
     (dist.OrderedLogistic, "__init__"): _ordered_logistic,
     (torch.distributions.Multinomial, "sample"): _multinomial_sample,

@@ -21,7 +21,12 @@ from torch import Tensor
 
 from ppl_fe.inference.program.dimensions import event_dimensions, named_axes
 from ppl_fe.inference.program.each_chain import without_fallback_warnings
-from ppl_fe.inference.program.equal_forms import OF_DRAWS, OutOfPlaceDraws, equal_forms
+from ppl_fe.inference.program.equal_forms import (
+    OF_DRAWS,
+    OF_PRIORS,
+    OutOfPlaceDraws,
+    equal_forms,
+)
 from ppl_fe.inference.program.minibatches import index_sets, put_together
 from ppl_fe.inference.program.trace import (
     Subsample,
@@ -78,7 +83,12 @@ def simulate(
     """
     handler = _Forwards(values, indices, anew)
     try:
-        with poutine.block(), pyro.validation_enabled(False), handler:
+        with (
+            poutine.block(),
+            pyro.validation_enabled(False),
+            equal_forms(OF_PRIORS),
+            handler,
+        ):
             trace = poutine.trace(call).get_trace()
     except NotImplementedError as error:
         raise ValueError(
