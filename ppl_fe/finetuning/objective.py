@@ -129,8 +129,18 @@ class Objective:
                 "the data and their order"
             )
 
-    def evaluate(self, module: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    def evaluate(
+        self,
+        module: nn.Module,
+        batches: Iterable[Batch],
+        kept: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[float, float]:
         """Average the loss and, for the categorical likelihood, the accuracy (else NaN).
+
+        Args:
+            module: the network.
+            batches: a pass over the data.
+            kept: gets output and targets of each batch, on the CPU; None (default) keeps none.
 
         Example:
             >>> module = nn.Linear(1, 2)
@@ -146,6 +156,8 @@ class Objective:
                 part, output = self(module, batch)
                 targets = batch[1].to(output.device)
                 loss, count = loss + part.item() * len(targets), count + len(targets)
+                if kept is not None:
+                    kept.append((output.cpu(), targets.cpu()))
                 if self.likelihood is categorical:
                     right += int((output.argmax(-1) == targets).sum())
         accuracy = right / count if self.likelihood is categorical else float("nan")

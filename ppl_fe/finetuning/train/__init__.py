@@ -2,6 +2,7 @@
 
 training.py         `finetune`, from arguments to a result
 training_loop.py    the loop: schedule, early stopping, history
+looks.py            what is evaluated from time to time: validation data, metrics
 trained_entries.py  masks to indices, and an optimiser's state for the trained entries alone
 finetune_result.py  the result: weights, history, delta
 lora.py             adapters of low rank, for comparison

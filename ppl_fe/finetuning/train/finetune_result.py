@@ -29,8 +29,8 @@ class FinetuneResult:
     Attributes:
         weights: (D,) all the network's weights, fine-tuned.
         history: one row a step: `step`, `loss` (of its batch, before the update),
-            `learning_rate`, and after the update, where looked at, `validation_loss` and
-            `validation_accuracy`.
+            `learning_rate`, and after the update, where looked at, `validation_loss`,
+            `validation_accuracy` and the metrics by their names.
         mask: (D,) bool, the entries outside the head that were trained.
         step: the number of updates in `weights`: with validation data those of the best state.
         base_hash: SHA-256 of the pretrained weights and buffers outside the head.
@@ -38,6 +38,8 @@ class FinetuneResult:
         network: the pretrained network.
         adapters: of method "lora", layer -> (A, B), of shapes (r, in) and (out, r); `weights` has
             2 B A added already.
+        metrics: name -> value of these weights, on the validation data or else on the training
+            data; empty where none was asked for.
 
     Example:
         >>> from ppl_fe.finetuning import finetune
@@ -59,6 +61,7 @@ class FinetuneResult:
     head: dict[str, Tensor]
     network: FlatNetwork
     adapters: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def vector(self) -> Tensor:
@@ -167,6 +170,8 @@ class FinetuneResult:
         for name in ("validation_loss", "validation_accuracy"):
             if name in at and at[name].notna().any():
                 rows.append((name.replace("_", " "), f"{at[name].iloc[0]:.4f} there"))
+        data = "validation" if len(at) and at["validation_loss"].notna().any() else "training"
+        rows += [(n, f"{v:.4g} there, on the {data} data") for n, v in self.metrics.items()]
         return rows
 
     def __repr__(self) -> str:

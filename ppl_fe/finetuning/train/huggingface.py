@@ -32,7 +32,7 @@ from ppl_fe.arguments import named_arguments
 from ppl_fe.files.digest import digest
 from ppl_fe.finetuning.selection import Selection, SelectionError
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
-from ppl_fe.finetuning.train.training_loop import COLUMNS
+from ppl_fe.finetuning.train.looks import OWN_COLUMNS
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_tensors, network_hash
 from ppl_fe.networks.matching import listed
@@ -217,4 +217,4 @@ def _history(log: list[Mapping[str, Any]]) -> pd.DataFrame:
         for name in ("loss", "accuracy"):
             if f"eval_{name}" in entry:
                 row[f"validation_{name}"] = entry[f"eval_{name}"]
-    return pd.DataFrame([rows[step] for step in sorted(rows)], columns=list(COLUMNS))
+    return pd.DataFrame([rows[step] for step in sorted(rows)], columns=list(OWN_COLUMNS))

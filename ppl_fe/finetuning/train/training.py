@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,10 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.files.digest import digest
 from ppl_fe.files.kept_run import KeptRun, kept_run
 from ppl_fe.finetuning.going_on import facts_of, hold_to
-from ppl_fe.finetuning.objective import Objective, data_and_batch, one_pass, shuffled
+from ppl_fe.finetuning.objective import Objective, data_and_batch, shuffled
 from ppl_fe.finetuning.train import lora
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
+from ppl_fe.finetuning.train.looks import Metric, looks_of
 from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
@@ -55,6 +57,7 @@ def finetune(
     weight_decay: float = 0.0,
     schedule: Literal["linear", "constant"] = "linear",
     validation: Any = None,
+    metrics: Mapping[str, Metric] | None = None,
     evaluate_every: int | None = None,
     patience: int = 5,
     lora_rank: int = 8,
@@ -94,8 +97,13 @@ def finetune(
         weight_decay: pull of trained entries towards zero, 0 by default.
         schedule: "linear" (default), up over the first 6 % of the steps, then down; or "constant".
         validation: data in any of the forms above. The state of lowest validation loss is kept.
-        evaluate_every: steps between two evaluations on `validation`; by default one pass over the
-            data, or more where that would be over 50 evaluations.
+        metrics: name -> function of (outputs, targets), of the network's outputs (N, ...) and the
+            targets of all N rows, on the CPU, which gives one number, as
+            ``{"accuracy": lambda out, y: (out.argmax(-1) == y).float().mean()}``. They are computed
+            on `validation`, or without it on `data`, as often as `evaluate_every` says, the first
+            time before any step, and stand in the history under their names. None by default.
+        evaluate_every: steps between two looks at `validation` or for `metrics`; by default one
+            pass over the data, or more where that would be over 50 looks.
         patience: evaluations without a better loss before training stops early, 5 by default.
         lora_rank: r of method "lora", 8 by default.
         seed: seed of the order of the data and of adapters, 0 by default. The global random state
@@ -110,8 +118,9 @@ def finetune(
     Raises:
         TypeError: a mask that is no tensor of booleans; an argument that does not exist.
         ValueError: a mask of another shape or empty; arguments that do not go together or are out
-            of range; labels out of range or of one class only; a head that does not exist; a run
-            to be resumed that another call began or that is damaged.
+            of range; labels out of range or of one class only; a head that does not exist; a
+            metric that fails or gives no number, or whose name is taken; a run to be resumed that
+            another call began or that is damaged.
         BlockingIOError: another process writes to `save_to`.
         FileExistsError: `save_to` exists.
         FileNotFoundError: there is nothing to resume.
@@ -163,12 +172,12 @@ def finetune(
             build_optimizer(optimizer, trained.leaves, learning_rate, weight_decay),
             objective,
             plan,
-            None if held_out is None else lambda: one_pass(held_out, size),
+            looks_of(source, held_out, metrics, size),
         )
         if kept is not None:
             own: dict[str, Any] = {"method": method, "optimizer": optimizer, "seed": seed}
             own |= {"weight_decay": weight_decay, "lora_rank": lora_rank}
-            own |= {"batch_size": size, "head": head}
+            own |= {"batch_size": size, "head": head, "metrics": [*(metrics or ())]}
             sources = {"data": source} | ({} if held_out is None else {"validation": held_out})
             facts = facts_of(network, objective, sources, {**vars(plan), **own})
             _go_on(kept, training, facts, selected)
@@ -186,6 +195,7 @@ def finetune(
         head={name: parts[name] for name in names},
         network=network,
         adapters=adapters,
+        metrics=outcome.at_end(metrics or ()),
     )
     if outcome.failure:
         raise _diverged(outcome, plan, tuned)

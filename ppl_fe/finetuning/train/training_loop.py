@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan
 
@@ -15,11 +15,11 @@ from ppl_fe.arguments import require_integer, require_positive
 from ppl_fe.files.kept_run import KeptRun, State
 from ppl_fe.finetuning.going_on import between_steps
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
+from ppl_fe.finetuning.train.looks import OWN_COLUMNS, Looks
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
 from ppl_fe.inference.run.loop import Interrupts
 from ppl_fe.networks.matching import listed
 
-COLUMNS = ("step", "loss", "learning_rate", "validation_loss", "validation_accuracy")
 WARMUP_FRACTION = 0.06  # as usual in fine-tuning on GLUE (Liu et al. 2019)
 
 
@@ -31,7 +31,7 @@ class TrainingPlan:
         num_steps: T, the number of updates.
         learning_rate: η, the largest of the schedule.
         schedule: "linear" or "constant".
-        evaluate_every: steps between two evaluations on the validation data.
+        evaluate_every: steps between two looks, at the validation data or for metrics.
         patience: evaluations without a better validation loss before training stops.
 
     Raises:
@@ -70,7 +70,7 @@ class TrainingPlan:
         return self.learning_rate * (self.num_steps + 1 - step) / (self.num_steps - rising)
 
     def evaluates_after(self, step: int) -> bool:
-        """Decide whether to evaluate on the validation data after so many updates."""
+        """Decide whether to look after so many updates."""
         return step % self.evaluate_every == 0 or step == self.num_steps
 
 
@@ -80,7 +80,7 @@ class Outcome:
 
     Attributes:
         history: one row a step: the loss of its batch before the update, the learning rate, and
-            at evaluations the validation loss and accuracy after the update.
+            at looks the validation loss and accuracy and the metrics after the update.
         step: the number of updates in the weights that the module holds.
         failure: what became non-finite and where; empty if nothing did.
     """
@@ -88,6 +88,11 @@ class Outcome:
     history: pd.DataFrame
     step: int
     failure: str
+
+    def at_end(self, names: Iterable[str]) -> dict[str, float]:
+        """Give what the history says, in these columns, of the weights that were kept."""
+        rows = self.history[self.history["step"] == self.step]
+        return {name: float(rows[name].iloc[0]) if len(rows) else nan for name in names}
 
 
 @dataclass
@@ -117,10 +122,11 @@ class Training:
         optimizer: the optimiser of `trained.leaves`.
         objective: the mean negative log-likelihood of a minibatch.
         plan: length, learning rates, evaluations.
-        validation: makes a pass over the validation data; None without them.
+        looks: what is evaluated from time to time; None for nothing.
 
     Attributes:
         step: updates so far.
+        seen: what the last look reported.
     """
 
     def __init__(
@@ -130,12 +136,13 @@ class Training:
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         plan: TrainingPlan,
-        validation: Callable[[], Iterator[Batch]] | None,
+        looks: Looks | None,
     ) -> None:
         self.module, self.trained, self.optimizer = module, trained, optimizer
-        self.objective, self.plan, self.validation = objective, plan, validation
+        self.objective, self.plan, self.looks = objective, plan, looks
         self.step, self.best_loss, self.waited, self.failure = 0, inf, 0, ""
         self.rows: list[dict[str, float]] = []
+        self.seen: dict[str, float] = {}
         self.good, self.best = Snapshot(trained.values(), 0), Snapshot(trained.values(), 0)
         self.is_over = False
 
@@ -167,29 +174,39 @@ class Training:
             while not self.is_over:
                 between_steps(kept, interrupts, self.state, self._so_far, "fine-tuning")
                 self.is_over = self._looks_enough() or not self._update(batches)
-                bar.set_postfix(_shown(self.rows[-1]) if self.rows else {}, refresh=False)
+                bar.set_postfix(self._shown(), refresh=False)
                 bar.update(self.step - bar.n)
             bar.refresh()  # the last step, too, however quick it was
         if kept is not None:
             kept.commit(self.state, self._so_far)
         return self._outcome()
 
+    @property
+    def columns(self) -> list[str]:
+        """Name the columns of the history."""
+        return [*OWN_COLUMNS, *(self.looks.metrics if self.looks else ())]
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.looks is not None and self.looks.held_out
+
     def _looks_enough(self) -> bool:
-        """Look at the validation data where it is time to; say whether training is over."""
+        """Look at the data where it is time to; say whether training is over."""
         step, plan = self.step, self.plan
-        if self.validation is not None and plan.evaluates_after(step):
-            loss, accuracy = self.objective.evaluate(self.module, self.validation())
+        if self.looks is not None and plan.evaluates_after(step):
+            loss, self.seen = self.looks.look(self.module, self.objective)
             if step == 0:
                 self.rows.append({"step": 0, "loss": nan, "learning_rate": nan})
-            self.rows[-1] |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            if not isfinite(loss):
-                where = non_finite_layer(self.module, self.objective, self.validation())
-                self.failure = f"the validation loss is {loss} after step {step}, {where}"
-                return True
-            self.waited += 1
-            if loss < self.best_loss:
-                self.best_loss, self.waited = loss, 0
-                self.best.keep(self.trained, step)
+            self.rows[-1] |= self.seen
+            if self._keeps_best:
+                if not isfinite(loss):
+                    where = non_finite_layer(self.module, self.objective, self.looks.batches())
+                    self.failure = f"the validation loss is {loss} after step {step}, {where}"
+                    return True
+                self.waited += 1
+                if loss < self.best_loss:
+                    self.best_loss, self.waited = loss, 0
+                    self.best.keep(self.trained, step)
         return step == plan.num_steps or self.waited == plan.patience
 
     def _update(self, batches: Iterator[Batch]) -> bool:
@@ -221,10 +238,19 @@ class Training:
         failure, end = self.failure, Snapshot([], self.step)
         if not failure and not all(leaf.isfinite().all() for leaf in self.trained.leaves):
             failure = f"weights are not finite after step {self.step}"
-        if self.validation is not None or failure:
-            end = self.best if self.validation is not None else self.good
+        if self._keeps_best or failure:
+            end = self.best if self._keeps_best else self.good
             self.trained.restore(end.values)
-        return Outcome(pd.DataFrame(self.rows, columns=list(COLUMNS)), end.step, failure)
+        return Outcome(pd.DataFrame(self.rows, columns=self.columns), end.step, failure)
+
+    def _shown(self) -> dict[str, str]:
+        """Write the last batch's loss, its rate, and the metrics of the last look for the bar."""
+        if not self.rows:
+            return {}
+        row = self.rows[-1]
+        shown = {"loss": f"{row['loss']:.4f}", "learning rate": f"{row['learning_rate']:.1e}"}
+        metrics = {name: value for name, value in self.seen.items() if name not in OWN_COLUMNS}
+        return shown | {name: f"{value:.4g}" for name, value in metrics.items()}
 
     @property
     def _so_far(self) -> str:
@@ -240,8 +266,8 @@ class Training:
         tensors = {f"{name}:{k}": v for name, each in values.items() for k, v in enumerate(each)}
         for k, own in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer:{k}:{name}": v for name, v in own.items() if v is not None}
-        rows = [[row.get(name, nan) for name in COLUMNS] for row in self.rows]
-        tensors["rows"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(COLUMNS))
+        rows = [[row.get(name, nan) for name in self.columns] for row in self.rows]
+        tensors["rows"] = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(self.columns))
         about = {
             name: getattr(self, name)
             for name in ("step", "best_loss", "waited", "failure", "is_over")
@@ -268,14 +294,10 @@ class Training:
                 own.setdefault(int(number), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": own, "param_groups": groups})
-        self.rows = [_row(values) for values in tensors["rows"].tolist()]
+        self.rows = [_row(self.columns, values) for values in tensors["rows"].tolist()]
 
 
-def _row(values: list[float]) -> dict[str, float]:
+def _row(columns: Sequence[str], values: list[float]) -> dict[str, float]:
     """Give the row of a step, as the loop has it: what was not looked at is not in it."""
-    row = dict(zip(COLUMNS, values, strict=True)) | {"step": int(values[0])}
-    return {k: v for k, v in row.items() if k in COLUMNS[:3] or not isnan(v)}
-
-
-def _shown(row: dict[str, float]) -> dict[str, str]:
-    return {"loss": f"{row['loss']:.4f}", "learning rate": f"{row['learning_rate']:.1e}"}
+    row = dict(zip(columns, values, strict=True)) | {"step": int(values[0])}
+    return {k: v for k, v in row.items() if k in OWN_COLUMNS[:3] or not isnan(v)}
