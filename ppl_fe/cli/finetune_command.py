@@ -94,7 +94,7 @@ def run(given: dict[str, Any]) -> int:
     return 0
 
 
-def _mask(path: str, network: FlatNetwork, head: str | None) -> Tensor:
+def _mask(path: str, network: FlatNetwork, head: list[str] | None) -> Tensor:
     from ppl_fe.finetuning.selection import load_selection
 
     selection, names = load_selection(path, network), network.head_names(head)

@@ -31,6 +31,7 @@ def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str)
     )
     command.add_argument(
         "--head",
+        nargs="+",
         metavar="PREFIX",
         help="of the fresh head's parameters, which stay as the factory makes them; default none",
     )

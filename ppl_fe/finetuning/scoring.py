@@ -13,7 +13,7 @@ your own is a class with a name and `score`; give an object of it as `rule=`:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ class Task:
         source: the checked data.
         objective: the mean negative log-likelihood of a minibatch.
         likelihood: as the caller gave it.
-        head: the prefix that names the fresh head, or None.
+        head: the prefix that names the fresh head, several of them, or None.
         head_names: the tensors of that head.
         ranked: (D,) bool, the entries outside the head. Scores elsewhere are ignored.
         num_selected: how many entries will be selected; None if a threshold or the knee decides.
@@ -51,7 +51,7 @@ class Task:
     source: TensorData | LoaderData
     objective: Objective
     likelihood: str | Likelihood
-    head: str | None
+    head: str | Sequence[str] | None
     head_names: tuple[str, ...]
     ranked: Tensor
     num_selected: int | None

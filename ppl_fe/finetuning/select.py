@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ def select_parameters(
     sparsity: float | Literal["knee"] = 0.005,
     threshold: float | None = None,
     parameters: Parameters = None,
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     batch_size: int | Literal["auto"] | None = "auto",
     seed: int = 0,
     save_to: str | Path | None = None,
@@ -72,8 +73,9 @@ def select_parameters(
             at their pretrained values. Names of parameters or of modules, patterns of names such
             as "*.attention.*", one of these or several; "linear", the weights of plain linear
             layers, so that `save_adapter` can write the result; or a predicate of a name.
-        head: prefix of the freshly initialised head: not ranked, as it has no anchor. Its prior is
-            N(0, 1).
+        head: prefix of the freshly initialised head, or several: not ranked, as it has no anchor.
+            Its prior is N(0, 1). None, the default, warns where transformers (5 or later) found no
+            values for a layer.
         batch_size: B, rows in a minibatch, at most n; "auto" (the default) is 32, and all the data
             under a prior of your own; None takes all the data in a step. A DataLoader brings its
             own.
@@ -122,7 +124,7 @@ def select_parameters(
             f"save_to keeps the chains of BayesTune under its own prior; rule={rule.name!r} has "
             "none to go on with: leave save_to out, and write the result by selection.save(path)"
         )
-    names = network.head_names(head)
+    names = network.checked_head(head)
     part = part_of(network, parameters, names)
     ranked = outside(part.slices, names)
     wanted = rule.takes_sparsity and threshold is None

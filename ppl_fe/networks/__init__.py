@@ -5,6 +5,7 @@ In, each file using those above it:
     hub_names.py        what files of the Hugging Face hub hold beside or instead
     matching.py         a state dict under a module's own names
     parameter_names.py  which parameters are meant, by names and patterns
+    fresh_weights.py    weights that a checkpoint did not have
     functional_copy.py  a copy of a module that torch.func can call
     flat.py             a module as a function f(w, x) of one vector w
     checkpoints.py      checkpoint files -> state dicts and vectors

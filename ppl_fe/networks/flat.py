@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from ppl_fe.arguments import did_you_mean, named_arguments
+from ppl_fe.networks.fresh_weights import fresh_weights, warn_of_fresh_weights
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
 from ppl_fe.networks.matching import SHOWN, listed, match_state
 from ppl_fe.networks.parameter_names import Parameters, chosen_names
@@ -43,6 +44,8 @@ class FlatNetwork:
         num_parameters: D.
         module: the copy in evaluation mode; for reading only.
         dtype, device: those of the vector.
+        fresh: names of the module's parameters that `from_pretrained` of transformers (5 or later)
+            made up, because its checkpoint had none: a head, in most cases.
 
     Raises:
         ValueError: no parameters, unknown names, or chosen parameters that are not real floating
@@ -72,7 +75,7 @@ class FlatNetwork:
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             raise TypeError(f"module is wrapped in {type(module).__name__}; pass module.module")
-        self.module = functional_copy(module)
+        self.module, self.fresh = functional_copy(module), fresh_weights(module)
         every = dict(self.module.named_parameters())
         if not every:
             raise ValueError(f"module {type(module).__name__} has no parameters")
@@ -208,11 +211,12 @@ class FlatNetwork:
         other.anchor = other.flatten({name: tensors[name] for name in other.names})
         return other
 
-    def head_names(self, head: str | None) -> tuple[str, ...]:
+    def head_names(self, head: str | Sequence[str] | None) -> tuple[str, ...]:
         """List the names of a fresh head's parameters: those equal to ``head`` or below it.
 
         Args:
-            head: a dotted prefix, as ``"classifier"``; None for a network without a fresh head.
+            head: a dotted prefix, as ``"classifier"``, or several; None for a network without a
+                fresh head.
 
         Raises:
             ValueError: no parameter of the vector is called so, or all are.
@@ -222,16 +226,27 @@ class FlatNetwork:
             >>> network.head_names("1")
             ('1.weight', '1.bias')
         """
-        if head is None:
-            return ()
-        names = tuple(name for name in self.names if name == head or name.startswith(f"{head}."))
+        found = [
+            self._below(prefix) for prefix in ([head] if isinstance(head, str) else head or ())
+        ]
+        names = tuple(name for name in self.names if any(name in below for below in found))
+        if names and len(names) == len(self.names):
+            raise ValueError(f"head={head!r} names every parameter; nothing pretrained is left")
+        return names
+
+    def checked_head(self, head: str | Sequence[str] | None) -> tuple[str, ...]:
+        """List the names of the head as `head_names` does, and warn of fresh weights outside it."""
+        names = self.head_names(head)
+        warn_of_fresh_weights(self.fresh, [n for n, _ in self.module.named_parameters()], names)
+        return names
+
+    def _below(self, head: str) -> list[str]:
+        names = [name for name in self.names if name == head or name.startswith(f"{head}.")]
         if not names:
             parts, few = self._parts(), len(self.names) <= SHOWN
             shown = listed(self.names if few else parts)
             instead = did_you_mean(head, parts) or f"there are: {shown}"
             raise ValueError(f"head={head!r} names no parameter; {instead}")
-        if len(names) == len(self.names):
-            raise ValueError(f"head={head!r} names every parameter; nothing pretrained is left")
         return names
 
     def _parts(self) -> list[str]:

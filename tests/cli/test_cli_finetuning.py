@@ -102,7 +102,7 @@ def test_other_methods_need_no_selection(
 
 
 SELECT_OPTIONS: dict[str, Any] = {
-    "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "sparsity": "knee",
+    "head": ["2"], "likelihood": "normal", "batch_size": 7, "seed": 3, "sparsity": "knee",
     "threshold": 0.5, "parameters": ["linear", "0.*"],
 }  # fmt: skip
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -116,7 +116,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "released_code": {"num_samples": 20, "learning_rate": 0.1},
 }  # fmt: skip
 TUNE_OPTIONS: dict[str, Any] = {
-    "head": "2", "likelihood": "normal", "batch_size": 7, "seed": 3, "method": "lora",
+    "head": ["2"], "likelihood": "normal", "batch_size": 7, "seed": 3, "method": "lora",
     "optimizer": "sgd", "learning_rate": 0.1, "num_steps": 9, "num_epochs": 2, "weight_decay": 0.1,
     "schedule": "constant", "evaluate_every": 5, "patience": 2, "lora_rank": 4,
     "parameters": ["0"],
@@ -149,7 +149,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 def test_every_option_of_finetune_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     tune = "ppl_fe.finetuning.train.training:finetune"
     base = [*TUNE, "--method", "head"]
-    plain = {"head": "2", "progress_bar": sys.stderr.isatty(), "method": "head"}
+    plain = {"head": ["2"], "progress_bar": sys.stderr.isatty(), "method": "head"}
     assert arriving(tune, base, monkeypatch) == plain  # Python's own defaults
     given = arriving(tune, [*base, *flags(TUNE_OPTIONS)], monkeypatch)
     assert {name: given[name] for name in TUNE_OPTIONS} == TUNE_OPTIONS
@@ -160,7 +160,7 @@ SELECT_AT = "ppl_fe.finetuning.select:select_parameters"
 
 
 def test_every_option_of_select_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = {"head": "2", "progress_bar": sys.stderr.isatty(), "rule": fe.BayesTune()}
+    plain = {"head": ["2"], "progress_bar": sys.stderr.isatty(), "rule": fe.BayesTune()}
     assert arriving(SELECT_AT, SELECT, monkeypatch) == plain  # Python's own defaults
     given = arriving(SELECT_AT, [*SELECT, *flags(SELECT_OPTIONS)], monkeypatch)
     assert {name: given[name] for name in SELECT_OPTIONS} == SELECT_OPTIONS

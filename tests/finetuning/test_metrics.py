@@ -25,7 +25,7 @@ def median(outputs: Tensor, targets: Tensor) -> float:
     return outputs[:, 0].median().item()
 
 
-METRICS = {"right": accuracy, "median": median}
+METRICS: dict[str, Any] = {"right": accuracy, "median": median}
 
 
 def test_on_validation_data_where_given() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ def finetune(
     mask: Tensor | None = None,
     method: Method = "mask",
     parameters: Parameters = None,
-    head: str | None = None,
+    head: str | Sequence[str] | None = None,
     optimizer: Literal["adamw", "sgd"] = "adamw",
     learning_rate: float | None = None,
     num_steps: int | None = None,
@@ -84,8 +84,9 @@ def finetune(
             the end.
         parameters: which parameters the methods "full" and "lora" train, as in
             `select_parameters`: names, patterns, or "linear"; all by default.
-        head: prefix of the freshly initialised head's parameters; None (default) if there is no
-            such head. They are always trained, never count towards the mask's sparsity, and a delta
+        head: prefix of the freshly initialised head's parameters, or several; None (default) if
+            there is no such head, which warns where transformers (5 or later) found no values for a
+            layer. They are always trained, never count towards the mask's sparsity, and a delta
             stores them whole.
         optimizer: "adamw" (default), or "sgd" with momentum 0.9.
         learning_rate: η, the largest of the schedule; for AdamW 1e-3 by default, and 5e-5 for
@@ -141,7 +142,7 @@ def finetune(
         True
     """
     require_network(network)
-    names = network.head_names(head)
+    names = network.checked_head(head)
     selected = _selected(network, mask, method, parameters, names)
     with kept_run(save_to, FORMAT, resume=resume) as kept:
         source, size = data_and_batch(data, batch_size, DEFAULT_BATCH)
