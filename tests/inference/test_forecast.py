@@ -38,8 +38,8 @@ def seconds_a_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         monkeypatch.setattr(progress, "time", clock)
         say = Watch.say
 
-        def say_and_stop(watch: Watch, sampler: str, prospect: Prospect) -> None:
-            say(watch, sampler, prospect)
+        def say_and_stop(watch: Watch, sampler: str, prospect: Prospect, *, last: bool) -> None:
+            say(watch, sampler, prospect, last=last)
             raise SaidError
 
         monkeypatch.setattr(Watch, "say", say_and_stop)
@@ -67,12 +67,43 @@ def test_a_run_of_given_length_says_its_time_after_fifty_steps(
     assert "about" not in said_by(lambda: fe.sample(kernel, num_samples=10_000), capsys)
 
 
-def test_trajectories_say_it_after_their_warm_up(
+def test_trajectories_say_it_as_early(
     seconds_a_step: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """After 51 of at least 120 of warm-up, or of slow ones after ten seconds."""
     seconds_a_step(0.06)
     said = said_by(lambda: fe.sample(normal), capsys)
-    assert "MALT: about 60 s, 1,000 trajectories a chain" in said
+    assert "MALT: about 60 s, 1,100 trajectories a chain" in said
+    seconds_a_step(0.7)
+    said = said_by(lambda: fe.sample(normal), capsys)
+    assert "MALT: about 13 min, 1,200 trajectories a chain" in said
+
+
+def test_a_run_that_seemed_short_says_what_it_takes_after_its_warm_up(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In warm-up a trajectory may have had fewer steps."""
+    settings = {"step_size": torch.ones(2, 1)}
+    chains, recorder = SimpleNamespace(settings=settings), SimpleNamespace(num_draws=0)
+    plan = RunPlan(RunLength(), progress=True)
+    watch = Watch(plan, 1, cast(Any, chains), cast(Any, recorder))
+    with watch.bar:
+        for _ in range(3):
+            watch.after_step("warm-up")
+        watch.say("MALT", Prospect(1), last=False)
+        assert not watch.said
+        watch.say("MALT", Prospect(1e9), last=True)
+        watch.say("MALT", Prospect(2e9), last=True)
+    assert capsys.readouterr().err.count("about") == 1
+
+
+@pytest.mark.parametrize("max_seconds", [None, 1e-9])
+def test_a_warm_up_takes_half_of_what_is_allowed_at_most(max_seconds: float | None) -> None:
+    """But for its last window, of 30 trajectories; undisturbed it takes 120 of them and more."""
+    most = 50_000 if max_seconds else 100
+    with pytest.warns(RuntimeWarning, match="max_s"):
+        draws = fe.sample(normal, max_steps=most, max_seconds=max_seconds, progress_bar=False)
+    assert 30 < draws.attrs["warmup_steps"] <= (31 if max_seconds else most // 2 + 30)
 
 
 def test_an_estimate_out_of_reach_names_the_localization(
@@ -157,8 +188,24 @@ def test_long_trajectories_say_how_many_steps_they_need(
     num_steps: int, seconds: float, expected: str
 ) -> None:
     chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=num_steps))
-    plan = RunPlan(RunLength(), until=Targets())
-    assert of_trajectories(chains, plan).line("MALT", seconds) == expected
+    plan, target = RunPlan(RunLength(), until=Targets()), SimpleNamespace(num_groups=1)
+    target.least_curvature = None
+    assert of_trajectories(chains, cast(Target, target), plan).line("MALT", seconds) == expected
+
+
+def test_trajectories_of_an_estimate_name_the_localization() -> None:
+    """Each of three checkpoints needs an ESS of 400 of its own four chains: 100 trajectories."""
+    target = cast(Target, SimpleNamespace(num_groups=3, least_curvature=1.0))
+    plan = RunPlan(RunLength(), until=Targets(loss_offsets=(0.0,) * 3), num_chains=12)
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=90))
+    assert of_trajectories(chains, target, plan, 10).line("MALT", 0.06) == (
+        "MALT: about 60 s, 1,100 trajectories a chain; to shorten it, raise localization"
+    )
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=100))
+    assert of_trajectories(chains, target, plan, 10).line("MALT", 0.6) == (
+        "MALT: about 60 s; trajectories take 100 steps here, so that the targets would need "
+        "51,000, and 50,000 are allowed: raise localization"
+    )
 
 
 def test_the_bar_counts_what_remains_from_the_first_step_on() -> None:

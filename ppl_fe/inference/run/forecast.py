@@ -26,7 +26,7 @@ class Prospect(NamedTuple):
         remaining: what is still to come, a chain, as the progress bar counts it.
         unit: of that.
         shortfall: that the targets are out of reach, and why; "" where they are not.
-        ways: what would bring them within reach.
+        ways: what would bring them within reach, or where they are, make the run shorter.
     """
 
     remaining: float
@@ -48,9 +48,11 @@ class Prospect(NamedTuple):
         if self.remaining * seconds < LONG:
             return ""
         text = f"{sampler}: about {in_words(self.remaining * seconds)}"
+        ways = ", or ".join(self.ways)
         if not self.shortfall:
-            return f"{text}, {rounded(self.remaining):,} {self.unit} a chain"
-        return f"{text}; {self.shortfall}" + (": " + ", or ".join(self.ways) if self.ways else "")
+            text = f"{text}, {rounded(self.remaining):,} {self.unit} a chain"
+            return f"{text}; to shorten it, {ways}" if ways else text
+        return f"{text}; {self.shortfall}" + (f": {ways}" if ways else "")
 
 
 def in_words(seconds: float) -> str:
@@ -107,8 +109,8 @@ def look_ahead(
 ) -> Prospect | None:
     """Look ahead at a run, as far as is known what it will take.
 
-    Of a localised posterior the slowest direction is known beforehand; of others that, and how many
-    steps trajectories will have, is known after a warm-up.
+    Of a localised posterior the slowest direction is known beforehand, of others after a warm-up.
+    How many steps trajectories have changes in it; until then those that they have are counted.
 
     Args:
         chains: of the run.
@@ -121,32 +123,43 @@ def look_ahead(
     if plan.until is None:
         return Prospect(plan.length.num_steps - taken)
     if isinstance(chains, Trajectories):
-        return of_trajectories(chains, plan) if warmed_up else None
+        assert isinstance(adaptation, Windows)
+        still = 0 if warmed_up else adaptation.least_remaining
+        return of_trajectories(chains, target, plan, still)
     assert isinstance(adaptation, Adaptation)
     known = warmed_up or target.least_curvature is not None
     return of_relaxation(adaptation, target, plan) if known else None
 
 
-def of_trajectories(chains: Trajectories, plan: RunPlan) -> Prospect:
-    """Look ahead at the draws of trajectories that are warmed up.
+def of_trajectories(
+    chains: Trajectories, target: Target, plan: RunPlan, still: int = 0
+) -> Prospect:
+    """Look ahead at a run of trajectories.
 
     A trajectory is one effective draw at best.
 
     Args:
-        chains: after warm-up.
+        chains: in warm-up or after it.
+        target: what is sampled.
         plan: of the run, which goes on until its targets.
+        still: trajectories that the warm-up will take, none by default.
     """
     assert plan.until is not None
     most, so_far = plan.until.max_steps, chains.num_gradients
-    needed = so_far + plan.until.ess / plan.num_chains * chains.num_steps
+    effective = plan.until.ess * target.num_groups / plan.num_chains
+    needed = so_far + (still + effective) * chains.num_steps
+    local = target.least_curvature is not None  # whose γ may be raised, and not its max_steps
+    ways = ("raise localization",) if local else _more_steps(needed)
     if needed <= most:
-        return Prospect(plan.length.num_samples, "trajectories")
+        count = still + plan.length.num_samples
+        return Prospect(count, "trajectories", ways=ways if local else ())
     left = max(0, most - so_far) / chains.num_steps
+    name = "" if local else "max_steps="
     shortfall = (
         f"trajectories take {chains.num_steps} steps here, so that the targets would need "
-        f"{rounded(needed):,}, and max_steps={most:,} are allowed"
+        f"{rounded(needed):,}, and {name}{most:,} are allowed"
     )
-    return Prospect(left, "trajectories", shortfall, _more_steps(needed))
+    return Prospect(left, "trajectories", shortfall, ways)
 
 
 def of_relaxation(adaptation: Adaptation, target: Target, plan: RunPlan) -> Prospect | None:

@@ -211,7 +211,7 @@ class Sampling:
         """Start overdispersed about a centre if there is one, then tune while the chains move."""
         chains, adaptation, target = self.chains, self.adaptation, self.target
         if isinstance(adaptation, Windows):
-            adaptation.run(self._after_step)
+            adaptation.run(self._after_step, self._half_spent)
             self.num_warmup_steps = adaptation.num_steps
             self._look_ahead(warmed_up=True)
             return
@@ -247,6 +247,7 @@ class Sampling:
         chains far out may be none to draw with.
         """
         assert self.plan.until is not None
+        assert self.until is not None
         most = self.plan.until.max_steps // 2
         while (relaxation := adaptation.report().get("relaxation_steps")) is not None:
             slowest = float(relaxation[relaxation.isfinite()].max())
@@ -254,11 +255,16 @@ class Sampling:
             wanted, self.thinning = length.warmup_steps, length.thinning
             if wanted <= self.num_warmup_steps or 2 * self.num_warmup_steps > most:
                 break
+            if self.until.half_spent(self.num_warmup_steps):
+                break
             again = min(max(wanted, self.num_warmup_steps), most - self.num_warmup_steps)
             assert isinstance(self.kernel, Kernel)
             self.adaptation = adaptation = self.kernel.adaptation(chains, self.target, again)
             self._tune(chains, adaptation, again)
             self.num_warmup_steps += again
+
+    def _half_spent(self) -> bool:
+        return self.until is not None and self.until.half_spent(self.chains.num_gradients)
 
     def _after_step(self, phase: str) -> None:
         """Show a step, and as soon as it is known what the run will take, say so."""
@@ -278,7 +284,7 @@ class Sampling:
             warmed_up=warmed_up,
         )
         if prospect is not None:
-            self.watch.say(self.kernel.settings["sampler"], prospect)
+            self.watch.say(self.kernel.settings["sampler"], prospect, last=warmed_up)
 
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""

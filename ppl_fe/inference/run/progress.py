@@ -17,6 +17,7 @@ from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
 
 TIMED = 50  # steps, by whose mean the rest is judged
+PATIENCE, LEAST_TIMED = 10.0, 3  # seconds after which fewer steps must do
 
 
 class Watch:
@@ -52,7 +53,7 @@ class Watch:
         self.num_groups = num_groups
         self.said = not plan.progress
         self._pending, self._last = 0, 0.0
-        self._started, self._before = False, 0.0
+        self._started, self._asked, self._first, self._before = False, False, 0.0, 0.0
         self._timed: list[float] = []
 
     @property
@@ -68,13 +69,19 @@ class Watch:
         """Set how many steps are still to come, as far as is known by now."""
         self.bar.total = self.num_steps + num_steps
 
-    def say(self, sampler: str, prospect: Prospect) -> None:
-        """Write what the run will take, once, and set the bar to it."""
+    def say(self, sampler: str, prospect: Prospect, *, last: bool) -> None:
+        """Write what the run will take, once, and set the bar to it.
+
+        Args:
+            sampler: its name.
+            prospect: what is known.
+            last: nothing will be known better; otherwise a run that seems short says so later.
+        """
         if self.said or not self._timed:
             return
-        self.said = True
         self.expect(round(prospect.remaining))
         line = prospect.line(sampler, fmean(self._timed))
+        self.said = last or bool(line)
         if line:
             tqdm.write(line, file=sys.stderr)
 
@@ -101,7 +108,7 @@ class Watch:
     def _time(self, now: float) -> bool:
         """Note what a step took, but the first, in which things are made that last."""
         if not self._started:
-            self._started = True
+            self._started, self._first = True, now
             bar = self.bar  # whose rate, and what remains, counts from here
             bar.start_t = bar.last_print_t = time.time()
             bar.update(self._pending)
@@ -110,7 +117,10 @@ class Watch:
         elif len(self._timed) < TIMED:
             self._timed.append(now - self._before)
             self._before = now
-            return len(self._timed) == TIMED
+            late = now - self._first >= PATIENCE and len(self._timed) >= LEAST_TIMED
+            ask = not self._asked and (late or len(self._timed) == TIMED)
+            self._asked |= ask
+            return ask
         self._before = now
         return False
 

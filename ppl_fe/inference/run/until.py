@@ -146,6 +146,12 @@ class Until:
             self.gave_up = f"max_seconds={targets.max_seconds:g} were over"
         return bool(self.gave_up)
 
+    def half_spent(self, num_steps: int) -> bool:
+        """Say whether half of the steps (so far, a chain) or seconds are spent, by a warm-up."""
+        most = self.targets.max_seconds
+        late = most is not None and 2 * (time.perf_counter() - self._begun) > most
+        return late or 2 * num_steps >= self.targets.max_steps
+
     def look(self, draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> Worst:
         """Find the worst of what these targets are about."""
         offsets = self.targets.loss_offsets

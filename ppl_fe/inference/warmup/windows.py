@@ -19,6 +19,7 @@ LEAST_WINDOWS, LAST_WINDOW = 3, 30
 # Of a loss alone, whose posterior may be singular: its stiff corners are met now and then only.
 LEAST_WINDOWS_OF_LOSS, LAST_WINDOW_OF_LOSS = 4, 50
 SETTLED_RATIO, SETTLED_R_HAT = 1.4, 1.1
+LEAST_SEEN = 4  # draws that a metric or an R-hat comes from
 LONGEST_STEP = 1.8  # of whitened coordinates; 2 is where a normal's step becomes unstable
 LEARNING_EXPONENT = 0.6  # of the gain 1/(k + 1)^0.6 (Robbins & Monro 1951)
 MOST_VALUES = 2**26  # of all positions that are held, and of their gradients
@@ -84,18 +85,32 @@ class Windows:
         """Count a trajectory of the run; nothing changes after warm-up."""
         self.num_steps += 1
 
-    def run(self, after_step: Callable[[str], None]) -> None:
-        """Warm up, and call `after_step("warm-up")` after every trajectory."""
+    @property
+    def least_remaining(self) -> int:
+        """Count the trajectories that are still to come if everything settles at once."""
+        if self._until_settled:
+            return max(0, sum(self._lengths[: self._least]) + self._last - self.num_steps)
+        return sum(self._lengths) + self._last - self.num_steps
+
+    def run(self, after_step: Callable[[str], None], spent: Callable[[], bool]) -> None:
+        """Warm up, and call `after_step("warm-up")` after every trajectory.
+
+        Args:
+            after_step: what else there is to do.
+            spent: whether no more should go into the warm-up; its last window comes all the same.
+        """
         for number, length in enumerate(self._lengths):
             before = self.chains.steps
-            seen = self._window(length, after_step)
+            seen = self._window(length, after_step, spent)
+            if spent() and len(seen.losses) < LEAST_SEEN:
+                break
             change = self._learn(seen) if self._learns_metric else 1.0
             if self._of_loss:  # the directions that a loss hardly feels may settle later
                 change = _largest_ratio(before, self.chains.steps)
             settled = change < SETTLED_RATIO and self._agree(seen)
-            if self._until_settled and settled and number + 1 >= self._least:
+            if (self._until_settled and settled and number + 1 >= self._least) or spent():
                 break
-        last = self._window(self._last, after_step)
+        last = self._window(self._last, after_step, lambda: False)
         self.chains.measure_temperature(last.positions or [self.chains.position])
         self.chains.take_means(1)
         self.chains.take_own_statistics(1)
@@ -106,7 +121,9 @@ class Windows:
         found = {name: value[:, 0].clone() for name, value in chains.settings.items()}
         return {**found, "num_steps": torch.full_like(found["step_size"], chains.num_steps)}
 
-    def _window(self, length: int, after_step: Callable[[str], None]) -> Seen:
+    def _window(
+        self, length: int, after_step: Callable[[str], None], spent: Callable[[], bool]
+    ) -> Seen:
         """Take trajectories, tuning the steps; return what was seen in the later part."""
         chains, seen = self.chains, Seen([], [], [])
         every = max(1, length * chains.position.numel() // MOST_VALUES)
@@ -123,6 +140,8 @@ class Windows:
                 if k % every == 0:
                     seen.positions.append(chains.position)
                     seen.gradients.append(chains.state.gradient)
+            if spent():
+                break
         if logarithms and self._by_hand is None:
             recent = logarithms[len(logarithms) // 2 :]
             chains.steps = tuple(exp(sum(own) / len(recent)) for own in zip(*recent, strict=True))
