@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache, partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from glue.metrics import measure
 from glue.rules import Problem
 from glue.tasks import TASKS, Data, read_task, split
 from glue.transformer import PACKAGE, TextClassifier, package_folder
+from ppl_fe.networks.half_precision import slowness
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": None}  # None: as the weights are
 
@@ -49,20 +49,6 @@ def _read(data: Path, package: Path, task: str) -> tuple[Data, Data]:
     return read_task(TASKS[task], data, Tokenizer.from_file(str(package / "tokenizer.json")))
 
 
-@cache
 def quicker_dtype() -> str:
-    """Name the precision in which this machine multiplies this network's matrices faster.
-
-    A processor without instructions for bfloat16 takes some fifty times as long in it.
-    """
-    matrices = torch.ones(1024, 384), torch.ones(384, 1536)
-    seconds = {}
-    for name, dtype in DTYPES.items():
-        left, right = (matrix.to(dtype or torch.float32) for matrix in matrices)
-        times = []
-        for _ in range(4):  # the first one warms up
-            started = time.perf_counter()
-            _ = left @ right
-            times.append(time.perf_counter() - started)
-        seconds[name] = min(times[1:])
-    return min(seconds, key=lambda name: seconds[name])
+    """Name the precision in which this machine multiplies matrices faster."""
+    return "bfloat16" if slowness(torch.bfloat16) < 1 else "float32"

@@ -7,6 +7,7 @@ In, each file using those above it:
     parameter_names.py  which parameters are meant, by names and patterns
     fresh_weights.py    weights that a checkpoint did not have
     functional_copy.py  a copy of a module that torch.func can call
+    half_precision.py   whether a processor multiplies faster in it
     flat.py             a module as a function f(w, x) of one vector w
     checkpoints.py      checkpoint files -> state dicts and vectors
     check_forward.py    the first rows of the data through a network

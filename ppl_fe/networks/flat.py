@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from ppl_fe.arguments import did_you_mean, named_arguments
 from ppl_fe.networks.fresh_weights import fresh_weights, warn_of_fresh_weights
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
+from ppl_fe.networks.half_precision import warn_if_slow
 from ppl_fe.networks.matching import SHOWN, listed, match_state
 from ppl_fe.networks.parameter_names import Parameters, chosen_names
 from ppl_fe.settings_table import settings_table
@@ -34,7 +35,8 @@ class FlatNetwork:
             of these or several; "linear", the weights of plain linear layers, as adapters of peft
             hold; or a predicate of a name. The others stay at the module's values.
         autocast: None by default. torch.bfloat16 runs the network's matrix products in that
-            precision by `torch.autocast`; vector, outputs and gradients keep their own.
+            precision by `torch.autocast`; vector, outputs and gradients keep their own. On a
+            processor a product is timed once in both, and a slower one warned of.
 
     Attributes:
         anchor: (D,) the module's own values, detached, in the order of ``named_parameters()``.
@@ -85,6 +87,8 @@ class FlatNetwork:
         self.module.requires_grad_(False).zero_grad(set_to_none=True)
         some = next(iter(tensors.values()))
         self.dtype, self.device, self.autocast = some.dtype, some.device, autocast
+        if autocast is not None and some.device.type == "cpu":
+            warn_if_slow(autocast)
         self.names = tuple(tensors)
         self.shapes = tuple(tensor.shape for tensor in tensors.values())
         self.slices: dict[str, slice] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import ppl_fe as fe
 from ppl_fe.inference.step.compile import trace
+from ppl_fe.networks import half_precision
 
 X = torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(3, (60,), generator=torch.Generator().manual_seed(2))
@@ -85,3 +88,27 @@ def test_the_learning_coefficient_is_that_of_float32(
     error = (plain.llc_mcse**2 + other.llc_mcse**2) ** 0.5
     assert abs(plain.llc - other.llc) < 4 * error
     assert 0 < error < 0.1  # where a wrong output would be off by nats
+
+
+def test_a_slow_precision_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(half_precision, "slowness", lambda _: 48.2)
+    with pytest.warns(UserWarning, match="takes 48 times as long as float32 .* leave autocast out"):
+        fe.FlatNetwork(module(), autocast=torch.bfloat16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fe.FlatNetwork(module())
+        monkeypatch.setattr(half_precision, "slowness", lambda _: 1.9)
+        fe.FlatNetwork(module(), autocast=torch.bfloat16)
+
+
+def test_slowness_is_a_ratio_of_two_times_and_measured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    half_precision.slowness.cache_clear()
+    seconds = iter([3.0, 2.0])
+    monkeypatch.setattr(half_precision, "_seconds", lambda *_: next(seconds))
+    assert half_precision.slowness(torch.bfloat16) == 1.5
+    assert half_precision.slowness(torch.bfloat16) == 1.5
+    half_precision.slowness.cache_clear()
+    monkeypatch.undo()
+    assert half_precision.slowness(torch.bfloat16) > 0
