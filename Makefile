@@ -39,7 +39,7 @@ test-newest:
 	$(PYTEST:$(BIN)/%=$(NEWEST)/bin/%)
 
 # Each extra alone in an empty environment, and what it is for used there; "nothing" is none of them.
-EXTRAS := nothing plots netcdf demo lora huggingface notebooks docs
+EXTRAS := nothing plots netcdf demo distributed lora huggingface notebooks docs
 extras: $(EXTRAS:%=extra-%)
 
 extra-%: installed

@@ -90,6 +90,20 @@ def demo(folder: Path) -> None:
     assert list((folder / "demo").glob("*.png"))
 
 
+def distributed(folder: Path) -> None:
+    """Rank checkpoints on a Dask scheduler and worker of this machine, and on two processes."""
+    from dask.distributed import Client
+
+    states = {f"{k}": nn.Linear(4, 2).state_dict() for k in range(2)}
+    given: Any = (states, nn.Linear(4, 2), (X, LABELS))
+    with Client(n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        executor = client.get_executor()
+        one = fe.rank_checkpoints(*given, executor=executor, save_to=folder / "kept")
+    two = fe.rank_checkpoints(*given, n_jobs=2, until="mixed", progress_bar=False)
+    assert one["wbic"].tolist() == two["wbic"].tolist()
+    assert two["error"].tolist() == ["", ""]
+
+
 def lora(folder: Path) -> None:
     """Train adapters, and let PEFT read them."""
     from peft import PeftModel
@@ -150,7 +164,7 @@ def docs(folder: Path) -> None:
 
 
 EXTRAS = {each.__name__: each for each in (
-    nothing, plots, netcdf, demo, lora, huggingface, notebooks, docs
+    nothing, plots, netcdf, demo, distributed, lora, huggingface, notebooks, docs
 )}  # fmt: skip
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; a module may import from its own floor's package and from floors below.
 FLOORS = [
     {"arguments", "diverged", "files", "renamed", "settings_table", "version"},
-    {"models", "data"},
+    {"models", "data", "tasks"},
     {"inference", "networks"},
     {"diagnostics"},
     {"plots"},

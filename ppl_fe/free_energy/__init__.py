@@ -6,6 +6,8 @@ ranking_table.py  their table, which shows its notes whole
 candidates.py     their names, and which of them the data can be put through
 kept_ranking.py   the folder that keeps a ranking, row by row
 lots.py           which of them run side by side
+lot_work.py       what is done with such a lot
+places.py         in this process, or as tasks of an executor
 racing.py         which of them go on until the best is clear
 contenders.py     their chains in such a race, stage after stage
 estimators.py     WBIC and local learning coefficient of one

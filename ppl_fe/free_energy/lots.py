@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +19,30 @@ from ppl_fe.networks.flat import FlatNetwork
 MOST_CHAINS, MOST_COORDINATES = 128, 5 * 10**7
 SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
 
-Found = TypeVar("Found")
+
+class Lot(NamedTuple):
+    """Checkpoints that run side by side.
+
+    number: by which it has its seed and its folder. names: of the checkpoints. own: gives the
+    options of its chains, also for another try, which goes on with what an earlier one has kept.
+    """
+
+    number: int
+    names: list[str]
+    own: Callable[[], ChainOptions]
+
+
+Found = TypeVar("Found", bound=Mapping[str, Any])
+RunLots = Callable[[Sequence[Lot]], Iterator[tuple[Lot, Found | Exception]]]
 
 
 def run_lots(
     networks: Mapping[str, FlatNetwork],
     options: ChainOptions,
-    run_lot: Callable[[Mapping[str, FlatNetwork], ChainOptions], Mapping[str, Found]],
+    run: RunLots[Found],
     kept: KeptRanking | None = None,
-) -> Iterator[tuple[str, Found | Exception]]:
-    """Run all checkpoints, lot after lot; give what is found of each, or why there is nothing.
+) -> Iterator[tuple[Lot, Found | Exception]]:
+    """Run all checkpoints, lot after lot; give what is found of each lot, or why there is nothing.
 
     A lot that fails is divided, and its halves run anew after all others, until what fails stands
     alone.
@@ -37,41 +50,46 @@ def run_lots(
     Args:
         networks: by name.
         options: of the chains; each lot has its own seed, and its own folder where there is one.
-        run_lot: what is done with a lot.
+        run: runs lots, and gives each with what was found as it comes, in any order.
         kept: the ranking that keeps what is found, rows then; none by default.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the message says what is kept.
         OSError: the disk is full.
     """
+
+    def lot(number: int, names: list[str]) -> Lot:
+        def own() -> ChainOptions:
+            seeded = replace(options, seed=options.seed + number * SEEDS_APART)
+            return seeded if kept is None else kept.of_lot(number, seeded)
+
+        return Lot(number, names, own)
+
     divide = partial(side_by_side, num_chains=options.num_chains)
-    if kept is None:
-        lots = deque(enumerate(divide(networks)))
-    else:
-        lots = deque(kept.take_up(networks, divide))
-        yield from kept.finished()
+    lots = [*enumerate(divide(networks))] if kept is None else kept.take_up(networks, divide)
+    for name, row in () if kept is None else kept.finished():
+        yield lot(-1, [name]), cast(Found, {name: row})
     count = len(lots)
     while lots:
-        number, names = lots.popleft()
-        own = replace(options, seed=options.seed + number * SEEDS_APART)
-        own = own if kept is None else kept.of_lot(number, own)
+        failed: list[Lot] = []
         try:
-            found = run_lot({name: networks[name] for name in names}, own)
-        except Exception as error:  # whatever one of them can raise
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise
-            if len(names) == 1:
-                yield names[0], error
-                continue
-            halves = [names[: len(names) // 2], names[len(names) // 2 :]]
-            lots.extend(enumerate(halves, count) if kept is None else kept.divide(number, halves))
-            count += 2
+            for one, found in run([lot(*each) for each in lots]):
+                if not isinstance(found, Exception):
+                    if kept is not None:
+                        kept.finish(one.number, found)
+                elif isinstance(found, OSError) and found.errno in FULL:
+                    raise found
+                elif len(one.names) > 1:
+                    failed.append(one)
+                    continue
+                yield one, found
         except KeyboardInterrupt:
             raise (KeyboardInterrupt() if kept is None else kept.stop()) from None
-        else:
-            if kept is not None:
-                kept.finish(number, found)
-            yield from found.items()
+        lots = []
+        for number, names, _ in sorted(failed):  # in whatever order they have come
+            halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+            lots += enumerate(halves, count) if kept is None else kept.divide(number, halves)
+            count += 2
 
 
 def side_by_side(networks: Mapping[str, FlatNetwork], num_chains: int) -> Sequence[list[str]]:

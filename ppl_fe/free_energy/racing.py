@@ -15,7 +15,7 @@ Nothing in it is a clock, so that equal seeds run equal races.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppl_fe.diagnostics.checks.mixing import errors_believed
-from ppl_fe.free_energy.contenders import Contender
+from ppl_fe.free_energy.contenders import Contender, Heat
 from ppl_fe.free_energy.estimate import FreeEnergyEstimate
 from ppl_fe.inference.targets import ERROR_LIMIT
 
@@ -55,12 +55,18 @@ class Outcome:
     small: bool
 
 
-def race(contenders: Mapping[str, Contender], seed: int, interrupted: bool = False) -> Outcome:
+Round = Callable[[Sequence[Sequence[Contender]]], bool]
+
+
+def race(
+    contenders: Mapping[str, Contender], seed: int, go_on: Round, interrupted: bool = False
+) -> Outcome:
     """Go on after the pilot until the best is clear.
 
     Args:
         contenders: by name, all after their pilot.
         seed: of the simulation.
+        go_on: doubles the draws of contenders, in a list each heat; says if it was interrupted.
         interrupted: a pilot was cut short by Ctrl-C, and nothing goes on. Default False.
     """
     estimates = _estimates(contenders)
@@ -87,7 +93,10 @@ def race(contenders: Mapping[str, Contender], seed: int, interrupted: bool = Fal
         if settled or interrupted or not going:
             break
         rounds += 1
-        interrupted = _one_round([contenders[name] for name in going])
+        heats: dict[Heat, list[Contender]] = {}
+        for name in going:
+            heats.setdefault(contenders[name].heat, []).append(contenders[name])
+        interrupted = go_on(list(heats.values()))
         again = _estimates({name: contenders[name] for name in going})
         estimates |= again
         good = {name: made for name, made in estimates.items() if not isinstance(made, Exception)}
@@ -149,11 +158,3 @@ def _estimates(
         except Exception as error:
             found[name] = error
     return found
-
-
-def _one_round(going: Sequence[Contender]) -> bool:
-    """Let these go on, heat by heat; say whether that was interrupted."""
-    for heat in dict.fromkeys(contender.heat for contender in going):
-        if heat.go_on([contender for contender in going if contender.heat is heat]):
-            return True
-    return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,23 +20,20 @@ from ppl_fe.free_energy.candidates import (
     in_words,
     named_checkpoints,
 )
-from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions, Sampler, length_of
-from ppl_fe.free_energy.contenders import Contender, Heat
-from ppl_fe.free_energy.estimators import summarize_group
+from ppl_fe.free_energy.chain_options import ChainOptions, Sampler, length_of
+from ppl_fe.free_energy.contenders import Contender, GoingOn, Heat
 from ppl_fe.free_energy.kept_ranking import KeptRanking, facts_of, kept_ranking
-from ppl_fe.free_energy.local_chains import (
-    held_out_loss,
-    passes_of,
-    program_and_kernel,
-    sample_local_posteriors,
-)
-from ppl_fe.free_energy.lots import anchors_of, run_lots
+from ppl_fe.free_energy.local_chains import program_and_kernel
+from ppl_fe.free_energy.lot_work import Materials, Pilot, Rows, all_draws, more_draws, pilot
+from ppl_fe.free_energy.lots import Lot, run_lots
+from ppl_fe.free_energy.places import Elsewhere, Errand, Here, chosen_place
 from ppl_fe.free_energy.racing import Outcome, race
 from ppl_fe.free_energy.ranking_rows import row_of, table_of
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.renamed import renamed_arguments
+from ppl_fe.tasks.n_jobs import check_engine, opened_workers
 
 
 @renamed_arguments(baseline_columns="baselines", head="features")
@@ -62,6 +60,8 @@ def rank_checkpoints(
     thinning: int | None = None,
     chain_method: Literal["vectorized", "sequential", "parallel"] = ChainOptions.chain_method,
     seed: int = ChainOptions.seed,
+    executor: Executor | None = None,
+    n_jobs: int | None = None,
     save_to: str | Path | None = ChainOptions.save_to,
     resume: bool = ChainOptions.resume,
     progress_bar: bool = ChainOptions.progress_bar,
@@ -109,6 +109,12 @@ def rank_checkpoints(
         thinning: steps a kept draw.
         chain_method: "vectorized" (default), "sequential" or "parallel", as in `fe.sample`.
         seed: 0 by default; equal seeds give equal draws.
+        executor: where lots of checkpoints run, each as a task: any `concurrent.futures.Executor`,
+            as Dask's `client.get_executor()`; by default this process. The table is the same, bit
+            for bit, up to how many threads torch has here; a task has one. A lot holds checkpoints
+            that share their buffers, up to 128 chains or 5·10⁷ weights of chains in all: small
+            networks are a single one.
+        n_jobs: in its place, processes of this machine: −1 for one a core. Default none.
         save_to: new folder, none by default: `table.json`, to which rows go as they come, and one
             zarr store for each lot that ran side by side (`0.zarr`, ...), in the order given.
         resume: go on with the ranking at `save_to`; checkpoints may join it. False by default.
@@ -125,7 +131,8 @@ def rank_checkpoints(
         is to be trusted.
 
     Raises:
-        TypeError: a misspelt argument, before any file is read; one checkpoint, not several.
+        TypeError: a misspelt argument, before any file is read; one checkpoint, not several; with
+            an executor, a module, data or likelihood that cannot be pickled.
         ValueError: no checkpoints, or two of one name; options out of range; data that no
             checkpoint and not the module itself can be put through. A bad checkpoint raises
             nothing: its row says what is wrong, and the others are ranked without it.
@@ -158,6 +165,7 @@ def rank_checkpoints(
         progress_bar=progress_bar,
         compile=compile,
     )
+    check_engine(executor, n_jobs)
     if until not in ("order", "mixed"):
         raise ValueError(f"until must be 'order' or 'mixed', got {until!r}")
     template = FlatNetwork(module)
@@ -165,7 +173,12 @@ def rank_checkpoints(
     source, other = as_data(data), None if held_out is None else as_data(held_out)
     options = options.chosen(source)
     program_and_kernel(template, source, options)  # what it refuses should cost no reading
-    with kept_ranking(save_to, resume=resume) as kept:
+    given = Materials(template, {}, source, other, whole=save_to is not None)
+    with (
+        kept_ranking(save_to, resume=resume) as kept,
+        opened_workers(executor, n_jobs) as workers,
+        chosen_place(workers, given, named, options) as place_of,
+    ):
         if kept is not None:
             kept.hold_to(facts_of(template, source, other, options))
         networks, errors = Trial(source, other, options).come_through(template, named)
@@ -174,12 +187,13 @@ def rank_checkpoints(
         }
         if baselines:  # before the chains: what they cannot take should cost no hours
             add_columns(rows, _baselines(networks, source, features, likelihood))
-        outcome: Outcome | None = None
+        place, outcome = place_of(networks), None
         if until == "order" and options.has_targets and save_to is None:
-            found, outcome = _race_all(networks, source, other, options)
+            found, outcome = _race_all(place, networks, options)
         else:
-            found = dict(_run_all(networks, source, other, options, kept))
+            found = _run_all(place, networks, options, kept)
         add_columns(rows, found)
+        add_columns(rows, {name: {"note": said} for name, said in place.tried.items()})
     return table_of(rows, seed, source.num_data, outcome)
 
 
@@ -211,87 +225,60 @@ def _baselines(
 
 
 def _run_all(
+    place: Here | Elsewhere,
     networks: Mapping[str, FlatNetwork],
-    source: TensorData | LoaderData,
-    held_out: TensorData | LoaderData | None,
     options: ChainOptions,
     kept: KeptRanking | None,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Rows:
     """Run the chains of all checkpoints, each lot until it is done; give the columns of each."""
 
-    def run_lot(lot: Mapping[str, FlatNetwork], own: ChainOptions) -> dict[str, dict[str, Any]]:
-        losses = _held_out_losses(lot, held_out, own)
-        shared = next(iter(lot.values()))
-        anchors = anchors_of(lot.values())
-        chains = sample_local_posteriors(shared, anchors, source, own)
-        if kept is not None and chains.draws.attrs["interrupted"]:
-            raise KeyboardInterrupt  # its draws are kept, and gone on with
-        found: dict[str, dict[str, Any]] = {}
-        for group, name in enumerate(lot):
-            try:
-                estimate = summarize_group(chains, group)
-            except Exception as error:
-                found[name] = {"error": in_words(error)}
-            else:
-                found[name] = row_of(estimate, passes_of(chains), losses.get(name))
-        return found
+    def run(lots: Sequence[Lot]) -> Iterator[tuple[Lot, Any]]:
+        return place.run(all_draws, [Errand(lot) for lot in lots])
 
-    for name, found in run_lots(networks, options, run_lot, kept):
-        yield name, {"error": in_words(found)} if isinstance(found, Exception) else found
+    rows: Rows = {}
+    for lot, found in run_lots(networks, options, run, kept):
+        if isinstance(found, Exception):
+            found = {name: {"error": in_words(found)} for name in lot.names}
+        rows |= {name: dict(row) for name, row in found.items()}
+    return rows
 
 
 def _race_all(
-    networks: Mapping[str, FlatNetwork],
-    source: TensorData | LoaderData,
-    held_out: TensorData | LoaderData | None,
-    options: ChainOptions,
-) -> tuple[dict[str, dict[str, Any]], Outcome]:
+    place: Here | Elsewhere, networks: Mapping[str, FlatNetwork], options: ChainOptions
+) -> tuple[Rows, Outcome]:
     """Run a pilot of all checkpoints, then those on whose order it depends; give their columns."""
-    losses: dict[str, float] = {}
-    interrupted = False
+    lots: dict[Heat, Lot] = {}
 
-    def run_lot(lot: Mapping[str, FlatNetwork], own: ChainOptions) -> dict[str, Contender]:
-        nonlocal interrupted
-        losses.update(_held_out_losses(lot, held_out, own))
-        heat = Heat(lot, source, own)
-        interrupted |= heat.begin()
-        return heat.contenders
+    def run(wave: Sequence[Lot]) -> Iterator[tuple[Lot, Any]]:
+        return place.run(pilot, [Errand(lot, (place.shelf(lot.number),)) for lot in wave])
 
-    contenders: dict[str, Contender] = {}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, found in run_lots(networks, options, run_lot):
+    def go_on(groups: Sequence[Sequence[Contender]]) -> bool:
+        going = {lots[each[0].heat].number: each for each in groups}
+        errands = [Errand(lots[each[0].heat], (GoingOn.of(each),)) for each in groups]
+        for lot, stage in place.run(more_draws, errands):
+            contenders = going[lot.number]
+            if contenders[0].heat.take(contenders, stage):
+                return True
+        return False
+
+    rows: Rows = {}
+    pilots: list[tuple[Lot, dict[str, Pilot]]] = []
+    for lot, found in run_lots(networks, options, run):
         if isinstance(found, Exception):
-            rows[name] = {"error": in_words(found)}
+            rows |= {name: {"error": in_words(found)} for name in lot.names}
         else:
-            contenders[name] = found
-    outcome = race(contenders, options.seed, interrupted)
+            pilots.append((lot, found))
+    contenders: dict[str, Contender] = {}
+    losses: dict[str, float] = {}
+    for lot, found in sorted(pilots, key=lambda one: one[0].number):  # however they came
+        for name, (heat, own) in found.items():
+            contenders[name], lots[heat] = heat.contenders[name], lot
+            losses |= own
+    interrupted = any(heat.interrupted for heat in lots)
+    outcome = race(contenders, options.seed, go_on, interrupted)
     for name, estimate in outcome.estimates.items():
         if isinstance(estimate, Exception):
             rows[name] = {"error": in_words(estimate)}
         else:
             rows[name] = row_of(estimate, outcome.passes[name], losses.get(name))
     return rows, outcome
-
-
-def _held_out_losses(
-    networks: Mapping[str, FlatNetwork],
-    held_out: TensorData | LoaderData | None,
-    options: ChainOptions,
-) -> dict[str, float]:
-    """Take the losses of networks that share their buffers, where there are such data.
-
-    They come before the chains, as they are what may fail.
-    """
-    if held_out is None:
-        return {}
-    shared = next(iter(networks.values()))
-    anchors = anchors_of(networks.values())
-    size = options.batch_size
-    found = held_out_loss(
-        shared,
-        anchors,
-        held_out,
-        likelihood=options.likelihood,
-        batch_size=USUAL_BATCH if size == "auto" else size,
-    )
-    return dict(zip(networks, found.tolist(), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,12 @@ from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.data_groups import data_groups
 from ppl_fe.inference.run.conclusion import conclude
 from ppl_fe.inference.run.one_run import run
-from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
+from ppl_fe.inference.run_plan import ChainMethod, RunLength, RunPlan, Target
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.inference.targets import Targets
 from ppl_fe.inference.warmup.advice import RELAXATIONS_TO_WARM_UP, longer
+from ppl_fe.tasks.n_jobs import check_engine, opened_workers
 
 
 def sample(
@@ -45,6 +47,8 @@ def sample(
     chain_method: Literal["vectorized", "sequential", "parallel"] = "vectorized",
     initial_params: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    executor: Executor | None = None,
+    n_jobs: int | None = None,
     save_to: str | Path | None = None,
     resume: bool = False,
     coords: Mapping[str, Sequence[Any]] | None = None,
@@ -89,12 +93,16 @@ def sample(
             same draws twice.
         chain_method: "vectorized" (default); "sequential" for programs that cannot be batched over
             chains, as those whose control flow depends on latent values; "parallel" for one process
-            a chain, as many at once as there are cores.
+            a chain, as many at once as there are cores, which need a run of given length.
         initial_params: site -> unconstrained values (C, ...), as in `pyro.infer.MCMC`. By default
             uniform on (−2, 2), and where plates subsample about the modes that L-BFGS finds from
             there (`about_modes`): a minibatch chain's small steps would take long to come so far.
         seed: of noise, minibatches and starts, default 0; equal seeds give equal draws on the same
             machine.
+        executor: where chains run, each as a task, as with chain_method="parallel" and with the
+            same draws: any `concurrent.futures.Executor`, as Dask's `client.get_executor()`.
+            Default none.
+        n_jobs: in its place, processes of this machine: −1 for one a core. Default none.
         save_to: a new zarr folder, written as draws come and locked until the run ends. Default
             none.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
@@ -127,7 +135,8 @@ def sample(
         stiffest direction, and `tuned_measured_temperature` what the kept draws had, (C,) each.
 
     Raises:
-        TypeError: `kernel` is no sampler, or neither this function nor the program has a keyword.
+        TypeError: `kernel` is no sampler, or neither this function nor the program has a keyword;
+            with an executor, a program that cannot be pickled.
         ValueError: a program that cannot be sampled (see `Density`), settings out of range, a run
             to be resumed that another call began or that is damaged.
         BlockingIOError: another process writes to `save_to`.
@@ -166,6 +175,7 @@ def sample(
     targets: dict[str, Any] = given(
         ess=target_ess, r_hat=target_r_hat, max_steps=max_steps, max_seconds=max_seconds
     )
+    chain_method = _method(chain_method, executor, n_jobs)
     whole = chain_method == "parallel"  # such a run has a length
     until = Targets(**targets) if targets or not (lengths or whole) else None
     plan = RunPlan(
@@ -196,12 +206,30 @@ def sample(
     sampler = kernel if isinstance(kernel, PyroKernel) else _chosen(program, density)
     labels = {} if dims is None else {"dims": {name: [*density.labels.dims[name]] for name in dims}}
     data = {} if by_potential else data_groups(density)
-    draws = run(sampler, Target(density, source, start), plan, labels, data)
+    with opened_workers(executor, n_jobs) as workers:
+        draws = run(sampler, Target(density, source, start), plan, labels, data, workers)
     if until is None:
         _warn_short_warm_up(draws.attrs)
     else:
         conclude(draws, density, progress_bar)
     return draws
+
+
+def _method(method: ChainMethod, executor: Executor | None, n_jobs: int | None) -> ChainMethod:
+    """Give the way chains run: where somebody takes them as tasks, each by itself.
+
+    Raises:
+        TypeError, ValueError: no executor, or two.
+    """
+    check_engine(executor, n_jobs)
+    if executor is None and n_jobs is None:
+        return method
+    if method == "sequential":
+        raise ValueError(
+            "chain_method='sequential' runs chains one after another, an executor each as a task; "
+            "leave one out, or give n_jobs=1"
+        )
+    return "parallel"
 
 
 def _start(density: Density, values: Mapping[str, Tensor], num_chains: int) -> Tensor:

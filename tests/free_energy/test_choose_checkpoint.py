@@ -277,3 +277,18 @@ def test_chains_that_have_not_mixed_are_not_recommended() -> None:
     table["r_hat"] = 1.3
     said = recommend(table, "free_energy", ("free_energy",), 25)
     assert said.startswith("No checkpoint can be recommended by free_energy: the chains of none")
+
+
+@pytest.mark.thorough
+def test_ladders_are_the_same_as_tasks() -> None:
+    six = {name: body_state(weights) for name, weights in list(eight().items())[:6]}
+    short: dict[str, Any] = {**SHORT, "num_samples": 30, "warmup_steps": 20, "num_rungs": 12}
+    alone, tasks = (
+        fe.choose_checkpoint(
+            six, TwoParts(), DATA, criteria=["free_energy"], localization=GAMMA, n_jobs=n, **short
+        )
+        for n in (None, 1)
+    )
+    assert alone["error"].tolist() == [""] * 6
+    pd.testing.assert_frame_equal(tasks, alone, check_exact=True)
+    assert tasks.attrs == alone.attrs

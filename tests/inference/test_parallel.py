@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +69,7 @@ def test_the_schema_is_that_of_vectorised_chains() -> None:
 
 def test_equal_seeds_give_equal_draws_and_every_chain_its_own() -> None:
     one = draws(seed=5)
-    again = draws(seed=5)
-    for group in one.children:
-        xr.testing.assert_identical(
-            one[group].to_dataset().drop_attrs(), again[group].to_dataset().drop_attrs()
-        )
+    assert_equal_draws(one, draws(seed=5))
     every = np.concatenate([one.posterior["w"].values, draws(seed=6).posterior["w"].values])
     assert len(np.unique(every)) == every.size
 
@@ -224,6 +223,70 @@ def test_a_chain_whose_process_dies_again_is_named() -> None:
 
     with pytest.raises(RuntimeError, match="chain 0: its process died twice"):
         draws(fe.SGLD(dying, step_size=0.1), num_samples=5, warmup_steps=2)
+
+
+def assert_equal_draws(one: xr.DataTree, other: xr.DataTree) -> None:
+    for group in one.children:
+        xr.testing.assert_identical(
+            one[group].to_dataset().drop_attrs(), other[group].to_dataset().drop_attrs()
+        )
+
+
+def test_chains_at_an_executor_are_those_of_a_process_each(tmp_path: Path) -> None:
+    forked = draws()
+    assert_equal_draws(draws(chain_method="vectorized", n_jobs=1), forked)
+    with ThreadPoolExecutor(2) as pool:
+        assert_equal_draws(draws(executor=pool, save_to=tmp_path / "run.zarr"), forked)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.zarr"]
+    context = multiprocessing.get_context("fork")
+    start = {"w": torch.tensor([0.0, torch.inf, 1.0]), "scale": torch.zeros(3, 2)}
+    with (
+        ProcessPoolExecutor(2, context) as processes,
+        pytest.warns(RuntimeWarning, match="^left out: chain 1, the gradient of w was not finite"),
+    ):
+        tree = draws(executor=processes, initial_params=start)
+    assert tree.posterior.chain.values.tolist() == [0, 2]
+
+
+@pytest.mark.thorough  # its processes import torch anew
+def test_n_jobs_takes_a_program_that_is_defined_here() -> None:
+    shift = torch.tensor(0.5)
+
+    def shifted(y: Tensor) -> None:
+        model(y - shift)
+
+    assert_equal_draws(
+        draws(fe.SGLD(shifted, step_size=0.1), n_jobs=2), draws(fe.SGLD(shifted, step_size=0.1))
+    )
+
+
+def test_what_an_executor_cannot_do_is_refused_or_named() -> None:
+    with pytest.raises(ValueError, match="an executor each as a task"):
+        draws(chain_method="sequential", n_jobs=2)
+    with (
+        pytest.raises(ValueError, match="executor and n_jobs are both given"),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        draws(executor=pool, n_jobs=2)
+    with pytest.raises(ValueError, match="needs a run of fixed length"):
+        draws(n_jobs=2, target_ess=100)
+    lock, first = threading.Lock(), []
+
+    def holding(y: Tensor) -> None:
+        with lock:
+            model(y)
+
+    with pytest.raises(TypeError, match=r"^kernel cannot be pickled .*'_thread\.lock'"):
+        draws(fe.SGLD(holding, step_size=0.1), n_jobs=1)
+
+    def failing(y: Tensor) -> None:
+        model(y)
+        first.append(1)  # in this process: tasks work on copies
+        if len(first) > 20:
+            raise OSError("no data")
+
+    with pytest.raises(RuntimeError, match="chain 0 failed, 2 times tried: no data"):
+        draws(fe.SGLD(failing, step_size=0.1), n_jobs=1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,6 +22,7 @@ from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork, require_network
+from ppl_fe.tasks.n_jobs import opened_workers
 
 NO_NEIGHBOURHOOD = 100.0  # γ of fine-tunes where no free energy is asked for and none is given
 
@@ -44,6 +46,8 @@ def choose_checkpoint(
     num_samples: int = 1000,
     warmup_steps: int = 300,
     seed: int = ChainOptions.seed,
+    executor: Executor | None = None,
+    n_jobs: int | None = None,
     progress_bar: bool = ChainOptions.progress_bar,
     compile: CompileMode = ChainOptions.compile,
 ) -> pd.DataFrame:
@@ -87,6 +91,9 @@ def choose_checkpoint(
         num_samples: S, steps a chain after its warm-up, 1000 by default.
         warmup_steps: 300 by default.
         seed: 0 by default.
+        executor: where the ladders of candidates run, a lot as a task, as in `rank_checkpoints`; γ
+            is chosen, and fine-tunes are made, in this process. Default none.
+        n_jobs: in its place, processes of this machine: −1 for one a core. Default none.
         progress_bar: True by default.
         compile: "auto" by default, as in `fe.sample`.
 
@@ -141,11 +148,12 @@ def choose_checkpoint(
         progress_bar=progress_bar,
         compile=compile,
     )
-    question = Question(
-        source, options, fresh, features, wanted, by, num_rungs, localization == "auto"
-    )
     groups = _divided(named, templates, head)
-    tables = {kind: compare(own, templates[kind], question) for kind, own in groups.items()}
+    with opened_workers(executor, n_jobs) as workers:
+        question = Question(
+            source, options, fresh, features, wanted, by, num_rungs, localization == "auto", workers
+        )
+        tables = {kind: compare(own, templates[kind], question) for kind, own in groups.items()}
     return _joined(tables) if len(tables) > 1 else next(iter(tables.values()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,12 @@ from ppl_fe.free_energy.downstream.short_finetunes import (
 )
 from ppl_fe.free_energy.ladders import Ladders
 from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
+from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import anchors_of, side_by_side
+from ppl_fe.free_energy.places import Elsewhere, Here, chosen_place
 from ppl_fe.models.likelihoods import find_likelihood
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.tasks.workers import Workers
 
 PASSES_A_GRADIENT = 3  # a backward pass costs about two forward ones
 READ_FIRST = (
@@ -64,6 +67,7 @@ class Question:
         by: the one that orders.
         num_rungs: of the ladder.
         choose_localization: whether the evidence chooses γ.
+        workers: that run ladders; None for this process.
     """
 
     source: TensorData
@@ -74,6 +78,7 @@ class Question:
     by: str
     num_rungs: int
     choose_localization: bool
+    workers: Workers | None = None
 
 
 def compare(
@@ -89,6 +94,17 @@ def compare(
     Raises:
         ValueError: data that no checkpoint and not the template itself can be put through.
     """
+    given = Materials(template, {}, question.source, head=question.head)
+    with chosen_place(question.workers, given, checkpoints, question.options) as place_of:
+        return _compared(checkpoints, template, question, place_of)
+
+
+def _compared(
+    checkpoints: Mapping[str, Checkpoint],
+    template: FlatNetwork,
+    question: Question,
+    place_of: Callable[[Mapping[str, FlatNetwork]], Here | Elsewhere],
+) -> pd.DataFrame:
     source, wanted = question.source, question.wanted
     trial = Trial(source, None, question.options, question.head)
     networks, errors = trial.come_through(template, checkpoints)
@@ -99,7 +115,7 @@ def compare(
     ladders = Ladders(template, source, question.options, question.num_rungs, question.head)
     attrs: dict[str, Any] = {}
     if networks and set(SAMPLED) & set(wanted):
-        sampled = _sampled(networks, ladders, question.choose_localization)
+        sampled = _sampled(networks, ladders, place_of(networks), question.choose_localization)
         add_columns(rows, sampled.columns)
         ladders, attrs = ladders.at(sampled.localization), sampled.attributes
     if networks and FINETUNED in wanted:
@@ -132,11 +148,14 @@ def _read_off(networks: Mapping[str, FlatNetwork], question: Question) -> dict[s
 
 
 def _sampled(
-    networks: Mapping[str, FlatNetwork], ladders: Ladders, choose_localization: bool
+    networks: Mapping[str, FlatNetwork],
+    ladders: Ladders,
+    place: Here | Elsewhere,
+    choose_localization: bool,
 ) -> Sampled:
     """Integrate all free energies; where no γ can be chosen, that becomes their note."""
     try:
-        return sample_all(networks, ladders, choose_localization=choose_localization)
+        return sample_all(networks, ladders, place, choose_localization=choose_localization)
     except Exception as error:
         columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
         return Sampled(columns, float(ladders.options.localization), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,8 +11,10 @@ import pandas as pd
 from ppl_fe.free_energy.candidates import in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
-from ppl_fe.free_energy.lots import anchors_of, side_by_side
+from ppl_fe.free_energy.lot_work import ladders as climb
+from ppl_fe.free_energy.lots import Lot, anchors_of, side_by_side
 from ppl_fe.free_energy.neighbourhoods import best_neighbourhood
+from ppl_fe.free_energy.places import Elsewhere, Errand, Here
 from ppl_fe.networks.flat import FlatNetwork
 
 MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ
@@ -36,13 +37,18 @@ class Sampled(NamedTuple):
 
 
 def sample_all(
-    networks: Mapping[str, FlatNetwork], ladders: Ladders, *, choose_localization: bool
+    networks: Mapping[str, FlatNetwork],
+    ladders: Ladders,
+    place: Here | Elsewhere,
+    *,
+    choose_localization: bool,
 ) -> Sampled:
     """Integrate the free energy of every candidate.
 
     Args:
         networks: the candidates, at least one.
         ladders: what is integrated; the network in it gives way to the candidates'.
+        place: where lots of candidates run, once γ is known.
         choose_localization: whether γ is the one of the largest mean evidence of up to four
             candidates, spread evenly over the order that they came in.
 
@@ -59,19 +65,19 @@ def sample_all(
         )
         ladders, tried = ladders.at(found.best), found.tried
     columns: dict[str, dict[str, Any]] = {}
-    lots = deque(side_by_side(networks, ladders.num_rungs * ladders.options.num_chains))
+    lots = list(side_by_side(networks, ladders.num_rungs * ladders.options.num_chains))
     while lots:
-        names = lots.popleft()
-        own = replace(ladders, network=networks[names[0]])
-        try:
-            climbed, _ = own.climb(anchors_of(networks[name] for name in names))
-        except Exception as error:  # whatever one of them can raise
-            if len(names) == 1:
-                columns[names[0]] = {"error": in_words(error)}
+        wave = [Lot(number, names, lambda: ladders.options) for number, names in enumerate(lots)]
+        lots = []
+        for lot, found in place.run(climb, [Errand(lot, (ladders.num_rungs,)) for lot in wave]):
+            if not isinstance(found, Exception):
+                columns |= {name: _row(one) for name, one in found.items()}
+            elif len(lot.names) == 1:
+                columns[lot.names[0]] = {"error": in_words(found)}
             else:
-                lots.extend([name] for name in names)
-        else:
-            columns |= {name: _row(one) for name, one in zip(names, climbed, strict=True)}
+                lots += [[name] for name in lot.names]
+    for name, said in place.tried.items():
+        columns[name]["note"] = "; ".join(filter(None, [columns[name].get("note", ""), said]))
     return Sampled(columns, float(ladders.options.localization), tried)
 
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Any
 
 import xarray as xr
@@ -16,8 +17,9 @@ from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_store import Store
 from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_run
 from ppl_fe.inference.run.loop import Collected, Sampling
-from ppl_fe.inference.run.parallel import Part, in_processes, joined
+from ppl_fe.inference.run.parallel import Part, at_workers, in_processes, joined
 from ppl_fe.inference.run_plan import RunPlan, Target
+from ppl_fe.tasks.workers import Workers
 
 
 def run(
@@ -26,6 +28,7 @@ def run(
     plan: RunPlan,
     attributes: Mapping[str, Any] | None = None,
     data: Mapping[str, xr.Dataset] | None = None,
+    workers: Workers | None = None,
 ) -> xr.DataTree:
     """Sample a density that is already built: what `sample` and the estimators call.
 
@@ -35,6 +38,7 @@ def run(
         plan: how.
         attributes: more facts to keep with the draws, none by default.
         data: more groups to keep beside them, none by default.
+        workers: that chains of a process each are sent to; forked ones by default.
 
     Returns:
         The draws, as `sample` describes them.
@@ -58,7 +62,7 @@ def run(
                 return store.finished()
         parallel = plan.chain_method == "parallel"
         if parallel:
-            found = _collect_in_processes(kernel, target, plan, store)
+            found = _collect_in_processes(OneChain(kernel, target, plan), store, workers)
         else:
             sampling = Sampling(kernel, target, plan, store)
             with sampling.watch.bar:
@@ -86,19 +90,45 @@ def run(
         )
 
 
-def _collect_in_processes(
-    kernel: PyroKernel, target: Target, plan: RunPlan, store: Store | None
-) -> Collected:
-    """Collect all draws of chains that run in a process each."""
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class OneChain:
+    """Draws a chain by itself; called with its number.
 
-    def one(chain: int) -> Part:
-        sampling = Sampling(kernel, target.of_chain(chain), plan.of_chain(chain))
+    Attributes:
+        kernel: the sampler.
+        target: of all chains.
+        plan: likewise.
+    """
+
+    kernel: PyroKernel
+    target: Target
+    plan: RunPlan
+
+    def __call__(self, chain: int) -> Part:
+        """Give its part.
+
+        Raises:
+            DivergedError: it failed.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        sampling = Sampling(self.kernel, self.target.of_chain(chain), self.plan.of_chain(chain))
         sampling.begin()
         found = sampling.draw()
         return Part(*found.recorder.contents(), found.facts)
 
-    part = joined(in_processes(one, plan.num_chains))
+
+def _collect_in_processes(
+    draw: OneChain, store: Store | None, workers: Workers | None
+) -> Collected:
+    """Collect all draws of chains that run in a process each."""
+    started = time.perf_counter()
+    kernel, target, plan = draw.kernel, draw.target, draw.plan
+    if workers is None:
+        parts = in_processes(draw, plan.num_chains)
+    else:
+        folder = None if store is None else store.path.with_name(f"{store.path.name}.tasks")
+        parts = at_workers(workers, draw, plan.num_chains, folder, progress=plan.progress)
+    part = joined(parts)
     density = target.density
     recorder = Recorder(
         density,

@@ -1,4 +1,9 @@
-"""One process a chain, for networks and programs that gain nothing from chains side by side."""
+"""One process a chain, for networks and programs that gain nothing from chains side by side.
+
+`chain_method="parallel"` forks: a program with whatever it has closed over, open files and modules
+of a notebook among them, is there in the child, and nothing is copied or written. With an executor
+or `n_jobs` the same chains are tasks, which have to be pickled, and may run on other machines.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +23,8 @@ from torch import Tensor
 
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.record.zarr_folder import Arrays
+from ppl_fe.tasks.folder import TaskFolder, taken
+from ppl_fe.tasks.workers import Workers
 
 
 class Part(NamedTuple):
@@ -115,12 +123,52 @@ def _end_with_parent(alive: int, held: int) -> None:
 def _in_child(chain: int) -> Part:
     torch.set_num_threads(1)  # the processes are the parallelism
     assert _draw is not None
+    return _part(_draw, chain)
+
+
+def _part(draw: Draw, chain: int) -> Part:
     try:
-        return _draw(chain)
+        return draw(chain)
     except FloatingPointError as error:
         failed = error.failed if isinstance(error, DivergedError) else {}
         reason = failed.get(0, str(error))
         return Part({}, {}, {}, reason, str(error))
+
+
+def at_workers(
+    workers: Workers, draw: Draw, num_chains: int, folder: Path | None, *, progress: bool
+) -> list[Part]:
+    """Run `draw` for every chain, each as a task.
+
+    Args:
+        workers: that take them.
+        draw: chain -> its part; it is pickled.
+        num_chains: C.
+        folder: what workers see, made and removed; None for a temporary one.
+        progress: show a bar of chains.
+
+    Raises:
+        TypeError: the program, or what it has closed over, cannot be pickled.
+        RuntimeError: a chain whose task has failed twice; what the program itself raises is raised
+            as it is.
+    """
+    with closing(TaskFolder(folder)) as made:
+        made.put("kernel", draw)
+        found: dict[int, Part] = {}
+        for chain, part, tries, _ in workers.run(
+            _at_a_worker, range(num_chains), lambda k: (made.path, k), unit="chain",
+            progress=progress,
+        ):  # fmt: skip
+            if isinstance(part, Exception):
+                if tries == 1 and not isinstance(part, ChildProcessError):
+                    raise part
+                raise RuntimeError(f"chain {chain} failed, {tries} times tried: {part}") from part
+            found[chain] = part
+    return [found[chain] for chain in range(num_chains)]
+
+
+def _at_a_worker(folder: Path, chain: int) -> Part:
+    return _part(taken(folder, "kernel"), chain)
 
 
 def joined(parts: Sequence[Part]) -> Joined:

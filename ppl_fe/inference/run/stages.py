@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.run.loop import Sampling
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
-from ppl_fe.inference.step.chains import Chains
-from ppl_fe.inference.step.trajectories import Trajectories
 
 SEEDS_APART = 1009  # of two stages; a ranking's lots are a million apart
 
@@ -31,6 +30,21 @@ class Stage(NamedTuple):
     interrupted: bool
 
 
+class Standing(NamedTuple):
+    """Where a stage has ended: all that the next one goes on from, another process's as well.
+
+    number: of the stage. groups: that it ran. thinning: steps a draw. position: (C, D). chains:
+    what `Chains.left` or `Trajectories.left` gives. report: of the warm-up.
+    """
+
+    number: int
+    groups: list[int]
+    thinning: int
+    position: Tensor
+    chains: Any
+    report: dict[str, Tensor]
+
+
 class Stages:
     """Run the chains of several targets, then those of fewer and fewer.
 
@@ -38,13 +52,15 @@ class Stages:
         kernel: the sampler.
         target: in equal groups of chains.
         plan: of the first stage, which warms the chains up.
+
+    Attributes:
+        standing: where the last stage has ended; None before the first.
     """
 
     def __init__(self, kernel: PyroKernel, target: Target, plan: RunPlan) -> None:
         self._kernel, self._target, self._plan = kernel, target, plan
         self._each = plan.num_chains // target.num_groups
-        self._groups, self._number = list(range(target.num_groups)), 0
-        self._last: Sampling | None = None
+        self.standing: Standing | None = None
 
     def begin(self) -> Stage:
         """Warm all chains up and draw, as planned.
@@ -55,7 +71,7 @@ class Stages:
         sampling = Sampling(self._kernel, self._target, self._plan)
         with sampling.watch.bar:
             sampling.begin()
-            return self._drawn(sampling)
+            return self._drawn(sampling, 0, list(range(self._target.num_groups)))
 
     def go_on(self, groups: Sequence[int], num_samples: int) -> Stage:
         """Draw so many more from some of the groups of the last stage, by its settings.
@@ -67,42 +83,34 @@ class Stages:
         Raises:
             DivergedError: no chain is left.
         """
-        before = self._last
+        before = self.standing
         assert before is not None
-        places = [self._groups.index(group) for group in groups]
+        places = [before.groups.index(group) for group in groups]
         chains = [place * self._each + k for place in places for k in range(self._each)]
-        self._number += 1
+        number = before.number + 1
         plan = replace(
             self._plan,
             length=RunLength(num_samples, warmup_steps=0, thinning=before.thinning),
             until=None,
             num_chains=len(chains),
-            seed=self._plan.seed + SEEDS_APART * self._number,
+            seed=self._plan.seed + SEEDS_APART * number,
         )
-        start = before.chains.position[chains]
+        start = before.position[chains]
         sampling = Sampling(self._kernel, self._target.of_groups(groups, start), plan)
-        _go_on(sampling, before, chains)
-        self._groups = [*groups]
+        # Where those chains are, and by what they have learnt.
+        sampling.chains.go_on_from(before.chains, chains)
+        sampling.adaptation.num_steps = 1  # past its warm-up of no step
+        sampling.report = {name: values[chains] for name, values in before.report.items()}
         with sampling.watch.bar:
-            return self._drawn(sampling)
+            return self._drawn(sampling, number, [*groups])
 
-    def _drawn(self, sampling: Sampling) -> Stage:
+    def _drawn(self, sampling: Sampling, number: int, groups: list[int]) -> Stage:
         found = sampling.draw()
         losses = np.asarray(found.recorder.losses(), dtype=np.float64)
         losses[[*found.failed]] = np.nan
-        self._last = sampling
-        parts = dict(zip(self._groups, np.split(losses, len(self._groups)), strict=True))
-        return Stage(parts, sampling.chains.num_gradients, found.facts, found.interrupted)
-
-
-def _go_on(sampling: Sampling, before: Sampling, chains: Sequence[int]) -> None:
-    """Put a run's chains where those of another are, and hold what that one has learnt."""
-    after, other = sampling.chains, before.chains
-    if isinstance(after, Chains):
-        assert isinstance(other, Chains)
-        after.go_on_from(other, chains)
-    else:
-        assert isinstance(other, Trajectories)
-        after.go_on_from(other, chains)
-    sampling.adaptation.num_steps = 1  # past its warm-up of no step
-    sampling.report = {name: values[[*chains]] for name, values in before.report.items()}
+        chains = sampling.chains
+        self.standing = Standing(
+            number, groups, sampling.thinning, chains.position, chains.left(), sampling.report
+        )
+        parts = dict(zip(groups, np.split(losses, len(groups)), strict=True))
+        return Stage(parts, chains.num_gradients, found.facts, found.interrupted)

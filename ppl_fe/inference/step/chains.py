@@ -338,12 +338,19 @@ class Chains:
         """Count the gradients of each chain's steps so far."""
         return int(self.totals.num_steps[0])
 
-    def go_on_from(self, other: Chains, chains: Sequence[int]) -> None:
-        """Go on where some chains of others are, with their settings, by noise of one's own."""
+    def left(self) -> list[Tensor]:
+        """Give what others go on from: state, settings and what is held fixed."""
         slots = self._slots
-        for slot in (slots.state, slots.settings, slots.fixed):
-            for place in range(slot.start, slot.stop):
-                self._leaves[place].copy_(other._leaves[place][[*chains]])
+        return [
+            self._leaves[place]
+            for slot in (slots.state, slots.settings, slots.fixed)
+            for place in range(slot.start, slot.stop)
+        ]
+
+    def go_on_from(self, left: Sequence[Tensor], chains: Sequence[int]) -> None:
+        """Go on where some chains of others are, with their settings, by noise of one's own."""
+        for own, other in zip(self.left(), left, strict=True):
+            own.copy_(other[[*chains]])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give all that changes in a run, stream included; see `load_state_dict`."""

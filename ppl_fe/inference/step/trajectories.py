@@ -72,6 +72,15 @@ class Thermometer(NamedTuple):
     direction: Tensor
 
 
+class Left(NamedTuple):
+    """What trajectories go on from; the fields are attributes of `Trajectories`."""
+
+    steps: tuple[float, ...]
+    factor: Metric
+    state: malt.State
+    thermometer: Thermometer
+
+
 class Trajectories:
     """Hold the state of C chains, and move it trajectory by trajectory.
 
@@ -283,15 +292,19 @@ class Trajectories:
         self._acceptances = torch.zeros_like(mean)
         return (mean,)
 
-    def go_on_from(self, other: Trajectories, chains: Sequence[int]) -> None:
+    def left(self) -> Left:
+        """Give what others go on from."""
+        return Left(self.steps, self.factor, self.state, self._thermometer)
+
+    def go_on_from(self, left: Left, chains: Sequence[int]) -> None:
         """Go on where some chains of others are, whole groups of them, with their settings."""
-        each = other.num_chains // other.num_groups
+        each = len(left.state.position) // len(left.steps)
         groups = [chain // each for chain in chains[::each]]
-        self.steps = tuple(other.steps[group] for group in groups)
-        self.factor = grouped([group_of(other.factor, group) for group in groups])
-        self.state = malt.State(*(values[[*chains]] for values in other.state))
+        self.steps = tuple(left.steps[group] for group in groups)
+        self.factor = grouped([group_of(left.factor, group) for group in groups])
+        self.state = malt.State(*(values[[*chains]] for values in left.state))
         self._thermometer = Thermometer(
-            *(values if values.dim() == 1 else values[[*chains]] for values in other._thermometer)
+            *(values if values.dim() == 1 else values[[*chains]] for values in left.thermometer)
         )
 
     def state_dict(self) -> dict[str, Tensor]:
