@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from ppl_fe.data.rows import Inputs, check_rows, convert, split
+from ppl_fe.ranks import own_rows
 
 
 class LoaderData:
@@ -70,6 +71,8 @@ class LoaderData:
     def first(self) -> tuple[Inputs, Tensor]:
         """Give the first batch of a fresh pass: inputs (B, ...), targets (B, ...).
 
+        Of several ranks (`ppl_fe.ranks`) each gets its own rows of it.
+
         Raises:
             TypeError: the batch is no pair or mapping of tensors.
             ValueError: lengths that disagree, NaN or infinite values.
@@ -80,7 +83,11 @@ class LoaderData:
             >>> inputs.shape, targets.shape
             (torch.Size([2, 1]), torch.Size([2]))
         """
-        return next(self.batches())
+        inputs, targets = next(self.batches())
+        rows = own_rows(len(targets))
+        if isinstance(inputs, Tensor):
+            return inputs[rows], targets[rows]
+        return {name: tensor[rows] for name, tensor in inputs.items()}, targets[rows]
 
     def batches(self) -> Iterator[tuple[Inputs, Tensor]]:
         """Give batches for ever, one pass over the loader after another, each batch checked.

@@ -1,9 +1,13 @@
-"""A run that one file keeps: locked while it runs, gone on with by the same call."""
+"""A run that one file keeps: locked while it runs, gone on with by the same call.
+
+Of several ranks (`ppl_fe.ranks`) the first one has the file, and tells the others what is in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +16,7 @@ from torch import Tensor
 from ppl_fe.files.lock import Lock
 from ppl_fe.files.no_room import told_if_full
 from ppl_fe.files.state_file import StateFile
+from ppl_fe.ranks import is_first, told_by_first
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what JSON takes
 
@@ -54,24 +59,14 @@ class KeptRun:
         self.path, self._so_far = Path(path), ""
         self.facts: dict[str, Any] = {}
         self._file = StateFile(self.path, file_format)
-        self._lock = Lock(self.path)
-        self.stopped: State | None = None
-        try:
-            if resume:
-                self.stopped = self._read()
-                self._so_far = self.stopped[1]["so_far"]
-            elif self._file.exists():
-                raise FileExistsError(
-                    f"save_to: {self.path} already holds another run; give a new path, remove it "
-                    "first, or go on with it by resume=True"
-                )
-        except BaseException:
-            self.close()
-            raise
+        self._lock: Lock | None = None
+        self.stopped: State | None = told_by_first(partial(self._opened, resume))
+        if self.stopped is not None:
+            self._so_far = self.stopped[1]["so_far"]
 
     def is_due(self) -> bool:
         """Whether a commit is worth its time by now."""
-        return self._file.is_due()
+        return is_first() and self._file.is_due()
 
     def commit(self, state: Callable[[], State], so_far: str) -> None:
         """Write where the run stands.
@@ -83,9 +78,10 @@ class KeptRun:
         Raises:
             OSError: the disk is full; what was committed before stays.
         """
-        tensors, about = state()
-        with told_if_full(self.path, lambda: self._so_far and f"the first {self._so_far} are"):
-            self._file.write(tensors, {**about, "facts": self.facts, "so_far": so_far})
+        if is_first():
+            tensors, about = state()
+            with told_if_full(self.path, lambda: self._so_far and f"the first {self._so_far} are"):
+                self._file.write(tensors, {**about, "facts": self.facts, "so_far": so_far})
         self._so_far = so_far
 
     def stop(self, what: str) -> KeyboardInterrupt:
@@ -97,7 +93,24 @@ class KeptRun:
 
     def close(self) -> None:
         """Let others write here; once is enough."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _opened(self, resume: bool) -> State | None:
+        """Lock the file, and read where the run stands that is in it."""
+        self._lock = Lock(self.path)
+        try:
+            if resume:
+                return self._read()
+            if self._file.exists():
+                raise FileExistsError(
+                    f"save_to: {self.path} already holds another run; give a new path, remove it "
+                    "first, or go on with it by resume=True"
+                )
+        except BaseException:
+            self.close()
+            raise
+        return None
 
     def _read(self) -> State:
         if not self._file.exists():

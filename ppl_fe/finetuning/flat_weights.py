@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from math import nan
 
 import torch
 from torch import Tensor, nn
 
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts, Part, as_part, given
-from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer, rows_of
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
+from ppl_fe.ranks import are_several, each_said, own_rows, summed
 
 
 class WorkingCopy:
@@ -53,7 +55,8 @@ class WorkingCopy:
         for name, part in network.unflatten(self.weights[:size]).items():
             named[name].data = part
             named[name].requires_grad_(True)
-        _give_rows_alone(self.module)
+        if not are_several():  # who add up whole vectors
+            _give_rows_alone(self.module)
         self._parts: dict[str, Part] = {}
         self._sums: dict[str, Tensor] = {}
         for name in network.names:
@@ -61,7 +64,7 @@ class WorkingCopy:
             named[name].register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
 
     def differentiate(self, batch: Batch) -> tuple[float, GradientParts]:
-        """Compute a batch's mean loss at `weights` and its gradient.
+        """Compute a batch's mean loss at `weights` and its gradient, of several ranks together.
 
         Returns:
             The loss in nats a datum, and the gradient, which is freed with the caller's reference.
@@ -69,6 +72,29 @@ class WorkingCopy:
         Raises:
             DivergedError: the loss or its gradient is not finite; the message says where.
         """
+        return self._of_all_ranks(batch) if are_several() else self._of_own(batch)
+
+    def _of_all_ranks(self, batch: Batch) -> tuple[float, GradientParts]:
+        """Each rank takes its rows; by their number the sums weigh as the whole batch."""
+        length, size, failure = len(batch[1]), self.network.num_parameters, ""
+        rows = own_rows(length)
+        share = (rows.stop - rows.start) / length
+        total = self.weights.new_zeros(size + 1)  # one vector, and so one sum over the ranks
+        if share:
+            try:
+                loss, gradient = self._of_own(rows_of(batch, rows))
+                gradient.add_to(total[:size], share)
+                total[size] = share * loss
+            except DivergedError as error:
+                total[size], failure = nan, str(error)
+        total = summed(total)
+        if not total.sum().isfinite():
+            failures = [*filter(None, each_said(failure)), "the sum over the ranks is not finite"]
+            raise DivergedError(failures[0])
+        slices = self.network.slices.values()
+        return float(total[size]), GradientParts([(at, total[at]) for at in slices])
+
+    def _of_own(self, batch: Batch) -> tuple[float, GradientParts]:
         self._parts, self._sums = {}, {}
         loss, _ = self.objective(self.module, batch)
         value = loss.item()

@@ -16,6 +16,7 @@ from ppl_fe.inference.program.trace import run_program
 from ppl_fe.models.likelihoods import Likelihood, categorical, find_likelihood, observe
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.functional_copy import logits_of
+from ppl_fe.ranks import ranks, summed
 
 Batch = tuple[Any, Tensor]
 NOT_TRAINED_BATCHES = 4  # without gradients, this many times the rows fit into the same memory
@@ -137,6 +138,8 @@ class Objective:
     ) -> tuple[float, float]:
         """Average the loss and, for the categorical likelihood, the accuracy (else NaN).
 
+        Several ranks take the batches in turn, but all of them where outputs are kept.
+
         Args:
             module: the network.
             batches: a pass over the data.
@@ -151,8 +154,9 @@ class Objective:
             0.75
         """
         loss, right, count = 0.0, 0.0, 0
+        several, own = ranks() if kept is None else (1, 0)
         with torch.no_grad():
-            for batch in batches:
+            for batch in islice(batches, own, None, several):
                 part, output = self(module, batch)
                 targets = batch[1].to(output.device)
                 loss, count = loss + part.item() * len(targets), count + len(targets)
@@ -160,6 +164,9 @@ class Objective:
                     kept.append((output.cpu(), targets.cpu()))
                 if self.likelihood is categorical:
                     right += int((output.argmax(-1) == targets).sum())
+        if several > 1:
+            own_sums = torch.tensor([loss, right, count], dtype=torch.float64, device=self.device)
+            loss, right, count = summed(own_sums).tolist()
         accuracy = right / count if self.likelihood is categorical else float("nan")
         return loss / count, accuracy
 
@@ -295,6 +302,17 @@ def picked_rows(batch: Batch, count: int) -> Batch:
     count = min(count, length)
     rows = torch.arange(count) * (length - 1) // max(1, count - 1)
     picked: Batch = pytree.tree_map(lambda tensor: tensor[rows.to(tensor.device)], batch)
+    return picked
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Give some rows of a batch in a row.
+
+    Example:
+        >>> rows_of((torch.arange(5.0), torch.arange(5)), slice(1, 3))[1]
+        tensor([1, 2])
+    """
+    picked: Batch = pytree.tree_map(lambda tensor: tensor[rows], batch)
     return picked
 
 

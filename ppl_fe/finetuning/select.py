@@ -21,6 +21,7 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.parameter_names import Parameters
+from ppl_fe.ranks import are_several, is_first, refuse_differences
 
 FORMAT = "ppl-fe selection run 1"
 
@@ -134,13 +135,26 @@ def select_parameters(
     objective = Objective(likelihood, network.device, network.autocast)
     objective.refuse_one_class(source)
     task = Task(
-        part, source, objective, likelihood, head, names, ranked, count, size, seed, progress_bar
+        part,
+        source,
+        objective,
+        likelihood,
+        head,
+        names,
+        ranked,
+        count,
+        size,
+        seed,
+        progress_bar and is_first(),
     )
     asked_for = {"sparsity": sparsity, "threshold": threshold, "parameters": in_words(parameters)}
     with kept_run(save_to, FORMAT, resume=resume) as kept:
-        if kept is not None:
+        if kept is not None or are_several():
             settings = {**_settings(task, rule), **asked_for}
-            hold_to(kept, facts_of(network, objective, {"data": source}, settings))
+            facts = facts_of(network, objective, {"data": source}, settings)
+            refuse_differences(facts)
+            if kept is not None:
+                hold_to(kept, facts)
         found = rule.score(replace(task, kept=kept)).within(ranked)
     chosen = cut(found.score, ranked, count, threshold) if rule.takes_sparsity else found.score == 1
     notes = (*found.notes, *agreement_notes(found, chosen), *chance_notes(found))

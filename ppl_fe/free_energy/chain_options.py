@@ -17,6 +17,7 @@ from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.inference.targets import Targets
 from ppl_fe.models.likelihoods import Likelihood
+from ppl_fe.ranks import are_several, refuse_exact_gradients, share_of
 
 USUAL_LENGTH = RunLength(num_samples=500, warmup_steps=1000, thinning=10)
 USUAL_BATCH = 256
@@ -66,7 +67,7 @@ class ChainOptions:
 
         All the data in every step, by `fe.MALT`, where a run goes on until its targets, its step is
         chosen and the data are few: its steps are a tenth as many, and exact. Minibatches, by
-        `fe.BAOAB`, elsewhere.
+        `fe.BAOAB`, elsewhere, and where several ranks share them out.
 
         Args:
             source: the data.
@@ -79,7 +80,7 @@ class ChainOptions:
             whole = size is None or (size == "auto" and n <= MOST_ROWS)
             until = self.has_targets and self.step_size == "auto"
             in_memory = isinstance(source, TensorData)
-            kernel = MALT if whole and until and in_memory else BAOAB
+            kernel = MALT if whole and until and in_memory and not are_several() else BAOAB
         if not isinstance(kernel, type):
             raise TypeError(f"kernel must be a sampler's class, such as fe.BAOAB, got {kernel!r}")
         exact = issubclass(kernel, MALT)
@@ -90,6 +91,10 @@ class ChainOptions:
                 f"batch_size={size} of {n} examples: {kernel.__name__} needs exact gradients; give "
                 "batch_size=None, or another kernel"
             )
+        if isinstance(source, TensorData) and are_several():
+            if size is None or size >= n:
+                refuse_exact_gradients()
+            share_of(size or n, n)
         return replace(self, kernel=kernel, batch_size=size)
 
     @property

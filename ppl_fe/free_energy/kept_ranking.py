@@ -29,6 +29,7 @@ from ppl_fe.inference.record.zarr_store import is_stored
 from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
+from ppl_fe.ranks import are_several
 
 TABLE = "table.json"
 # What every checkpoint's row depends on, beside the data.
@@ -240,6 +241,12 @@ def kept_ranking(
     """Open the folder of a ranking for as long as the block lasts; None where none is asked for.
 
     Raises:
-        ValueError: `resume` without a folder; and what `KeptRanking` raises.
+        ValueError: `resume` without a folder; several ranks, which all would write it; and what
+            `KeptRanking` raises.
     """
+    if save_to is not None and are_several():
+        raise ValueError(
+            "save_to keeps a ranking that one process runs, and here torch.distributed has several "
+            "ranks: estimate each checkpoint by estimate_free_energy(..., save_to=...)"
+        )
     return opened(save_to, "ranking", lambda path: KeptRanking(path, resume=resume), resume=resume)

@@ -26,6 +26,7 @@ from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.ranks import ranks
 
 NOT_FINITE = (
     "the network's outputs at w*, or their log-likelihood, are not finite; check the weights and "
@@ -165,6 +166,7 @@ def local_target(
     source = as_data(data)
     n, loader = source.num_data, source if isinstance(source, LoaderData) else None
     options = options.chosen(source)
+    size = batch_of(options, source)
     program, kernel = program_and_kernel(network, source, options, head)
     anchors, args = program.center(anchors), first_rows(source)
     check_data(program, network, *args)
@@ -197,14 +199,13 @@ def local_target(
         **({} if head is None else {"fresh_head": head.name, "head_precision": head.precision}),
         "inverse_temperature": float(ladder[0]) if len(ladder) == 1 else own_beta,
         "num_groups": num_groups,
-        "batch_size": min(program.batch_size or n, n),
+        "batch_size": min(size or n, n),
         "anchor_loss": anchor_loss if len(anchors) > 1 else float(anchor_loss[0]),
         "blocks": {
             name: [block.start, block.stop] for name, block in merge_blocks(network.slices).items()
         },
     }
     notes: tuple[str, ...] = ()
-    size = program.batch_size
     if size is not None and size > n:
         notes = (f"batch_size={size} exceeds the data's {n} examples: every step uses all of them",)
     plan = options.plan(len(own_anchor), anchor_loss)
@@ -236,16 +237,15 @@ def program_and_kernel(
         TypeError, ValueError: options out of range.
     """
     options = options.chosen(source)
-    kernel, size = options.kernel, options.batch_size
+    kernel, size = options.kernel, batch_of(options, source)
     assert kernel != "auto"
-    assert size != "auto"
     options.plan(options.num_chains, torch.zeros(1))
     program = local_posterior(
         network,
         options.likelihood,
         options.localization,
         options.inverse_temperature,
-        size if isinstance(source, TensorData) else source.batch_size,
+        None if size is None else size // ranks().total,
         source.num_data,
         *(() if head is None else (head.name, head.precision)),
     )
@@ -255,6 +255,14 @@ def program_and_kernel(
             program, step_size=options.step_size, target_acceptance=TARGET_ACCEPTANCE
         )
     return program, kernel(program, step_size=options.step_size, tolerance=options.tolerance)
+
+
+def batch_of(options: ChainOptions, source: TensorData | LoaderData) -> int | None:
+    """Give the rows of a minibatch, of all ranks together: a loader has its own; None for all."""
+    if isinstance(source, LoaderData):
+        return source.batch_size
+    assert options.batch_size != "auto"
+    return options.batch_size
 
 
 def first_rows(source: TensorData | LoaderData) -> tuple[Any, Tensor]:

@@ -22,6 +22,7 @@ from ppl_fe.inference.warmup.newton import Descent, descend
 from ppl_fe.inference.warmup.scouts import with_other_modes
 from ppl_fe.inference.warmup.starts import OVERDISPERSION, spread_out, uniform_positions
 from ppl_fe.inference.warmup.windows import Windows
+from ppl_fe.ranks import refuse_exact_gradients
 
 EXPECTED_STEPS = 3  # of a trajectory in a metric that fits; "auto" compiling weighs by it
 EXPECTED_TRAJECTORIES = 2000  # of a run until its targets
@@ -113,7 +114,7 @@ class MALT(PyroKernel):
             plan: how.
 
         Raises:
-            ValueError: a loader's minibatches, whose gradients are not exact.
+            ValueError: a loader's minibatches, whose gradients are not exact; several ranks.
 
         Example:
             >>> import pyro, pyro.distributions as dist
@@ -127,6 +128,7 @@ class MALT(PyroKernel):
             >>> chains.position.shape
             torch.Size([2, 1])
         """
+        refuse_exact_gradients()
         if target.source is not None:
             raise ValueError(
                 "MALT needs exact gradients, and a DataLoader gives minibatches: give the data as "

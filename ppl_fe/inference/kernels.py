@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,13 +22,14 @@ from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
 from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, at_the_mode, unit_map
-from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated
+from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated, shared
 from ppl_fe.inference.step.metric_factor import MOST_DENSE
 from ppl_fe.inference.step.random_stream import ORDERS, Batches, Order, RandomStream
 from ppl_fe.inference.warmup.gradient_choice import control_variates_pay
 from ppl_fe.inference.warmup.many_data import are_many, at_the_mode_of_many
 from ppl_fe.inference.warmup.starts import about_modes, about_the_mode, uniform_positions
 from ppl_fe.inference.warmup.step_size import Adaptation, Tuning
+from ppl_fe.ranks import are_several, ranks, refuse_exact_gradients, share_of
 
 StepSize = float | Literal["auto"] | Callable[[int], float]
 METRICS = ("auto", "identity", "dense")
@@ -177,6 +179,7 @@ class Kernel(PyroKernel):
                 "plates that subsample; a DataLoader draws its own minibatches, so give tensors "
                 "instead"
             )
+        self._refuse_what_ranks_cannot_share(target)
         num_chains, seed = plan.num_chains, plan.seed
         given = target.start if target.center is None else target.center
         position = given
@@ -188,7 +191,7 @@ class Kernel(PyroKernel):
             num_chains,
             seed,
             order=self.minibatches,
-            micro_batches=self.micro_batches,
+            micro_batches=self.micro_batches * ranks().total,
             batches=(
                 None if target.source is None else Batches(target.source, density, num_chains, seed)
             ),
@@ -307,4 +310,18 @@ class Kernel(PyroKernel):
 
     def _estimator(self, density: Density, gradient: str) -> Estimator:
         plain = ESTIMATORS[gradient](density)
-        return plain if self.micro_batches == 1 else accumulated(plain, self.micro_batches)
+        own = plain if self.micro_batches == 1 else accumulated(plain, self.micro_batches)
+        return shared(own)
+
+    def _refuse_what_ranks_cannot_share(self, target: Target) -> None:
+        """Refuse gradients of which several ranks could not take a part each.
+
+        Raises:
+            ValueError: exact gradients, or a loader's minibatches of no multiple of the ranks.
+        """
+        if not are_several():
+            return
+        if target.source is not None:
+            share_of(target.source.batch_size, inf)
+        elif self.gradient == "full_data" or not target.density.subsamples:
+            refuse_exact_gradients()

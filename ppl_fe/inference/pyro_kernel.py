@@ -120,7 +120,8 @@ class PyroKernel(MCMCKernel, ABC):
         self._phases: Phases | None = None
         self._adaptation, self._steps_left = adaptation, warmup_steps
         if isinstance(adaptation, Windows):
-            adaptation.run(lambda phase: None)  # before Pyro counts: it ends when it has settled
+            # Before Pyro counts: it ends when it has settled.
+            adaptation.run(lambda phase: None, lambda: False, lambda: None)
         else:
             assert isinstance(self._chains, Chains)
             self._phases = Phases(self._chains, adaptation, warmup_steps)

@@ -83,7 +83,7 @@ def test_what_is_kept_is_said(tmp_path: Path, whole: xr.DataTree) -> None:
         last = count() - 1
     ends = {
         0: "nothing is kept: make room, and repeat the call",
-        1: "the warm-up is kept: make room, and repeat the call with resume=True",
+        1: "the warm-up so far is kept: make room, and repeat the call with resume=True",
         last: "the first 12 draws of each chain are kept: make room, and repeat the call with "
         "resume=True",
     }

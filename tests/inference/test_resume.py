@@ -24,6 +24,7 @@ from ppl_fe.inference.record import recorder as draws_module
 from ppl_fe.inference.record import zarr_store as store_module
 from ppl_fe.inference.record.zarr_folder import append_draws
 from ppl_fe.inference.record.zarr_store import Store
+from ppl_fe.inference.run import warm_up
 from ppl_fe.inference.schedules import Cyclical, Polynomial
 from ppl_fe.inference.step import random_stream as streams
 from ppl_fe.inference.step.chains import Chains
@@ -179,14 +180,64 @@ def test_interrupted_within_the_first_block_and_twice(name: str, tmp_path: Path)
     assert_complete(path, run(save_to=path, resume=True), whole_of(name))
 
 
-def test_interrupted_in_warm_up_nothing_is_kept_and_the_message_says_so(tmp_path: Path) -> None:
+def test_interrupted_before_the_first_commit_nothing_is_kept(tmp_path: Path) -> None:
     run, path = CASES["BAOAB"], tmp_path / "run.zarr"
-    with pytest.raises(KeyboardInterrupt):
-        cut(run, WARMUP - 1, save_to=path)
+    with stopping_after(WARMUP - 1), pytest.raises(KeyboardInterrupt):
+        run(save_to=path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError, match=r"no run .*run\.zarr, or .* warm-up.*leave resume"):
+    with pytest.raises(FileNotFoundError, match=r"no run .*run\.zarr, or .* commit; leave resume"):
         run(save_to=path, resume=True)
     assert_complete(path, run(save_to=path), whole_of("BAOAB"))
+
+
+def until(**changed: Any) -> xr.DataTree:
+    """A run of two rounds of warm-up at least, as its slowest direction takes longer to forget."""
+    data = (X * torch.tensor([1.0, 0.02]), Y)
+    lengths = {"num_samples": 20, "warmup_steps": 20, "thinning": 1, "target_ess": 15}
+    kernel = fe.BAOAB(model, metric="identity")
+    return sample(kernel, *data, **lengths, max_steps=600, compile="traced", **changed)
+
+
+def local(**changed: Any) -> xr.DataTree:
+    """Chains that start spread out about a centre."""
+    torch.manual_seed(0)
+    options = {"num_samples": SAMPLES, "warmup_steps": WARMUP, "thinning": 1, "num_chains": 2}
+    network, labels = fe.FlatNetwork(torch.nn.Linear(2, 2)), (Y > 0).long()
+    options |= {"batch_size": 6, "compile": "traced", "progress_bar": False}
+    return fe.estimate_free_energy(network, (X, labels), **{**options, **changed}).draws
+
+
+# The run, and after how many steps of each call it is stopped.
+IN_WARM_UP: dict[str, tuple[Case, tuple[int, ...]]] = {
+    "SGLD auto": (CASES["SGLD auto"], (5, 6)),
+    "a fixed step": (CASES["BAOAB"], (7,)),
+    "dense metric": (partial(CASES["dense metric"], warmup_steps=40), (17, 20)),
+    "control variates": (CASES["control variates"], (8,)),
+    "loader": (CASES["loader"], (9,)),
+    "cycles": (CASES["cycles"], (6,)),
+    "PSGLD auto": (CASES["PSGLD auto"], (5,)),
+    "MALT": (partial(CASES["MALT"], warmup_steps=120), (30, 70)),  # windows of 25 and 65
+    "about a centre": (local, (5,)),
+    "several rounds": (until, (15, 30, 40)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:not an answer yet:RuntimeWarning")
+@named(*IN_WARM_UP, thorough=[k for k in IN_WARM_UP if k not in ("a fixed step", "dense metric")])
+def test_a_warm_up_that_was_stopped_goes_on_from_what_is_kept(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, stops = IN_WARM_UP[name]
+    path, whole = tmp_path / "run.zarr", run()
+    monkeypatch.setattr(warm_up, "CHECK_EVERY", 2)  # commits after every second step
+    kept = [b""]
+    for number, stop in enumerate(stops):
+        with stopping_after(stop), pytest.raises(KeyboardInterrupt, match="goes on with it"):
+            run(save_to=path, resume=number > 0)
+        assert [file.name for file in tmp_path.iterdir()] == ["run.zarr.resume"]
+        kept.append((tmp_path / "run.zarr.resume").read_bytes())
+        assert kept[-1] != kept[-2]  # it has gone on
+    assert_complete(path, run(save_to=path, resume=True), whole)
 
 
 @named("BAOAB", "SGLD auto", "polynomial", "sequential", thorough=("SGLD auto", "polynomial"))

@@ -34,6 +34,7 @@ from ppl_fe.inference.sampling import sample
 from ppl_fe.models.bayestune import BayesTunePosterior, Prior, bayestune_posterior
 from ppl_fe.models.centring import held, site_values
 from ppl_fe.models.priors import PRIOR_EXAMPLE, LaplaceGamma, laplace_gamma
+from ppl_fe.ranks import share_of
 from ppl_fe.renamed import warn_of_old_name
 
 MOST_VALUES = 10**7  # of a site's draws; the engine keeps no more of them whole
@@ -146,7 +147,7 @@ def _settled(
             task.network,
             task.likelihood,
             own,
-            batch_size=plan.batch_size,
+            batch_size=_share(task, plan.batch_size),
             num_data=task.source.num_data,
             data_size=plan.data_size,
             head=task.head_slices,
@@ -168,6 +169,12 @@ def _settled(
             f"example {PRIOR_EXAMPLE}"
         ) from error
     return settled, sizes.get("scale") == size
+
+
+def _share(task: Task, batch_size: int) -> int:
+    """Give each rank's rows of a minibatch; a loader's are shared out as they come."""
+    in_memory = not isinstance(task.source, LoaderData)
+    return share_of(batch_size, task.source.num_data) if in_memory else batch_size
 
 
 def _scores(task: Task, plan: SamplingPlan, values: Tensor, settings: dict[str, Any]) -> Scores:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.ranks import summed
 
 # Name of a parameter -> sorted positions of its trained entries; None for all of them.
 Entries = Mapping[str, Tensor | None]
@@ -158,6 +159,27 @@ class TrainedEntries:
         # Kept and set to zero: a tensor that the pass does not reach leaves no old values behind.
         if self._parts and self._packed.grad is not None:
             self._packed.grad.zero_()
+
+    def add_over_ranks(self, loss: float, share: float) -> float:
+        """Put a batch's gradient in the place of that of this rank's rows, by one sum over all.
+
+        Args:
+            loss: mean loss of this rank's rows.
+            share: theirs of the batch's rows, by which loss and gradient weigh.
+
+        Returns:
+            The mean loss of the batch.
+        """
+        for leaf in self.leaves:
+            if leaf.grad is None:
+                leaf.grad = torch.zeros_like(leaf)
+        gradients = [leaf.grad.reshape(-1) for leaf in self.leaves if leaf.grad is not None]
+        own = torch.cat([*gradients, gradients[0].new_tensor([loss])])
+        sizes = [*map(len, gradients), 1]
+        *parts, whole = torch.split(summed(share * own), sizes)
+        for leaf, part in zip(self.leaves, parts, strict=True):
+            leaf.grad = part.view_as(leaf).to(leaf.dtype)
+        return float(whole)
 
     def write(self) -> None:
         """Set the module's entries to the leaves' values; to be called after every step."""

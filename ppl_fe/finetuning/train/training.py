@@ -31,6 +31,7 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.parameter_names import Parameters, chosen_names
+from ppl_fe.ranks import are_several, refuse_differences
 
 Method = Literal["mask", "full", "head", "lora"]
 # For AdamW. The published stage 2 uses 1e-3 at a sparsity of 0.5 %; all weights bear far less.
@@ -175,7 +176,7 @@ def finetune(
             plan,
             looks_of(source, held_out, metrics, size),
         )
-        if kept is not None:
+        if kept is not None or are_several():
             own: dict[str, Any] = {"method": method, "optimizer": optimizer, "seed": seed}
             own |= {"weight_decay": weight_decay, "lora_rank": lora_rank}
             own |= {"batch_size": size, "head": head, "metrics": [*(metrics or ())]}
@@ -211,9 +212,14 @@ def _diverged(outcome: Outcome, plan: TrainingPlan, tuned: FinetuneResult) -> Di
     )
 
 
-def _go_on(kept: KeptRun, training: Training, facts: dict[str, Any], selected: Tensor) -> None:
+def _go_on(
+    kept: KeptRun | None, training: Training, facts: dict[str, Any], selected: Tensor
+) -> None:
     """Take up the run that is kept, if it is to be resumed and is that of the same call."""
     facts["data"]["mask"] = digest({"": selected})
+    refuse_differences(facts)
+    if kept is None:
+        return
     hold_to(kept, facts)
     if kept.stopped is not None:
         training.restore(kept.stopped)

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from ppl_fe.arguments import require_integer, require_positive
 from ppl_fe.files.kept_run import KeptRun, State
 from ppl_fe.finetuning.going_on import between_steps
-from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer, rows_of
 from ppl_fe.finetuning.train.looks import OWN_COLUMNS, Looks
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
 from ppl_fe.inference.run.loop import Interrupts
 from ppl_fe.networks.matching import listed
+from ppl_fe.ranks import are_several, is_first, own_rows
 
 WARMUP_FRACTION = 0.06  # as usual in fine-tuning on GLUE (Liu et al. 2019)
 
@@ -164,7 +165,7 @@ class Training:
             tqdm(
                 total=total,
                 initial=self.step,
-                disable=not progress_bar,
+                disable=not (progress_bar and is_first()),
                 desc="fine-tune",
                 unit="step",
                 leave=False,
@@ -214,15 +215,13 @@ class Training:
         batch, trained, number = next(batches), self.trained, self.step + 1
         rate = self.plan.rate(number)
         trained.clear_gradients()
-        batch_loss, _ = self.objective(self.module, batch)
-        value = batch_loss.item()
+        value = self._differentiate(batch)
         self.rows.append({"step": number, "loss": value, "learning_rate": rate})
         if not isfinite(value):
             where = non_finite_layer(self.module, self.objective, [batch])
             self.failure = f"the loss is {value} at step {number}, {where}"
             return False
         self.good.keep(trained, self.step)
-        batch_loss.backward()  # type: ignore[no-untyped-call]
         wrong = trained.non_finite_gradients()
         if wrong:
             self.failure = f"at step {number} the gradient is not finite in {listed(wrong)}"
@@ -233,6 +232,20 @@ class Training:
         trained.write()
         self.step = number
         return True
+
+    def _differentiate(self, batch: Batch) -> float:
+        """Leave the gradient of a batch's loss in the leaves, and give the loss.
+
+        Several ranks take some rows each; by their number the sums weigh as the whole batch.
+        """
+        rows, length = own_rows(len(batch[1])), len(batch[1])
+        share = (rows.stop - rows.start) / length
+        value = 0.0
+        if share:
+            loss, _ = self.objective(self.module, rows_of(batch, rows))
+            value = loss.item()
+            loss.backward()  # type: ignore[no-untyped-call]
+        return self.trained.add_over_ranks(value, share) if are_several() else value
 
     def _outcome(self) -> Outcome:
         failure, end = self.failure, Snapshot([], self.step)

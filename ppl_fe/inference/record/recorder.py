@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from ppl_fe.inference.step.step_function import Statistics
 # and a few random projections only.
 LARGEST_KEPT = 10**7
 NUM_SUBSET, NUM_PROJECTIONS = 100, 16
+MOMENT_SUMS = 6  # vectors of each chain
 BLOCK_VALUES = 2**20  # worked on at a time
 FLUSH_SECONDS = 5.0  # after which draws go to the store, however few
 STATISTICS = (
@@ -236,6 +238,19 @@ class Recorder:
             for group, blocks in self._kept.items()
         }
         return draws, self.moments.state()
+
+    def bytes_to_come(self) -> int:
+        """Predict the memory that draws and moments take in the end, beside what there is now."""
+        chains, _, size = self._positions.shape
+        draws, each = self.moments.num_samples, self._statistics.shape[2]
+        for site in (*self.density.sites, *self.density.deterministic):
+            reduced = NUM_SUBSET + NUM_PROJECTIONS if site.name in self._reduced else None
+            each += reduced or prod(site.support_shape)
+        held = 2 * draws * each  # once draw by draw, and once put together
+        if self._kept_positions is not None:
+            held += 2 * draws * size
+        values = chains * (held + MOMENT_SUMS * size) + self._positions.numel()
+        return values * self._positions.element_size()
 
     def losses(self) -> NDArray[Any]:
         """Return the mean minibatch losses (C, S) of the draws kept so far."""

@@ -128,8 +128,8 @@ class Store:
                 f"{self.resume_file.path.name} is gone: it cannot be gone on with; "
                 "xarray.open_datatree(path, engine='zarr') opens its draws"
                 if self.path.exists()
-                else f"resume=True: there is no run {self.path}, or it was stopped in its "
-                "warm-up, which is not kept; leave resume out to begin it"
+                else f"resume=True: there is no run {self.path}, or it was stopped before its "
+                "first commit; leave resume out to begin it"
             )
 
     def _open(self) -> None:
@@ -361,7 +361,7 @@ class Store:
             if not self.resume_file.exists():
                 return ""
             draws = f"the first {self._committed} draws of each chain are"
-            return draws if self._committed else "the warm-up is"
+            return draws if self._committed else "the warm-up so far is"
 
         with told_if_full(self.path, kept):
             yield

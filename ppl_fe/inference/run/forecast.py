@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil, floor, log10
 from typing import NamedTuple
 
+from ppl_fe.inference.run.memory import in_gigabytes
 from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
@@ -34,23 +35,25 @@ class Prospect(NamedTuple):
     shortfall: str = ""
     ways: tuple[str, ...] = ()
 
-    def line(self, sampler: str, seconds: float) -> str:
+    def line(self, sampler: str, seconds: float, memory: float = 0.0) -> str:
         """Write the line, or "" where the run is short.
 
         Args:
             sampler: its name.
             seconds: for one of what is counted.
+            memory: bytes that the run will have taken; 0 (the default) where nobody knows.
 
         Example:
-            >>> Prospect(12_000).line("BAOAB", 0.0033)
-            'BAOAB: about 40 s, 12,000 steps a chain'
+            >>> Prospect(12_000).line("BAOAB", 0.0033, memory=5.1e9)
+            'BAOAB: about 40 s, 12,000 steps a chain, 5.1 GB of memory'
         """
         if self.remaining * seconds < LONG:
             return ""
         text = f"{sampler}: about {in_words(self.remaining * seconds)}"
         ways = ", or ".join(self.ways)
         if not self.shortfall:
-            text = f"{text}, {rounded(self.remaining):,} {self.unit} a chain"
+            length = f"{rounded(self.remaining):,} {self.unit} a chain"
+            text = f"{text}, {length}{in_gigabytes(memory)}"
             return f"{text}; to shorten it, {ways}" if ways else text
         return f"{text}; {self.shortfall}" + (f": {ways}" if ways else "")
 

@@ -16,6 +16,7 @@ from ppl_fe.inference.program.density import Density, Tensors
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.warmup.advice import LOADER
+from ppl_fe.ranks import are_several, ranks
 from ppl_fe.version import __version__
 
 WIDTHS = (0.1, 1.0)  # of the cubes that the points lie in, at which a program is evaluated
@@ -38,6 +39,7 @@ def identity(kernel: PyroKernel, target: Target, plan: RunPlan) -> dict[str, Any
         "minibatches_of": batches,
         "sites": {site.name: list(site.shape) for site in density.sites},
         "seed": plan.seed,
+        **({"ranks": ranks().total} if are_several() else {}),
     }
 
 
@@ -124,7 +126,8 @@ def _data(target: Target) -> tuple[Tensors, dict[str, Tensor]]:
         if torch.equal(one, other)
     }
     more = dict(zip(names[len(once) :], tensors[len(once) :], strict=True))
-    batch = tuple(tensor.to(density.device) for tensor in once)
+    share = source.batch_size // ranks().total  # of each rank, as the program gets them
+    batch = tuple(tensor[:share].to(density.device) for tensor in once)
     return (*batch, *more.values()), same | more
 
 

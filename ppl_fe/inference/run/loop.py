@@ -6,36 +6,39 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
-from ppl_fe.inference.record.zarr_store import Store
+from ppl_fe.inference.record.zarr_folder import Arrays
+from ppl_fe.inference.record.zarr_store import Stopped, Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
-from ppl_fe.inference.run.forecast import lengths, look_ahead
+from ppl_fe.inference.run.forecast import look_ahead
 from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run.progress import Watch
 from ppl_fe.inference.run.until import Until
+from ppl_fe.inference.run.warm_up import CHECK_EVERY, Events, WarmUp
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.step.trajectories import Trajectories
-from ppl_fe.inference.warmup.learned_in_warmup import Phases
-from ppl_fe.inference.warmup.starts import overdispersed_positions
 from ppl_fe.inference.warmup.step_size import Adaptation
 from ppl_fe.inference.warmup.windows import Windows
+from ppl_fe.ranks import are_several, told_by_first
 
 
 class Interrupts:
     """Hold Ctrl-C back until `check` is called, while this context lasts.
 
     A second Ctrl-C is raised at once, wherever it falls. Where another handler than Python's own is
-    in place, or outside the main thread, nothing changes.
+    in place, outside the main thread, or where several ranks run a chain, nothing changes: the
+    others would wait for a rank that stopped at a step of its own.
 
     Example:
         >>> with Interrupts() as interrupts:
@@ -45,7 +48,8 @@ class Interrupts:
     def __enter__(self) -> Self:
         self._asked = False
         in_main = threading.current_thread() is threading.main_thread()
-        self._ours = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self._ours = in_main and usual and not are_several()
         if self._ours:
             signal.signal(signal.SIGINT, self._note)
         return self
@@ -72,9 +76,6 @@ class Interrupts:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-
-
-CHECK_EVERY = 50  # steps or draws between looks for failed chains: each look costs a wait
 
 
 class Collected(NamedTuple):
@@ -110,13 +111,9 @@ class Sampling:
         self.kernel, self.target, self.plan, self.store = kernel, target, plan, store
         prepared = kernel.prepare(target, plan)
         self.chains: Chains | Trajectories = prepared.chains
-        self.adaptation: Adaptation | Windows = prepared.adaptation
         chains = self.chains
-        self.num_warmup_steps = plan.length.warmup_steps
-        self.thinning, self.until = (
-            plan.length.thinning,
-            None if plan.until is None else Until(plan.until),
-        )
+        self.thinning = plan.length.thinning
+        self.until = None if plan.until is None else Until(plan.until)
         self.recorder = Recorder(
             chains.density,
             chains.blocks,
@@ -136,20 +133,43 @@ class Sampling:
             self.found["gradient"] = chains.gradient
         self.report: dict[str, Tensor] = {}
         self.watch = Watch(plan, target.num_groups, chains, self.recorder)
+        events = Events(
+            self.watch.before_step,
+            self._after_step,
+            partial(self._look_ahead, warmed_up=True),
+            self._stop_if_all_failed,
+            self._remember_if_due,
+            lambda num_steps: self.until is not None and self.until.half_spent(num_steps),
+        )
+        self.warm_up = WarmUp(kernel, target, plan, prepared, events)
+
+    @property
+    def adaptation(self) -> Adaptation | Windows:
+        """What tuned the chains, and holds their settings."""
+        return self.warm_up.adaptation
 
     def begin(self) -> None:
         """Warm the chains up, or with `resume` go on where the stored run stands.
 
         Raises:
             DivergedError: no chain is left, or the step is one that no chain can keep.
+            KeyboardInterrupt: Ctrl-C was pressed; the message says what is kept.
             ValueError: the stored run had other settings, data or program, or is damaged.
         """
         if self.plan.resume:
             self._restore()
-        else:
-            self._warm_up()
-            self.report = self.adaptation.report()
-            self._expect_draws()
+        if self.warm_up.is_over:
+            return
+        try:
+            self.warm_up.run()
+        except FloatingPointError:
+            if self.store is not None:
+                self.store.abandon()
+            raise
+        except KeyboardInterrupt:
+            raise self._stopped_in_warm_up() from None
+        self.thinning, self.report = self.warm_up.thinning, self.adaptation.report()
+        self._expect_draws()
 
     def draw(self) -> Collected:
         """Collect the draws that are missing.
@@ -186,7 +206,7 @@ class Sampling:
                         self._stop_if_all_failed()
             self._stop_if_all_failed()
         except KeyboardInterrupt:
-            if recorder.num_draws == 0:
+            if recorder.num_draws == 0 or are_several():
                 raise
             # Only what may be averaged stays in the store, so a chain lost is lost for good.
             ended = self.store is None or bool(self._failed())
@@ -206,65 +226,6 @@ class Sampling:
         known = {f"tuned_{name}": value for name, value in self.report.items()}
         facts = {**self.found, **known, "sampling_time": seconds, **self._reached()}
         return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
-
-    def _warm_up(self) -> None:
-        """Start overdispersed about a centre if there is one, then tune while the chains move."""
-        chains, adaptation, target = self.chains, self.adaptation, self.target
-        if isinstance(adaptation, Windows):
-            adaptation.run(self._after_step, self._half_spent)
-            self.num_warmup_steps = adaptation.num_steps
-            self._look_ahead(warmed_up=True)
-            return
-        assert isinstance(chains, Chains)
-        if target.center is not None:
-            adaptation.measure()
-            least, stiffest = target.least_curvature or 1.0, adaptation.found.stiffest
-            seed = self.plan.seed
-            chains.start_at(overdispersed_positions(chains, target.center, least, stiffest, seed))
-        self._tune(chains, adaptation, self.num_warmup_steps)
-        if self.until is not None:
-            self._look_ahead(warmed_up=True)
-            self._tune_until_relaxed(chains, adaptation)
-
-    def _tune(self, chains: Chains, adaptation: Adaptation, num_steps: int) -> None:
-        phases = Phases(chains, adaptation, num_steps, self.target.center)
-        with torch.no_grad():
-            for step in range(num_steps):
-                phases.before_step()
-                adaptation.before_step()
-                self.watch.before_step()
-                chains.advance()
-                self._after_step("warm-up")
-                if step % CHECK_EVERY == 0:
-                    self._stop_if_all_failed()
-        phases.begin_sampling()
-        chains.take_means(1)
-
-    def _tune_until_relaxed(self, chains: Chains, adaptation: Adaptation) -> None:
-        """Warm up again until that is five relaxation times; then thin by half of one.
-
-        A relaxation time is known only after a warm-up, and the settings that it learns from
-        chains far out may be none to draw with.
-        """
-        assert self.plan.until is not None
-        assert self.until is not None
-        most = self.plan.until.max_steps // 2
-        while (relaxation := adaptation.report().get("relaxation_steps")) is not None:
-            slowest = float(relaxation[relaxation.isfinite()].max())
-            length = lengths(slowest, self.plan)
-            wanted, self.thinning = length.warmup_steps, length.thinning
-            if wanted <= self.num_warmup_steps or 2 * self.num_warmup_steps > most:
-                break
-            if self.until.half_spent(self.num_warmup_steps):
-                break
-            again = min(max(wanted, self.num_warmup_steps), most - self.num_warmup_steps)
-            assert isinstance(self.kernel, Kernel)
-            self.adaptation = adaptation = self.kernel.adaptation(chains, self.target, again)
-            self._tune(chains, adaptation, again)
-            self.num_warmup_steps += again
-
-    def _half_spent(self) -> bool:
-        return self.until is not None and self.until.half_spent(self.chains.num_gradients)
 
     def _after_step(self, phase: str) -> None:
         """Show a step, and as soon as it is known what the run will take, say so."""
@@ -288,29 +249,44 @@ class Sampling:
 
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""
-        assert self.store is not None
-        stopped = self.store.recall()
-        asked = {**self.store.facts, **self.found}
-        refuse_other_run(self.store.path, asked, stopped.facts)
+        stopped, draws = told_by_first(self._recall)
         parts: dict[str, dict[str, Tensor]] = {}
         for key, value in stopped.state.items():
             part, name = key.split(":", 1)
             parts.setdefault(part, {})[name] = value
         self.chains.load_state_dict(parts["run"])
-        self.recorder.restore(self.store.draws(stopped), parts["moments"])
+        self.recorder.restore(draws, parts["moments"])
+        self._restore_progress(parts)
+        if self.store is not None:
+            self.store.cut(stopped.num_draws)  # all that is read is read, and found to be whole
+
+    def _recall(self) -> tuple[Stopped, dict[str, Arrays]]:
+        """Read where the stored run stands, and its draws."""
+        assert self.store is not None
+        stopped = self.store.recall()
+        asked = {**self.store.facts, **self.found}
+        refuse_other_run(self.store.path, asked, stopped.facts)
+        return stopped, self.store.draws(stopped)
+
+    def _restore_progress(self, parts: Mapping[str, dict[str, Tensor]]) -> None:
+        """Go on in the warm-up, or after it with its report and what it found about lengths."""
+        num_steps = int(self.chains.totals.num_steps[0])
+        self.watch.skip(num_steps)
+        if "warm-up" in parts:
+            self.warm_up.restore(parts["warm-up"])
+            return
+        self.warm_up.is_over = True
         self._restore_lengths(parts["lengths"])
         # It does not follow from the draws: a cycle's exploration takes steps without any.
-        self.adaptation.num_steps = int(self.chains.totals.num_steps[0])
-        self.watch.skip(self.adaptation.num_steps)
+        self.adaptation.num_steps = num_steps
         self.report = parts.get("report", {})
-        self.store.cut(stopped.num_draws)  # all that is read is read, and found to be whole
 
     def _restore_lengths(self, lengths: dict[str, Tensor]) -> None:
         """Take over what a run until its targets had found out about its lengths."""
         self.thinning = int(lengths["thinning"])
-        self.num_warmup_steps = int(lengths["warmup_steps"])
+        self.warm_up.num_steps = int(lengths["warmup_steps"])
         if isinstance(self.adaptation, Adaptation):  # it may have been warmed up anew
-            self.adaptation.warmup_steps = self.num_warmup_steps
+            self.adaptation.warmup_steps = self.warm_up.num_steps
         if self.until is not None:
             self.until.looks = int(lengths["looks"])
             self._expect_draws()
@@ -346,7 +322,7 @@ class Sampling:
         return {
             "num_samples": self.recorder.num_draws,
             "thinning": self.thinning,
-            "warmup_steps": self.num_warmup_steps,
+            "warmup_steps": self.warm_up.num_steps,
             "num_gradients": self.chains.num_gradients,
             "seconds": time.perf_counter() - self._begun,
             "worst_r_hat": worst.r_hat[0],
@@ -368,7 +344,7 @@ class Sampling:
         """Give the chains that failed, and why; of trajectories none: failures are rejected."""
         if isinstance(self.chains, Trajectories):
             return {}
-        return failures(self.chains, self.num_warmup_steps)
+        return failures(self.chains, self.warm_up.num_steps)
 
     def _stop_if_all_failed(self) -> dict[int, str]:
         """Give the chains that failed, and why; raise where no other is left."""
@@ -376,6 +352,20 @@ class Sampling:
         if isinstance(self.chains, Chains):
             stop_if_all_failed(failed, self.chains)
         return failed
+
+    def _remember_if_due(self) -> None:
+        """Commit within the warm-up, where that is worth its time."""
+        if self.store is not None and self.store.is_due():
+            self._remember()
+
+    def _stopped_in_warm_up(self) -> KeyboardInterrupt:
+        """Say how much is kept of a warm-up that Ctrl-C has ended."""
+        if self.store is None or not self.store.resume_file.exists():
+            return KeyboardInterrupt()
+        return KeyboardInterrupt(
+            f"stopped in its warm-up, of which {self.store.resume_file.path} keeps what was "
+            "committed: the same call with resume=True goes on with it"
+        )
 
     def _remember(self) -> None:
         """Write to the store, if there is one, what a resumed run needs."""
@@ -386,10 +376,11 @@ class Sampling:
             "moments": self.recorder.state(),
             "lengths": {
                 "thinning": torch.tensor(self.thinning),
-                "warmup_steps": torch.tensor(self.num_warmup_steps),
+                "warmup_steps": torch.tensor(self.warm_up.num_steps),
                 "looks": torch.tensor(0 if self.until is None else self.until.looks),
             },
             "report": self.report,
+            "warm-up": {} if self.warm_up.is_over else self.warm_up.state(),
         }
         state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}
         self.store.remember(state, self.found, self.recorder.num_draws)

@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from ppl_fe.files.digest import digest
 from ppl_fe.inference.program.density import merge_blocks
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
@@ -19,6 +22,7 @@ from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_ru
 from ppl_fe.inference.run.loop import Collected, Sampling
 from ppl_fe.inference.run.parallel import Part, at_workers, in_processes, joined
 from ppl_fe.inference.run_plan import RunPlan, Target
+from ppl_fe.ranks import are_several, refuse_differences, told_by_first
 from ppl_fe.tasks.workers import Workers
 
 
@@ -49,18 +53,30 @@ def run(
         FileNotFoundError: there is nothing to resume.
         OSError: `save_to` cannot be written to, or the disk is full.
         DivergedError: no chain stayed finite.
-        ValueError: the run to resume had other settings, data or program, or is damaged.
+        ValueError: the run to resume had other settings, data or program, or is damaged; ranks that
+            were not called alike.
     """
     facts = identity(kernel, target, plan)
+    parallel = plan.chain_method == "parallel"
+    if are_several():
+        _refuse_other_ranks(facts, target, plan)
+    store = None
     with ExitStack() as held:
-        store = None
-        if plan.save_to is not None:
-            store = held.enter_context(closing(Store(plan.save_to, resume=plan.resume)))
+
+        def opened(path: str | Path) -> xr.DataTree | None:
+            """Open the store, and give its draws if it is complete."""
+            nonlocal store
+            store = held.enter_context(closing(Store(path, resume=plan.resume)))
             store.facts = facts | fingerprint(target)  # which reads all the data
-            if store.complete:
-                refuse_other_run(store.path, store.facts, store.stored_facts)
-                return store.finished()
-        parallel = plan.chain_method == "parallel"
+            if not store.complete:
+                return None
+            refuse_other_run(store.path, store.facts, store.stored_facts)
+            return store.finished()
+
+        if plan.save_to is not None:
+            complete = told_by_first(partial(opened, plan.save_to))
+            if complete is not None:
+                return complete
         if parallel:
             found = _collect_in_processes(OneChain(kernel, target, plan), store, workers)
         else:
@@ -68,6 +84,7 @@ def run(
             with sampling.watch.bar:
                 sampling.begin()
                 found = sampling.draw()
+            refuse_differences({"draws": digest({"": sampling.chains.position})})
         if found.failed:
             warnings.warn(
                 "left out: " + "; ".join(f"chain {c}, {why}" for c, why in found.failed.items()),
@@ -88,6 +105,21 @@ def run(
             data,
             complete=not found.interrupted or bool(found.failed),
         )
+
+
+def _refuse_other_ranks(facts: Mapping[str, Any], target: Target, plan: RunPlan) -> None:
+    """Refuse ranks that were not called alike, and chains that have a process each already.
+
+    Raises:
+        ValueError: as it says.
+    """
+    if plan.chain_method == "parallel":
+        raise ValueError(
+            "chain_method='parallel' gives each chain a process, and here torch.distributed has "
+            "several for all chains: leave chain_method out, or torch.distributed uninitialised"
+        )
+    how = {"compile": plan.compile, "save_to": plan.save_to is not None, "resume": plan.resume}
+    refuse_differences({**facts, **fingerprint(target), **how})
 
 
 @dataclass(frozen=True)

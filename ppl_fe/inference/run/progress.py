@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.run.forecast import Prospect
+from ppl_fe.inference.run.memory import memory_of_run
 from ppl_fe.inference.run_plan import RunPlan
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.ranks import is_first
 
 TIMED = 50  # steps, by whose mean the rest is judged
 PATIENCE, LEAST_TIMED = 10.0, 3  # seconds after which fewer steps must do
@@ -43,15 +45,16 @@ class Watch:
         recorder: Recorder,
         seconds: float = 0.5,
     ) -> None:
+        shown = plan.progress and is_first()
         self.bar = tqdm(
             total=plan.length.num_steps,
-            disable=not plan.progress,
+            disable=not shown,
             unit="step",
             leave=False,
         )
         self.chains, self.recorder, self.seconds = chains, recorder, seconds
         self.num_groups = num_groups
-        self.said = not plan.progress
+        self.said = not shown
         self._pending, self._last = 0, 0.0
         self._started, self._asked, self._first, self._before = False, False, 0.0, 0.0
         self._timed: list[float] = []
@@ -80,7 +83,8 @@ class Watch:
         if self.said or not self._timed:
             return
         self.expect(round(prospect.remaining))
-        line = prospect.line(sampler, fmean(self._timed))
+        memory = memory_of_run(self.chains, self.recorder)
+        line = prospect.line(sampler, fmean(self._timed), memory)
         self.said = last or bool(line)
         if line:
             tqdm.write(line, file=sys.stderr)

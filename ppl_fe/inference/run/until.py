@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from arviz_stats.base import array_stats
 from numpy.typing import NDArray
 
 from ppl_fe.inference.targets import Targets
+from ppl_fe.ranks import told_by_first
 
 MOST_DOUBLINGS = 2  # for the sake of a standard deviation or λ̂ that is not known yet
 MOST_NAMED = 500  # values of a site that are judged one by one
@@ -142,15 +145,19 @@ class Until:
         targets = self.targets
         if num_steps >= targets.max_steps:
             self.gave_up = f"max_steps={targets.max_steps} were taken"
-        elif targets.max_seconds and time.perf_counter() - self._begun > targets.max_seconds:
+        elif targets.max_seconds and told_by_first(partial(self._is_late, 1.0)):
             self.gave_up = f"max_seconds={targets.max_seconds:g} were over"
         return bool(self.gave_up)
 
     def half_spent(self, num_steps: int) -> bool:
         """Say whether half of the steps (so far, a chain) or seconds are spent, by a warm-up."""
-        most = self.targets.max_seconds
-        late = most is not None and 2 * (time.perf_counter() - self._begun) > most
+        timed = bool(self.targets.max_seconds)
+        late = timed and told_by_first(partial(self._is_late, 0.5))
         return late or 2 * num_steps >= self.targets.max_steps
+
+    def _is_late(self, share: float) -> bool:
+        """Say whether this share of the seconds is over, by the clock of one process."""
+        return time.perf_counter() - self._begun > share * (self.targets.max_seconds or inf)
 
     def look(self, draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> Worst:
         """Find the worst of what these targets are about."""

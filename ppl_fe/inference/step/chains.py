@@ -25,6 +25,7 @@ from ppl_fe.inference.step.step_function import (
     flat_step,
 )
 from ppl_fe.inference.step.unrolled import warn_of_unrolled_loop
+from ppl_fe.ranks import take_from_first
 
 
 class Sampler(NamedTuple):
@@ -103,6 +104,7 @@ class Chains:
         self.start, self.near_mode = start.position.clone(), start.near_mode
         self.blocks = merge_blocks(blocks or density.blocks)
         metric, anchor = start.metric, start.anchor
+        take_from_first(self.start, *(metric or ()))
         own = self.start if metric is None else metric.from_position(self.start)
         self._fixed = Fixed(
             own.clone(),
@@ -110,6 +112,7 @@ class Chains:
             () if anchor is None else Anchor(anchor.clone(), *exact_evaluation(density, anchor)),
             metric or (),
         )
+        take_from_first(*(self._fixed.anchor or ()))
         noise, indices = stream.next()
         state = self.dynamics.init(own.clone(), noise.clone(), self.settings)
         inputs = Inputs(
@@ -127,7 +130,7 @@ class Chains:
         # as a small step itself.
         self._leaves, self._structure = pytree.tree_flatten(inputs)
         self._slots, self._state_type = inputs.slots(), type(state)
-        function = flat_step(self.dynamics, sampler.estimator, self.blocks, self._structure)
+        function = flat_step(self.dynamics, self.estimator, self.blocks, self._structure)
         if compile != "eager":
             warn_of_unrolled_loop(density, self.start[0])
         self._step, self.compile_mode = build(
@@ -146,6 +149,11 @@ class Chains:
     def gradient(self) -> str:
         """The name of its estimator of the gradient."""
         return self._sampler.gradient
+
+    @property
+    def estimator(self) -> Estimator:
+        """The estimator itself; without an anchor it makes no use of control variates."""
+        return self._sampler.estimator
 
     @property
     def settings(self) -> dict[str, Tensor]:
@@ -213,6 +221,7 @@ class Chains:
         values = (position, *exact_evaluation(self.density, position))
         for own, new in zip(self.anchor, values, strict=True):
             own.copy_(new)
+        take_from_first(*self.anchor)
 
     def measure_temperature(self, center: Tensor, direction: Tensor) -> None:
         """Measure temperatures about a centre and along a direction from now on.
@@ -296,7 +305,7 @@ class Chains:
         """
         inputs = (position, Batch(indices, self.density.chain_values, self._data), self._fixed)
         leaves, structure = pytree.tree_flatten(inputs)
-        function = flat_evaluation(self._sampler.estimator, structure)
+        function = flat_evaluation(self.estimator, structure)
         if self._fits(self._data):
             if self._evaluate is None:
                 mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"

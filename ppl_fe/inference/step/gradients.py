@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppl_fe.inference.program.density import Data, Density, Indices, Tensors, Terms
 from ppl_fe.inference.program.full_data import full_data_terms, parts
+from ppl_fe.ranks import ranks, summed
 
 
 class Batch(NamedTuple):
@@ -94,6 +95,26 @@ def accumulated(estimator: Estimator, num_micro_batches: int) -> Estimator:
         parts = zip(*(ix.chunk(num_micro_batches, -1) for ix in batch.indices), strict=True)
         found = [estimator(position, batch._replace(indices=part), anchor) for part in parts]
         return Evaluation(*(torch.stack(values).mean(0) for values in zip(*found, strict=True)))
+
+    return estimate
+
+
+def shared(estimator: Estimator) -> Estimator:
+    """Average the estimates of all ranks (`ppl_fe.ranks`), each on its part of the index sets.
+
+    Of R ranks the index sets are (C, R·B); a loader's minibatches come as each rank's own rows. The
+    mean has the same law as one minibatch of R·B, and every rank gets the same bits.
+    """
+    count, own = ranks()
+    if count == 1:
+        return estimator
+
+    def estimate(position: Tensor, batch: Batch, anchor: Anchor | None) -> Evaluation:
+        mine = tuple(indices.chunk(count, -1)[own] for indices in batch.indices)
+        found = estimator(position, batch._replace(indices=mine), anchor)
+        terms = torch.stack([found.log_density, found.log_likelihood], -1)
+        total = summed(torch.cat([found.gradient, terms.to(found.gradient)], -1)) / count
+        return Evaluation(total[:, :-2], *total[:, -2:].to(terms).unbind(-1))
 
     return estimate
 

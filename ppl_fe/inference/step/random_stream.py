@@ -12,10 +12,11 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Data, Density, Indices
+from ppl_fe.ranks import own_rows
 
 
 class Batches:
-    """Take the minibatches of a loader, one a chain.
+    """Take the minibatches of a loader, one a chain; of several ranks each takes its own rows.
 
     Args:
         source: the loader; it is reshuffled for each chain.
@@ -45,7 +46,10 @@ class Batches:
             ValueError: a program that does not take a batch of this shape.
         """
         self.taken += 1
-        drawn = [pytree.tree_leaves(batch) for batch in next(self._by_chain)]
+        drawn = [
+            [leaf[own_rows(len(leaf))] for leaf in pytree.tree_leaves(batch)]
+            for batch in next(self._by_chain)
+        ]
         # The program's keywords may hold tensors, too, which all minibatches share.
         each = [(*leaves, *self._density.tensors[len(leaves) :]) for leaves in drawn]
         found = {shapes(batch): batch for batch in each}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -163,6 +163,14 @@ class SlowestDirection:
     def forget(self) -> None:
         """Start again: the chains' coordinates have changed."""
         self._positions.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` takes: the positions remembered."""
+        return {"positions": torch.stack(self._positions)} if self._positions else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Remember the positions of a `state`."""
+        self._positions = [*state.get("positions", ())]
 
     def curvature(self, stiffest: Tensor) -> Tensor:
         """Estimate the smallest curvature (C, 1), given the largest (C, 1).

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_fe.inference.dynamics import Measured
 from ppl_fe.inference.step.chains import Chains
-from ppl_fe.inference.step.gradients import Batch, minibatch
+from ppl_fe.inference.step.gradients import Batch
 from ppl_fe.inference.warmup.curvature import ASSUMED_CONDITION, stiffest
 from ppl_fe.inference.warmup.starts import OVERDISPERSION
 from ppl_fe.inference.warmup.step_size import Tuning
@@ -40,13 +40,12 @@ def control_variates_pay(chains: Chains, tuning: Tuning) -> bool:
     position = typical if metric is None else metric.to_position(typical)
     found = stiffest(chains)
     along = found.direction / torch.linalg.vector_norm(found.direction, dim=-1, keepdim=True)
-    plain = minibatch(chains.density)
     noise = [list[Tensor](), list[Tensor]()]
     with torch.no_grad():
         for _ in range(NUM_DRAWS):
             indices = chains.stream.indices()
             batch = Batch(indices, chains.density.chain_values, chains.density.tensors)
-            without = plain(position, batch, None).gradient
+            without = chains.estimator(position, batch, None).gradient
             if metric is not None:
                 without = metric.to_gradient(without)
             for kept, gradient in zip(

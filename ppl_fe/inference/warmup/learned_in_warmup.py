@@ -8,6 +8,8 @@ Markov chain.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,9 @@ class Phases:
         warmup_steps: length of the first phase.
         center: (C, D), where the target is known to be centred (w*): the anchor and the centre of
             the temperature, from the start. By default they are learnt.
+
+    Attributes:
+        num_steps: of the warm-up, so far.
     """
 
     def __init__(
@@ -41,15 +46,16 @@ class Phases:
         center: Tensor | None = None,
     ) -> None:
         self.chains, self.adaptation, self.center = chains, adaptation, center
-        self.warmup_steps, self._step = warmup_steps, 0
+        self.warmup_steps, self.num_steps = warmup_steps, 0
         self._events = {round(share * warmup_steps) for share in EVENTS}
         self._every = max(1, warmup_steps // (4 * SNAPSHOTS))
-        self._forget()
+        self._mean, self._count = torch.zeros_like(chains.state.position), 0
+        self._snapshots: list[Tensor] = []
 
     def before_step(self) -> None:
         """Remember the present draw; at an event of the warm-up, first learn from those so far."""
-        step = self._step
-        self._step += 1
+        step = self.num_steps
+        self.num_steps += 1
         if step in self._events and self._count:
             self._learn()
         own = self.chains.state.position
@@ -75,6 +81,19 @@ class Phases:
         chains.measure_temperature(center, found.direction)
         if self.warmup_steps and "step_size" not in self.adaptation.tuning.automatic:
             refuse_unstable(chains, self._curvature(found.curvature))
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` takes: what is remembered since the last event."""
+        counts = {"num_steps": torch.tensor(self.num_steps), "count": torch.tensor(self._count)}
+        seen = {"snapshots": torch.stack(self._snapshots)} if self._snapshots else {}
+        return {"mean": self._mean, **counts, **seen}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state` of equal phases."""
+        self.num_steps, self._count = int(state["num_steps"]), int(state["count"])
+        self._mean = state["mean"].to(self._mean)
+        if "snapshots" in state:
+            self._snapshots = [*state["snapshots"].to(self._mean)]
 
     def _curvature(self, found: Tensor) -> Tensor:
         """Return the curvature (C, 1) found, or that at the start of chains too far off for it.
@@ -112,8 +131,7 @@ class Phases:
         self._forget()
 
     def _forget(self) -> None:
-        self._mean, self._count = torch.zeros_like(self.chains.state.position), 0
-        self._snapshots: list[Tensor] = []
+        self._mean, self._count, self._snapshots = torch.zeros_like(self._mean), 0, []
 
 
 def refuse_unstable(chains: Chains, curvature: Tensor) -> None:

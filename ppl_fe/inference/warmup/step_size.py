@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -138,6 +138,28 @@ class Adaptation:
         self.direction = None
         self._history.clear()
         self._slowest.forget()
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` takes: what was measured so far."""
+        values = {f"found_{name}": value for name, value in self.found._asdict().items()}
+        if self.direction is not None:
+            values |= self.direction._asdict()
+        if self._history:
+            values["history"] = torch.stack([torch.stack(both) for both in self._history])
+        values |= self._slowest.state()
+        values["num_steps"] = torch.tensor(self.num_steps)
+        return {name: value.clone() for name, value in values.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state` of an equal adaptation; the settings themselves are the chains'."""
+        like = self.found.temperature
+        own = {name: value.to(like) for name, value in state.items() if name != "num_steps"}
+        self.found = Measured(*(own[f"found_{name}"] for name in Measured._fields))
+        if "direction" in own:
+            self.direction = Stiffest(own["curvature"], own["direction"])
+        self._history = [(both[0], both[1]) for both in own.get("history", ())]
+        self._slowest.restore(own)
+        self.num_steps = int(state["num_steps"])
 
     def report(self) -> dict[str, Tensor]:
         """Return settings, curvatures, predicted excess temperature and relaxation, (C,) each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import exp, log
 from typing import NamedTuple
 
@@ -78,6 +78,7 @@ class Windows:
         if num_trajectories is not None:
             self._last = min(LAST_WINDOW, num_trajectories // 4)
             self._lengths = _doubling(num_trajectories - self._last)
+        self._windows, self._has_settled = 0, False  # so far
         first = 0.5 * chains.position.shape[1] ** -0.25 if step_size is None else step_size**0.5
         chains.steps = (first,) * chains.num_groups
 
@@ -92,28 +93,48 @@ class Windows:
             return max(0, sum(self._lengths[: self._least]) + self._last - self.num_steps)
         return sum(self._lengths) + self._last - self.num_steps
 
-    def run(self, after_step: Callable[[str], None], spent: Callable[[], bool]) -> None:
-        """Warm up, and call `after_step("warm-up")` after every trajectory.
+    def run(
+        self,
+        after_step: Callable[[str], None],
+        spent: Callable[[], bool],
+        after_window: Callable[[], None],
+    ) -> None:
+        """Warm up, or go on after the windows that there were.
 
         Args:
-            after_step: what else there is to do.
+            after_step: called with "warm-up" after every trajectory.
             spent: whether no more should go into the warm-up; its last window comes all the same.
+            after_window: called where `state` and that of the chains are all that there is.
         """
-        for number, length in enumerate(self._lengths):
+        while not self._has_settled and self._windows < len(self._lengths):
             before = self.chains.steps
-            seen = self._window(length, after_step, spent)
+            seen = self._window(self._lengths[self._windows], after_step, spent)
             if spent() and len(seen.losses) < LEAST_SEEN:
                 break
             change = self._learn(seen) if self._learns_metric else 1.0
             if self._of_loss:  # the directions that a loss hardly feels may settle later
                 change = _largest_ratio(before, self.chains.steps)
             settled = change < SETTLED_RATIO and self._agree(seen)
-            if (self._until_settled and settled and number + 1 >= self._least) or spent():
-                break
+            self._windows += 1
+            enough = self._until_settled and settled and self._windows >= self._least
+            self._has_settled = enough or spent()
+            after_window()
         last = self._window(self._last, after_step, lambda: False)
         self.chains.measure_temperature(last.positions or [self.chains.position])
         self.chains.take_means(1)
         self.chains.take_own_statistics(1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give what `restore` takes, at the end of a window."""
+        counts = {"trajectories": self.num_steps, "windows": self._windows}
+        return {name: torch.tensor(n) for name, n in counts.items()} | {
+            "has_settled": torch.tensor(self._has_settled)
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on after the last window of a `state`."""
+        self.num_steps, self._windows = int(state["trajectories"]), int(state["windows"])
+        self._has_settled = bool(state["has_settled"])
 
     def report(self) -> dict[str, Tensor]:
         """Give what was found, (C,) each."""
