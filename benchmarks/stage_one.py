@@ -95,7 +95,8 @@ def plain_sgd(net: FlatNetwork, source: TensorData) -> Step:
 
     module = copy.deepcopy(net.module).requires_grad_(True)
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-4)
-    objective, batches = Objective("categorical", net.device), shuffled(source, BATCH, 0)
+    objective = Objective("categorical", net.device, net.autocast)
+    batches = shuffled(source, BATCH, 0)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -111,7 +112,7 @@ def chains(net: FlatNetwork, source: TensorData) -> Step:
         num_samples=100, warmup_steps=500, thinning=10, scale="expected", num_chains=1,
         step_size="auto", data_size=float(ROWS), batch_size=BATCH, seed=0, errors=False,
     )  # fmt: skip
-    objective = Objective("categorical", net.device)
+    objective = Objective("categorical", net.device, net.autocast)
     made = ScaleChains(net, objective, source, 0.01, 100.0, plan, [])
     made.start(0)
     made.keep()
