@@ -1,8 +1,9 @@
-"""A call in a process of its own, which kill -9 ends at one of its file operations."""
+"""A call in a process of its own, ended at one of its file operations, or after some time."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -28,6 +29,36 @@ def in_a_process(call: Callable[[], Any]) -> int:
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ended_after(seconds: float, call: Callable[[], Any]) -> bool:
+    """End the call after so much processor time, as kill -9 does; False if it was over before.
+
+    By the processor's time rather than the clock's, so that other work on the machine does not
+    shift the moment. The timer's signal has no handler: the process is gone, and no line of Python
+    runs any more.
+
+    Args:
+        seconds: of processor time.
+        call: what a forked process does.
+    """
+
+    def timed() -> None:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        call()
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+    status = in_a_process(timed)
+    assert status in (0, -signal.SIGPROF), f"the call failed: exit status {status}"
+    return status != 0
+
+
+def processor_seconds(call: Callable[[], Any]) -> float:
+    """Measure the processor time of a call in a forked process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert in_a_process(call) == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def killed_at(operation: int, folder: Path, call: Callable[[], Any]) -> bool:

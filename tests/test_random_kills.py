@@ -1,0 +1,216 @@
+"""Runs of every kind, ended at random moments and gone on with, are the uninterrupted ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from cases.killed import ended_after, processor_seconds
+from cases.selection import means, observed_weights, select
+from cases.stored_runs import run
+from cases.tuning import LABELS, X, tune
+from torch import nn
+
+import ppl_fe as fe
+from ppl_fe.free_energy import lots
+from ppl_fe.inference.record import recorder as draws_module
+from ppl_fe.inference.step.chains import Chains
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+STEPS = 12 + 20  # of a lot
+STATES = {f"w={k / 20}": {"weight": torch.full((1, 4), k / 20)} for k in range(12)}
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws_module, "BLOCK_VALUES", 4 * 2 * 4)  # four draws
+    monkeypatch.setattr(lots, "MOST_CHAINS", 4)  # two checkpoints
+
+
+def draws(**how: Any) -> xr.DataTree:
+    path = how.pop("save_to", None)
+    tree: xr.DataTree = run(path, num_samples=400, warmup_steps=200, **how)
+    return tree
+
+
+def ranking(**how: Any) -> pd.DataFrame:
+    options: dict[str, Any] = {"likelihood": "normal", "localization": 100.0, "step_size": 0.001}
+    options |= {"num_chains": 2, "num_samples": 20, "warmup_steps": 12, "thinning": 1}
+    data, module = (X, torch.zeros(len(X))), nn.Linear(4, 1, bias=False)
+    options |= {"compile": "eager", "progress_bar": False}
+    return fe.rank_checkpoints(STATES, module, data, **options, **how)
+
+
+def selection(**how: Any) -> fe.Selection:
+    net, data = means(4)
+    found: fe.Selection = select(
+        net, data, rule="bayestune", num_chains=2, likelihood=observed_weights, **how
+    )
+    return found
+
+
+def tuning(**how: Any) -> fe.FinetuneResult:
+    validation = (X[:20] + 0.1, LABELS[:20])
+    return tune(num_steps=300, validation=validation, evaluate_every=10, patience=99, **how)
+
+
+def parallel(**how: Any) -> xr.DataTree:
+    return draws(chain_method="parallel", **how)
+
+
+def same_draws(one: xr.DataTree, other: xr.DataTree) -> None:
+    for group in ("posterior", "sample_stats", "moments"):
+        first, second = (tree[group].to_dataset().drop_attrs() for tree in (one, other))
+        xr.testing.assert_identical(first, second)
+
+
+def same_rows(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def same_selection(one: fe.Selection, other: fe.Selection) -> None:
+    for name in ("score", "scale_sd", "r_hat", "mcse", "mask"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def same_tuning(one: fe.FinetuneResult, other: fe.FinetuneResult) -> None:
+    assert torch.equal(one.weights, other.weights)
+    pd.testing.assert_frame_equal(one.history, other.history, check_exact=True)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A call that keeps its run, what makes two results one, and how its file is named."""
+
+    call: Callable[..., Any]
+    assert_same: Callable[[Any, Any], None]
+    file: str
+
+
+KINDS = {
+    "draws": Kind(draws, same_draws, "run.zarr"),
+    "ranking": Kind(ranking, same_rows, "ranking"),
+    "selection": Kind(selection, same_selection, "run"),
+    "fine-tuning": Kind(tuning, same_tuning, "run"),
+}
+
+
+def go_on(call: Callable[..., Any], path: Path) -> Any:
+    """Repeat a call: with `resume=True`, or from the beginning where nothing was kept."""
+    try:
+        return call(save_to=path, resume=True)
+    except FileNotFoundError:
+        assert not path.exists()
+        return call(save_to=path)
+
+
+def counted(call: Callable[[], Any]) -> tuple[Any, int]:
+    """Make a call, and count the steps that chains take in it."""
+    advance, taken = Chains.advance, 0
+
+    def counting(chains: Chains) -> Any:
+        nonlocal taken
+        taken += 1
+        return advance(chains)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "advance", counting)
+        return call(), taken
+
+
+def lots_done(path: Path) -> int:
+    table = path / "table.json"
+    if not table.exists():
+        return 0
+    return sum(lot["rows"] is not None for lot in json.loads(table.read_text())["lots"])
+
+
+TIMES = [pytest.param(3, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("name", KINDS)
+def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None:
+    kind, generator = KINDS[name], np.random.default_rng(times)
+    whole = kind.call()
+    seconds = processor_seconds(partial(kind.call, save_to=tmp_path / "whole" / kind.file))
+    again = ended = 0
+    for number in range(times):
+        folder = tmp_path / str(number)
+        path = folder / kind.file
+        ended += ended_after(seconds * generator.uniform(0.1, 1), partial(kind.call, save_to=path))
+        if number % 3 == 0:  # and once more while it goes on
+            moment = seconds * generator.uniform(0.1, 0.6)
+            again += ended_after(moment, partial(go_on, kind.call, path))
+        done = lots_done(path) if name == "ranking" else 0
+        result, steps = counted(partial(go_on, kind.call, path))
+        kind.assert_same(result, whole)
+        if name == "ranking":
+            assert steps <= (len(STATES) // 2 - done) * STEPS
+        assert [file.name for file in folder.iterdir()] == [kind.file]
+        assert not [file for file in folder.rglob("*") if "partial" in file.name]
+    print(f"{name}: {ended} of {times} ended early, {again} once more, {seconds:.1f} s each")
+    assert ended > times // 2
+
+
+def running_in(group: int) -> list[str]:
+    """The processes of a group that have not ended."""
+    stats = [path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit()]
+    found = []
+    for stat in stats:
+        try:
+            state, _, own, *_ = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(own) == group and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_parallel_run_killed_at_random_moments(times: int, tmp_path: Path) -> None:
+    generator, whole, begun = np.random.default_rng(times), parallel(), time.monotonic()
+    parallel(save_to=tmp_path / "whole.zarr")
+    seconds = time.monotonic() - begun
+    ended = 0
+    for number in range(times):
+        path = tmp_path / str(number) / "run.zarr"
+        child = os.fork()
+        if child == 0:
+            os.setpgrp()
+            torch.set_num_threads(1)
+            parallel(save_to=path)
+            os._exit(0)
+        time.sleep(seconds * generator.uniform(0.1, 1))
+        os.kill(child, signal.SIGKILL)
+        ended += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        until = time.monotonic() + 30
+        while running_in(child) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not running_in(child), "a chain's process outlives the run"
+        same_draws(parallel_again(path), whole)
+        assert [file.name for file in path.parent.iterdir()] == ["run.zarr"]
+    print(f"parallel: {ended} of {times} ended early, {seconds:.1f} s each")
+    assert ended > times // 2
+
+
+def parallel_again(path: Path) -> xr.DataTree:
+    """Repeat a parallel run, from the beginning: nothing of it counts before all of it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.with_name("run.zarr.resume").unlink(missing_ok=True)
+    return parallel(save_to=path)
