@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppl_fe.arguments import named_arguments, require_integer
-from ppl_fe.files.kept_run import kept_run
+from ppl_fe.files.kept_run import KeptRun, kept_run
 from ppl_fe.finetuning.going_on import facts_of, hold_to
 from ppl_fe.finetuning.objective import Objective, data_and_batch
 from ppl_fe.finetuning.part_of_network import in_whole, in_words, mask_in_whole, part_of
@@ -149,12 +149,7 @@ def select_parameters(
     )
     asked_for = {"sparsity": sparsity, "threshold": threshold, "parameters": in_words(parameters)}
     with kept_run(save_to, FORMAT, resume=resume) as kept:
-        if kept is not None or are_several():
-            settings = {**_settings(task, rule), **asked_for}
-            facts = facts_of(network, objective, {"data": source}, settings)
-            refuse_differences(facts)
-            if kept is not None:
-                hold_to(kept, facts)
+        _agree(kept, network, task, {**_settings(task, rule), **asked_for})
         found = rule.score(replace(task, kept=kept)).within(ranked)
     chosen = cut(found.score, ranked, count, threshold) if rule.takes_sparsity else found.score == 1
     notes = (*found.notes, *agreement_notes(found, chosen), *chance_notes(found))
@@ -180,6 +175,22 @@ def select_parameters(
         notes=notes,
         base_hash=network_hash(network, names),
     )
+
+
+def _agree(
+    kept: KeptRun | None, network: FlatNetwork, task: Task, settings: dict[str, Any]
+) -> None:
+    """Hold the call to the run that is kept, and the ranks to each other.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    if kept is None and not are_several():
+        return
+    facts = facts_of(network, task.objective, {"data": task.source}, settings)
+    refuse_differences(facts)
+    if kept is not None:
+        hold_to(kept, facts)
 
 
 def _settings(task: Task, rule: Rule) -> dict[str, Any]:

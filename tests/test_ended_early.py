@@ -1,13 +1,15 @@
-"""Runs of every kind, ended at random moments and gone on with, are the uninterrupted ones."""
+"""Runs of every kind that end early, killed or on a full disk, and are gone on with."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from cases.tuning import LABELS, X, tune
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.files import syncing
 from ppl_fe.free_energy import lots
 from ppl_fe.inference.record import recorder as draws_module
 from ppl_fe.inference.step.chains import Chains
@@ -165,6 +168,44 @@ def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None
         assert not [file for file in folder.rglob("*") if "partial" in file.name]
     print(f"{name}: {ended} of {times} ended early, {again} once more, {seconds:.1f} s each")
     assert ended > times // 2
+
+
+@contextmanager
+def full_after(syncs: int) -> Iterator[Callable[[], int]]:
+    """The disk is full from here on: what is to be on it is refused, as `fsync` does it."""
+    done, own = 0, syncing._sync
+
+    def sync(path: Path) -> None:
+        nonlocal done
+        done += 1
+        if done > syncs:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        own(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syncing, "_sync", sync)
+        yield lambda: done
+
+
+@pytest.mark.parametrize(
+    "apart", [pytest.param(9, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", KINDS)
+def test_a_disk_that_is_full_at_any_commit(name: str, apart: int, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    whole = kind.call()
+    with full_after(10**9) as count:
+        kind.call(save_to=tmp_path / "whole" / kind.file)
+        most = count() // 2  # commits go by the clock: another run may have fewer
+    for syncs in range(0, most, apart):
+        folder = tmp_path / str(syncs)
+        path = folder / kind.file
+        with full_after(syncs), pytest.raises(OSError, match="save_to: ") as error:
+            kind.call(save_to=path)
+        assert error.value.errno == errno.ENOSPC
+        kind.assert_same(go_on(kind.call, path), whole)
+        assert [file.name for file in folder.iterdir()] == [kind.file]
+    print(f"{name}: full at {len(range(0, most, apart))} commits")
 
 
 def running_in(group: int) -> list[str]:
