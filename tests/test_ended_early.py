@@ -46,7 +46,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def draws(**how: Any) -> xr.DataTree:
     path = how.pop("save_to", None)
-    tree: xr.DataTree = run(path, num_samples=400, warmup_steps=200, **how)
+    tree: xr.DataTree = run(path, num_samples=120, warmup_steps=100, **how)
     return tree
 
 
