@@ -32,8 +32,8 @@ class Events(NamedTuple):
     """What a run does while it warms up.
 
     before_step, after_step: show it. has_round: after the first round. check: raises where every
-    chain has failed. keep: commits, where that is worth its time. half_spent: whether so many steps,
-    or the time so far, are half of what the run may take.
+    chain has failed. keep: commits, where that is worth its time. half_spent: whether so many
+    steps, or the time so far, are half of what the run may take.
     """
 
     before_step: Callable[[], None]
