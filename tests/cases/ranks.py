@@ -46,7 +46,7 @@ def _forked(folder: Path, call: Callable[[int], Any], rank: int, count: int) -> 
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         distributed.init_process_group(
             "gloo",
-            store=distributed.FileStore(str(folder / "meeting"), count),
+            init_method=f"file://{folder / 'meeting'}",
             rank=rank,
             world_size=count,
             timeout=timedelta(seconds=MOST_SECONDS),

@@ -80,9 +80,10 @@ def test_trajectories_say_it_as_early(
 
 
 def test_a_run_that_seemed_short_says_what_it_takes_after_its_warm_up(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In warm-up a trajectory may have had fewer steps."""
+    monkeypatch.setattr(progress, "memory_of_run", lambda *_: 3e9)
     settings = {"step_size": torch.ones(2, 1)}
     chains, recorder = SimpleNamespace(settings=settings), SimpleNamespace(num_draws=0)
     plan = RunPlan(RunLength(), progress=True)
@@ -94,7 +95,9 @@ def test_a_run_that_seemed_short_says_what_it_takes_after_its_warm_up(
         assert not watch.said
         watch.say("MALT", Prospect(1e9), last=True)
         watch.say("MALT", Prospect(2e9), last=True)
-    assert capsys.readouterr().err.count("about") == 1
+    said = capsys.readouterr().err
+    assert said.count("about") == 1
+    assert "3 GB of memory" in said
 
 
 @pytest.mark.parametrize("max_seconds", [None, 1e-9])

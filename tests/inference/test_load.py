@@ -136,7 +136,9 @@ def test_a_data_set_that_raises_leaves_what_was_drawn(
 
     def sampled(reads: int, **how: Any) -> xr.DataTree:
         loader = DataLoader(Flaky(reads), batch_size=8)
-        return run(how.pop("path", None), fe.SGLD(slope, step_size=0.01), loader, **how)
+        kernel = fe.SGLD(slope, step_size=0.01)
+        tree: xr.DataTree = run(how.pop("path", None), kernel, loader, **how)
+        return tree
 
     path, whole = tmp_path / "run.zarr", sampled(10**6)
     with pytest.raises(OSError, match="the disk of the data is gone"):

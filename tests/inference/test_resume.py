@@ -201,7 +201,8 @@ def until(**changed: Any) -> xr.DataTree:
 def local(**changed: Any) -> xr.DataTree:
     """Chains that start spread out about a centre."""
     torch.manual_seed(0)
-    options = {"num_samples": SAMPLES, "warmup_steps": WARMUP, "thinning": 1, "num_chains": 2}
+    options: dict[str, Any] = {"num_samples": SAMPLES, "warmup_steps": WARMUP, "thinning": 1}
+    options["num_chains"] = 2
     network, labels = fe.FlatNetwork(torch.nn.Linear(2, 2)), (Y > 0).long()
     options |= {"batch_size": 6, "compile": "traced", "progress_bar": False}
     return fe.estimate_free_energy(network, (X, labels), **{**options, **changed}).draws
