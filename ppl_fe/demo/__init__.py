@@ -12,6 +12,7 @@ noise, where the theory's density ratio stays bounded, and the new digits 5-9, w
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,11 +25,13 @@ from ppl_fe.demo.transfer import transfer
 from ppl_fe.free_energy.correlation import correlations, verdict
 from ppl_fe.free_energy.ranking import rank_checkpoints
 from ppl_fe.networks.flat import FlatNetwork
+from ppl_fe.tasks.n_jobs import opened_workers
 
 CRITERIA = ["wbic", "held_out", "validation_loss", "geometric_complexity", "neural_collapse"]
 # At γ = 30 these chains mix in the time; all the data in every step, since at n = 400 gradient
 # noise would cost more relaxation than it saves work.
 LOCALIZATION, NUM_CHAINS, NUM_SAMPLES, THINNING, WARMUP = 30.0, 4, 550, 4, 300
+NUM_JOBS = -1  # a process a core: the checkpoints are two lots, and so are the tasks
 
 
 def run_demo(output: str | Path, *, seed: int = 0, progress_bar: bool = True) -> Report:
@@ -77,6 +80,7 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
             thinning=THINNING,
             warmup_steps=WARMUP,
             seed=seed,
+            n_jobs=NUM_JOBS,
             save_to=folder / "draws",
             progress_bar=progress_bar,
         )
@@ -88,9 +92,20 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
         vectors = torch.stack(
             [network.with_state(by_name[name].state_dict).anchor for name in table.index]
         )
-        for task, pool in digits.tasks.items():
-            say(f"fine-tuning each on few examples: {task} ...")
-            outcome = transfer(network, vectors, pool, seed=seed)
+        say(f"fine-tuning each on few examples: {' and '.join(digits.tasks)} ...")
+        with opened_workers(None, NUM_JOBS) as workers:
+            assert workers is not None
+            done = workers.run(
+                partial(transfer, seed=seed),
+                digits.tasks,
+                lambda task: (network, vectors, digits.tasks[task]),
+                progress=progress_bar,
+            )
+            outcomes = {task: outcome for task, outcome, *_ in done}
+        for task in digits.tasks:
+            outcome = outcomes[task]
+            if isinstance(outcome, Exception):
+                raise outcome
             table[task] = outcome.mean.numpy()
             table[f"{task}_error"] = outcome.paired_error.numpy()
             found[task] = correlations(table, CRITERIA, task, seed=seed)

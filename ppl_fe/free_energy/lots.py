@@ -15,8 +15,9 @@ from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.kept_ranking import KeptRanking
 from ppl_fe.networks.flat import FlatNetwork
 
-# Side by side up to here: more chains a step save no time on a CPU and cost memory.
-MOST_CHAINS, MOST_COORDINATES = 128, 5 * 10**7
+# Side by side up to here: more chains a step save no time on a CPU and cost memory, and what is one
+# lot is one task, for one core.
+MOST_CHAINS, MOST_COORDINATES = 48, 5 * 10**7
 SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
 
 

@@ -112,8 +112,8 @@ def rank_checkpoints(
         executor: where lots of checkpoints run, each as a task: any `concurrent.futures.Executor`,
             as Dask's `client.get_executor()`; by default this process. The table is the same, bit
             for bit, up to how many threads torch has here; a task has one. A lot holds checkpoints
-            that share their buffers, up to 128 chains or 5·10⁷ weights of chains in all: small
-            networks are a single one.
+            that share their buffers, up to 48 chains or 5·10⁷ weights of chains in all: of small
+            networks twelve.
         n_jobs: in its place, processes of this machine: −1 for one a core. Default none.
         save_to: new folder, none by default: `table.json`, to which rows go as they come, and one
             zarr store for each lot that ran side by side (`0.zarr`, ...), in the order given.

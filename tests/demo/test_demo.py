@@ -25,7 +25,8 @@ FAST_TRANSFER = partial(transfer, how=FewShot(num_steps=5), num_episodes=3)
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "pretrain", FAST_PRETRAIN)
     monkeypatch.setattr(demo, "transfer", FAST_TRANSFER)
-    for name, value in {"NUM_CHAINS": 2, "NUM_SAMPLES": 20, "THINNING": 1, "WARMUP": 20}.items():
+    small = {"NUM_CHAINS": 2, "NUM_SAMPLES": 20, "THINNING": 1, "WARMUP": 20, "NUM_JOBS": 1}
+    for name, value in small.items():
         monkeypatch.setattr(demo, name, value)
 
 
