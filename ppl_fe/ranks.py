@@ -163,11 +163,16 @@ def each_said(text: str) -> list[str]:
     return found
 
 
-def refuse_differences(facts: Mapping[str, Any]) -> None:
+SAME_CALL = "ranks that run one chain must make the same call"
+SAME_ROUNDING = "ranks have rounded differently: give them equal processors and versions"
+
+
+def refuse_differences(facts: Mapping[str, Any], advice: str = SAME_CALL) -> None:
     """Refuse ranks that do not run the same: another seed, other data, another network.
 
     Args:
         facts: what must be equal on all ranks.
+        advice: the end of the message, by default that they must make the same call.
 
     Raises:
         ValueError: a rank has others than rank 0; the message says which.
@@ -181,11 +186,9 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
     distributed.all_gather_object(each, {name: _plain(value) for name, value in facts.items()})
     for rank, own in enumerate(each):
         for name in dict.fromkeys([*each[0], *own]):
-            if own.get(name) != each[0].get(name):
-                raise ValueError(
-                    f"rank {rank} was called with {name}={own.get(name)}, and rank 0 with "
-                    f"{each[0].get(name)}: ranks that run one chain must make the same call"
-                )
+            here, first = own.get(name), each[0].get(name)
+            if here != first:
+                raise ValueError(f"rank {rank} has {name}={here}, and rank 0 {first}: {advice}")
 
 
 def _plain(value: Any) -> Any:

@@ -206,14 +206,14 @@ def test_what_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
 
 
 DIFFERENT: dict[str, tuple[Callable[[int], Any], str]] = {
-    "seed": (lambda rank: estimate(seed=rank), "rank 1 was called with seed=1, and rank 0 with 0"),
+    "seed": (lambda rank: estimate(seed=rank), "rank 1 has seed=1, and rank 0 0: ranks"),
     "data": (lambda rank: estimate((X + rank, Y)), "rank 1 .* data="),
     "length": (lambda rank: estimate(num_samples=5 + rank), "rank 1 .* num_samples=6"),
     "network": (
         lambda rank: fe.finetune(network(rank), (X, Y), method="full", progress_bar=False),
-        "rank 1 was called with data=.*'network'",
+        "rank 1 has data=.*'network'",
     ),
-    "step": (lambda rank: tuned(num_steps=30 + rank), "rank 1 was called with num_steps=31"),
+    "step": (lambda rank: tuned(num_steps=30 + rank), "rank 1 has num_steps=31"),
 }
 
 

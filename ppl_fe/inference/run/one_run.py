@@ -22,7 +22,7 @@ from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_ru
 from ppl_fe.inference.run.loop import Collected, Sampling
 from ppl_fe.inference.run.parallel import Part, at_workers, in_processes, joined
 from ppl_fe.inference.run_plan import RunPlan, Target
-from ppl_fe.ranks import are_several, refuse_differences, told_by_first
+from ppl_fe.ranks import SAME_ROUNDING, are_several, refuse_differences, told_by_first
 from ppl_fe.tasks.workers import Workers
 
 
@@ -84,7 +84,7 @@ def run(
             with sampling.watch.bar:
                 sampling.begin()
                 found = sampling.draw()
-            refuse_differences({"draws": digest({"": sampling.chains.position})})
+            refuse_differences({"draws": digest({"": sampling.chains.position})}, SAME_ROUNDING)
         if found.failed:
             warnings.warn(
                 "left out: " + "; ".join(f"chain {c}, {why}" for c, why in found.failed.items()),
