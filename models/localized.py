@@ -182,7 +182,7 @@ def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -
     """Give the network's anchor (D,), once it and the sizes of the data are checked.
 
     Raises:
-        ValueError: B or n not a positive integer; NaN or infinity in the anchor.
+        ValueError: B or n not a positive integer; NaN or infinity in the anchor, or half precision.
     """
     for name, value in (("batch_size", batch_size), ("num_data", num_data)):
         if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
@@ -190,6 +190,11 @@ def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -
     anchor: Tensor = network.anchor
     if not torch.isfinite(anchor).all():
         raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
+    if anchor.dtype.itemsize < torch.float32.itemsize:
+        raise ValueError(
+            f"network is in {anchor.dtype}, which rounds the steps of samplers away: make it of "
+            "module.float()"
+        )
     return anchor
 
 

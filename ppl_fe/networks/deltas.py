@@ -111,6 +111,13 @@ def _fitting(module: nn.Module, path: str | os.PathLike[str]) -> Delta:
         DeltaError: it belongs to another one.
     """
     delta = read_delta(path)
+    made, own = _dtypes(delta), {tensor.dtype for tensor in module.parameters()}
+    if len(made) == len(own) == 1 and made != own:
+        (theirs,), (mine,) = made, own
+        raise DeltaError(
+            f"{path} was made on weights in {theirs}, the module's are in {mine}: convert them as "
+            f"before that fine-tuning, module.to({theirs})"
+        )
     wrong = _misfits(module, delta)
     if wrong:
         raise DeltaError(f"{path} belongs to another architecture: {listed(wrong)}")
@@ -296,6 +303,12 @@ def _misfits(module: nn.Module, delta: Delta) -> list[str]:
             mine, theirs = (f"{t.dtype} {tuple(t.shape)}" for t in (named[name], new))
             wrong.append(f"the head's {name} is {mine}, the delta has {theirs}")
     return wrong
+
+
+def _dtypes(delta: Delta) -> set[torch.dtype]:
+    """List the dtypes of a delta's values."""
+    parts = [delta.values] if len(delta.values) else []
+    return {tensor.dtype for tensor in [*parts, *delta.whole.values()]}
 
 
 def _of_another_dtype(module: nn.Module, delta: Delta) -> list[str]:

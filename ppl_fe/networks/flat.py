@@ -301,9 +301,9 @@ def require_network(network: object) -> None:
         )
     if network.dtype.itemsize < torch.float32.itemsize:
         raise ValueError(
-            f"network is in {network.dtype}, which rounds small updates away: give it in float32, "
-            "fe.FlatNetwork(module.float()); autocast=torch.bfloat16 there runs its products in "
-            "half precision all the same"
+            f"network is in {network.dtype}, which rounds small updates away: give the module in "
+            "float32, by module.float() or from_pretrained(..., dtype=torch.float32); autocast="
+            "torch.bfloat16 of fe.FlatNetwork runs its products in half precision all the same"
         )
 
 
@@ -331,7 +331,10 @@ def _check_tensors(module: nn.Module, chosen: Mapping[str, Tensor]) -> None:
         kinds.setdefault(f"{tensor.dtype} on {tensor.device}", []).append(name)
     if len(kinds) > 1:
         groups = "; ".join(f"{kind}: {listed(names)}" for kind, names in kinds.items())
-        raise ValueError(f"parameters differ in dtype or device, one vector needs one: {groups}")
+        raise ValueError(
+            f"parameters differ in dtype or device, one vector needs one: {groups}; module.float() "
+            "and module.to(device) give them one"
+        )
     bad = [name for name, tensor in module.named_parameters() if not torch.isfinite(tensor).all()]
     # Infinity is legitimate in a buffer, an attention mask for one; NaN never is.
     bad += [name for name, tensor in module.named_buffers() if torch.isnan(tensor).any()]
