@@ -72,16 +72,19 @@ def run(given: dict[str, Any]) -> int:
 def _targets(path: Path, group: int | None) -> Iterator[tuple[str, xr.DataTree, int | None]]:
     """Give a name, the draws and the group of every target that is saved at a path."""
     from ppl_fe.diagnostics.run_data import open_draws
+    from ppl_fe.free_energy.kept_ranking import ranked_names
 
     stores = _stores(path)
     for store in stores or [path]:
         draws = open_draws(store)
         count = int(draws.attrs.get("num_groups", 1))
+        names = ranked_names(store) or [
+            f"{store.name}, target {k} of {count}" for k in range(count)
+        ]
         groups = range(count) if group is None and count > 1 else [group]
         for number in groups:
             several = bool(stores) or len(groups) > 1
-            name = f"{store.name}, target {number or 0} of {count}" if several else ""
-            yield name, draws, number
+            yield names[number or 0] if several else "", draws, number
 
 
 def _stores(path: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,15 @@ from ppl_fe.arguments import did_you_mean
 FACTORY = "MODULE:FACTORY"
 
 
-def load_factory(option: str, text: str) -> Any:
-    """Call `module:factory`, found on the path or in the current folder.
+def find_factory(option: str, text: str) -> Callable[[], Any]:
+    """Find `module:factory` on the path or in the current folder, to be called when it is time.
+
+    Returns:
+        The factory, whose failure is a ValueError with the line of the user's code.
 
     Raises:
-        ValueError: not of that form, no such attribute, or the user's code failed; the message has
-            the line where.
+        ValueError: not of that form, no such attribute, or the user's module failed; the message
+            has the line where.
         ImportError: there is no such module.
     """
     module_name, _, name = text.partition(":")
@@ -36,10 +40,14 @@ def load_factory(option: str, text: str) -> Any:
     factory = getattr(module, name)
     if not callable(factory):
         raise ValueError(f"{option}: {text} is no function, but of type {type(factory).__name__}")
-    try:
-        return factory()
-    except Exception as error:
-        raise ValueError(f"{option}: {text} failed: {_in_words(error)}") from error
+
+    def called() -> Any:
+        try:
+            return factory()
+        except Exception as error:
+            raise ValueError(f"{option}: {text} failed: {_in_words(error)}") from error
+
+    return called
 
 
 def _module(option: str, name: str) -> ModuleType:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_fe.cli.factories import FACTORY, load_factory
+from ppl_fe.cli.factories import FACTORY
 from ppl_fe.cli.parser import Parser
 from ppl_fe.cli.paths import check_output, require_path
-from ppl_fe.cli.task import add_task, load_network
+from ppl_fe.cli.task import add_task, find_task, load_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Those of `LEARNING_RATES` in training.py, which takes seconds to import; a test compares them.
 METHODS = ("full", "head", "lora", "mask")
+OPTIMIZERS, SCHEDULES = ("adamw", "sgd"), ("linear", "constant")
 DEFAULT_BATCH = 16
 DESCRIPTION = """
 Train the parameters that `ppl-fe select` chose, and those of a fresh head, from the
@@ -49,12 +50,12 @@ def parser() -> Parser:
         metavar=FACTORY,
         help="() -> data, the best state on it is kept; default none",
     )
-    tune.add_argument("--optimizer", help="adamw or sgd; default adamw")
+    tune.add_argument("--optimizer", choices=OPTIMIZERS, help="default adamw")
     tune.add_argument("--learning-rate", type=float, help="default 1e-3, and 5e-5 for full")
     tune.add_argument("--num-steps", type=int, help="updates; default by the passes")
     tune.add_argument("--num-epochs", type=int, help="passes over the data; default 3")
     tune.add_argument("--weight-decay", type=float, help="of trained parameters only; default 0.0")
-    tune.add_argument("--schedule", help="linear or constant; default linear")
+    tune.add_argument("--schedule", choices=SCHEDULES, help="default linear")
     tune.add_argument(
         "--evaluate-every",
         type=int,
@@ -79,15 +80,16 @@ def run(given: dict[str, Any]) -> int:
         raise ValueError(f"--method {method} {needs} --selection, a file of `ppl-fe select`")
     if selected is not None:
         require_path("--selection", selected)
+    find_task(given, "network", "data", "validation")
     from ppl_fe.finetuning.train.training import finetune
     from ppl_fe.networks.deltas import save_delta
 
     network = load_network(given)
     if selected is not None:
         given["mask"] = _mask(selected, network, given.get("head"))
-    data = load_factory("--data", given.pop("data"))
+    data = given.pop("data")()
     if "validation" in given:
-        given["validation"] = load_factory("--validation", given["validation"])
+        given["validation"] = given["validation"]()
     tuned = finetune(network, data, progress_bar=sys.stderr.isatty(), **given)
     save_delta(tuned, output)
     print(_report(tuned, Path(output)))

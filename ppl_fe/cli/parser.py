@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ppl_fe.arguments import near_argument
+from ppl_fe.arguments import did_you_mean, near_argument
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,13 +50,33 @@ class Parser(argparse.ArgumentParser):
             if text == "--":
                 break
             name = text.partition("=")[0]
-            if text.startswith("--") and not any(option.startswith(name) for option in known):
+            if not text.startswith("-") or name in self._option_string_actions or _is_number(text):
+                continue
+            if not text.startswith("--") or not any(option.startswith(name) for option in known):
                 self.error(f"no option {name}; {_instead(name, known)}")
         return vars(self.parse_args(given))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest choice to one that there is not, beside all of them."""
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            near = did_you_mean(str(value), choices)
+            raise argparse.ArgumentError(
+                action,
+                f"{value!r} is none of {', '.join(choices)}{near and f'; {near}'}",
+            )
 
     def error(self, message: str) -> NoReturn:
         """End with the status 2 and the message alone, without the usage that argparse prints."""
         self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows all options)\n")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "-"
+    return True
 
 
 def _instead(option: str, known: Sequence[str]) -> str:

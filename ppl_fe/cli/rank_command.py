@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_fe.cli.factories import FACTORY, load_factory
+from ppl_fe.cli.factories import FACTORY, find_factory
 from ppl_fe.cli.parser import Parser
 from ppl_fe.cli.paths import check_new_folder, check_output, require_path
 from ppl_fe.cli.tables import check_table_name, write_table
+from ppl_fe.cli.task import LIKELIHOODS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,9 +65,7 @@ def parser() -> Parser:
 
 def _add_chains(group: Any) -> None:
     # The defaults are those of `ChainOptions`, which takes seconds to import; a test compares them.
-    group.add_argument(
-        "--likelihood", help="categorical, normal or next_token; default categorical"
-    )
+    group.add_argument("--likelihood", choices=LIKELIHOODS, help="default categorical")
     group.add_argument("--localization", type=float, help="gamma, in 1/weight squared; default 1.0")
     group.add_argument(
         "--inverse-temperature", type=float, help="beta, without unit; default 1/log n"
@@ -97,12 +96,14 @@ def run(given: dict[str, Any]) -> int:
     named = _by_name(given.pop("checkpoints"))
     for path in named.values():
         require_path("checkpoints", path)
+    network = find_factory("--network", given.pop("network"))
+    rows = find_factory("--data", given.pop("data"))
+    held_out = find_factory("--held-out", given.pop("held_out")) if "held_out" in given else None
     from ppl_fe.free_energy.ranking import rank_checkpoints
 
-    module = load_factory("--network", given.pop("network"))
-    data = load_factory("--data", given.pop("data"))
-    if "held_out" in given:
-        given["held_out"] = load_factory("--held-out", given["held_out"])
+    module, data = network(), rows()
+    if held_out is not None:
+        given["held_out"] = held_out()
     if "head" in given:
         print("ppl-fe rank: --head is called --features now", file=sys.stderr)
         given.setdefault("features", given.pop("head"))

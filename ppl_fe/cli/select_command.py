@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppl_fe.cli.factories import load_factory
 from ppl_fe.cli.parser import Parser
 from ppl_fe.cli.paths import check_output, require_path
-from ppl_fe.cli.task import add_task, load_network
+from ppl_fe.cli.task import add_task, find_task, load_network
 from ppl_fe.files import atomic_write
 
 if TYPE_CHECKING:
@@ -116,11 +115,12 @@ def run(given: dict[str, Any]) -> int:
     require_path("base", given["base"])
     if picture is not None:
         _check_picture(picture)
+    find_task(given, "network", "data")
     from ppl_fe.finetuning.select import select_parameters
 
     rule = make_rule(given)
     network = load_network(given)
-    data = load_factory("--data", given.pop("data"))
+    data = given.pop("data")()
     selection = select_parameters(
         network, data, rule=rule, progress_bar=sys.stderr.isatty(), **given
     )
@@ -155,11 +155,18 @@ def make_rule(given: dict[str, Any]) -> Rule:
 
 
 def share_or_knee(text: str) -> float | str:
-    return text if text == "knee" else float(text)
+    return _number_or("knee", text, "a share such as 0.005")
 
 
 def number_or_auto(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    return _number_or("auto", text, "a number such as 1000")
+
+
+def _number_or(word: str, text: str, what: str) -> float | str:
+    try:
+        return text if text == word else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be {what}, or {word}, got {text!r}") from error
 
 
 def _check_picture(path: str) -> None:

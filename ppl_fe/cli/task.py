@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ppl_fe.cli.factories import FACTORY, load_factory
+from ppl_fe.cli.factories import FACTORY, find_factory
 
 if TYPE_CHECKING:  # these take seconds to import, and --help is to answer at once
     from ppl_fe.networks.flat import FlatNetwork
+
+# Those of `ppl_fe.models`, which takes seconds to import; a test compares them.
+LIKELIHOODS = ("categorical", "next_token", "normal")
 
 
 def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str) -> None:
@@ -35,9 +38,7 @@ def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str)
         metavar="PREFIX",
         help="of the fresh head's parameters, which stay as the factory makes them; default none",
     )
-    command.add_argument(
-        "--likelihood", help="categorical, normal or next_token; default categorical"
-    )
+    command.add_argument("--likelihood", choices=LIKELIHOODS, help="default categorical")
     command.add_argument(
         "--parameters",
         nargs="+",
@@ -50,25 +51,40 @@ def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str)
     )
 
 
-def load_network(given: dict[str, Any]) -> FlatNetwork:
-    """Make the network of these options and put the checkpoint into it, the head apart.
+def find_task(given: dict[str, Any], *options: str) -> None:
+    """Put the factories themselves in the place of their names, all before any is called.
 
-    Takes `network` and `base` out of the options.
+    Args:
+        given: the options, of which the seed is set first: a fresh head is random, and the same one
+            every time.
+        options: that name factories; those not given are left out.
 
     Raises:
-        ValueError: the checkpoint cannot be read or does not fit; a head that is not there.
-        ImportError: the factory's module cannot be imported.
+        ValueError, ImportError: there is no such factory.
     """
     import torch
 
+    torch.manual_seed(given.get("seed", 0))
+    for name in options:
+        if name in given:
+            given[name] = find_factory(f"--{name}", given[name])
+
+
+def load_network(given: dict[str, Any]) -> FlatNetwork:
+    """Make the network of these options and put the checkpoint into it, the head apart.
+
+    Takes `network`, which `find_task` has found, and `base` out of the options.
+
+    Raises:
+        ValueError: the checkpoint cannot be read or does not fit; a head that is not there.
+    """
     from ppl_fe.networks.checkpoints import read_checkpoint
     from ppl_fe.networks.flat import FlatNetwork
     from ppl_fe.networks.matching import CheckpointError
 
-    torch.manual_seed(given.get("seed", 0))  # a fresh head is random: the same one every time
     path = given.pop("base")
     state = read_checkpoint(path)
-    network = FlatNetwork(load_factory("--network", given.pop("network")))
+    network = FlatNetwork(given.pop("network")())
     names = network.head_names(given.get("head"))
     try:
         return network.with_state(state, names)

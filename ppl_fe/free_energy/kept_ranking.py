@@ -206,6 +206,25 @@ class KeptRanking:
             ) from error
 
 
+def ranked_names(draws: Path) -> list[str]:
+    """List the checkpoints of a lot that a ranking keeps, in the order of its draws' targets.
+
+    Args:
+        draws: the lot's folder of draws, within that of the ranking.
+
+    Returns:
+        The names; none where no ranking keeps them.
+    """
+    file = draws.parent / TABLE
+    if not file.exists() or not draws.stem.isdigit():
+        return []
+    try:
+        lots = json.loads(json.loads(file.read_text(encoding="utf-8"))["table"])["lots"]
+        return [str(name) for name in lots[int(draws.stem)]["members"]]
+    except (ValueError, TypeError, KeyError, IndexError):  # damaged: the draws may be whole
+        return []
+
+
 def facts_of(
     template: FlatNetwork,
     source: TensorData | LoaderData,

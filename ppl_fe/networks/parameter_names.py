@@ -103,7 +103,7 @@ def _no_match(unknown: Sequence[str], names: Sequence[str]) -> str:
     parts = [".".join(path[:end]) for path in paths for end in range(1, len(path) + 1)]
     instead = (
         (f"'*{text}*' would match {len(inside)}, {inside[0]} among them" if inside else "")
-        or did_you_mean(text, parts)
+        or did_you_mean(text, [*parts, LINEAR])
         or f"there are: {listed(names)}"
     )
     match = "match" if len(unknown) > 1 else "matches"

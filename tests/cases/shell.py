@@ -34,6 +34,9 @@ def task():
 def held_out():
     return rows(60, 2)
 
+def broken():
+    raise ValueError("no network here")
+
 def one_class():
     return rows(20, 3)[0], torch.zeros(20, dtype=torch.long)
 

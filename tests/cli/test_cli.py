@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 import ppl_fe as fe
 from ppl_fe.cli import COMMANDS, main, rank_command
-from ppl_fe.cli.factories import load_factory
+from ppl_fe.cli.factories import find_factory
+from ppl_fe.diagnostics.run_data import open_draws
 from ppl_fe.version import __version__
 
 FACTORIES = """
@@ -60,6 +61,14 @@ def rank(*arguments: str) -> int:
     status = main([*RANK, *QUICK, *arguments])
     sys.modules.pop("factories_of_a_test", None)
     return status
+
+
+def status(arguments: list[str]) -> int:
+    """The exit status, also where the options cannot be read."""
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return int(left.code or 0)
 
 
 def test_ranking_by_name_and_by_path(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,6 +181,12 @@ def test_error_bars_worth_nothing_make_the_status_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--data", "factories_of_a_test:dta", "--network", "factories_of_a_test:broken"],
+            "has no 'dta'; did you mean 'data'?",
+        ),
+        (["-x", "3"], "no option -x; it is not one of this command's"),
+        (["--likelihood", "normla"], "none of categorical, next_token, normal; did you mean 'norm"),
         (["--network", "network"], "--network must be MODULE:FACTORY, got 'network'"),
         (["--network", "factories_of_a_test:nothing"], "has no 'nothing'"),
         (["--network", "factories_of_a_test:netwrok"], "did you mean 'network'?"),
@@ -192,7 +207,7 @@ def test_bad_options_make_the_status_two(
     arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in folder.glob("*.*")}
-    assert main([*RANK, *QUICK, "a.safetensors", *arguments]) == 2
+    assert status([*RANK, *QUICK, "a.safetensors", *arguments]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("ppl-fe rank: ")
     assert message in errors
@@ -225,7 +240,7 @@ def test_interruption_has_its_own_status(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_factory_is_found_in_the_current_folder() -> None:
-    inputs, _ = load_factory("--data", "factories_of_a_test:data")
+    inputs, _ = find_factory("--data", "factories_of_a_test:data")()
     assert inputs.shape == (50, 3)
 
 
@@ -320,7 +335,10 @@ def test_public_names_are_imported_when_they_are_used() -> None:
         (["rank", "--nework", "a:b"], "ppl-fe rank: no option --nework; did you mean --network?"),
         (["rank", "--gamma=1"], "ppl-fe rank: no option --gamma; did you mean --localization?"),
         (["finetune", "--xyz"], "no option --xyz; it is not one of this command's"),
-        (["select", "--sparsity", "few"], "--sparsity: invalid share_or_knee value: 'few'"),
+        (
+            ["select", "--sparsity", "few"],
+            "--sparsity: must be a share such as 0.005, or knee, got 'few'",
+        ),
     ],
 )
 def test_a_command_line_that_cannot_be_read(
@@ -366,8 +384,16 @@ def test_what_a_ranking_saved_is_checked_checkpoint_by_checkpoint(
     assert main(["diagnose", "draws"]) == 1
     printed = capsys.readouterr().out
     verdict = fe.diagnose("draws/0.zarr", group=1)
-    assert f"0.zarr, target 1 of 2:\n{verdict}\n\n" in printed
+    assert f"b.safetensors:\n{verdict}\n\n" in printed
     assert printed.endswith("0 of 2 passed\n")
+    # a is at its minimum, where the loss is log sqrt(2π), and b is not.
+    losses = open_draws("draws/0.zarr").attrs["anchor_loss"]
+    assert losses[0] == pytest.approx(0.9189385)
+    assert losses[1] > 5
+    table = json.loads(Path("draws/table.json").read_text())
+    Path("draws/table.json").write_text(json.dumps({**table, "table": "{}"}))
+    main(["diagnose", "draws"])
+    assert f"0.zarr, target 1 of 2:\n{verdict}\n\n" in capsys.readouterr().out
 
 
 def test_options_arrive(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
