@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from math import inf
@@ -10,7 +11,8 @@ from pathlib import Path
 import pyro
 import pytest
 
-from ppl_fe.files import state_file, syncing
+from ppl_fe.files import state_file
+from ppl_fe.inference.record import recorder
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,8 @@ def _commits_whenever_they_may_be_and_no_wait_for_the_disk() -> Iterator[None]:
     """How far a killed run has come then depends on no clock, and power cuts are not tried."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_file, "COMMIT_SHARE", inf)
-        patch.setattr(syncing, "_sync", lambda path: None)
+        patch.setattr(recorder, "FLUSH_SECONDS", inf)
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 

@@ -101,9 +101,7 @@ class Lock:
 
 def _locked(file: int) -> bool:
     """Lock a file if no one else has; say whether it is."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
+    import fcntl  # not there on Windows
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -427,3 +428,53 @@ def test_bad_input_has_the_status_two(
     assert errors.startswith("ppl-fe diagnose: ")
     assert message in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import no_such_package", "broken_module: ModuleNotFoundError: No module named 'no_such"),
+        ("x = 1\ny = x / 0", "broken_module cannot be imported: ZeroDivisionError: .*line 2"),
+    ],
+)
+def test_a_module_of_factories_that_fails_says_where(
+    content: str, message: str, folder: Path
+) -> None:
+    (folder / "broken_module.py").write_text(content)
+    with pytest.raises((ImportError, ValueError), match=f"--data: {message}"):
+        load_factory("--data", "broken_module:data")
+
+
+def test_what_follows_two_dashes_is_no_option(folder: Path) -> None:
+    given = rank_command.parser().read([*RANK[1:], "--", "--a.safetensors"])
+    assert given["checkpoints"] == ["--a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("command", "lacks", "message"),
+    [
+        ("demo", "ppl_fe.demo", r"pip install 'ppl-fe\[demo\]'"),
+        ("select", "matplotlib.figure", r"--plot needs matplotlib: pip install 'ppl-fe\[plots\]'"),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    command: str, lacks: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, lacks, None)
+    module = import_module(f"ppl_fe.cli.{command}_command")
+    with pytest.raises(ImportError, match=message):
+        module.run({"output": "x"}) if command == "demo" else module._check_picture("x.png")
+
+
+def test_warnings_are_lines_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(given: object) -> int:
+        warnings.warn("look at this", RuntimeWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(rank_command, "run", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert rank("a.safetensors") == 0
+    assert capsys.readouterr().err == "ppl-fe rank: look at this\n"

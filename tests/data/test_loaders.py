@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from ppl_fe.data.sources import LoaderData, as_data
+from ppl_fe.finetuning.objective import one_pass
 
 
 def loaded(data: Any, **options: Any) -> LoaderData:
@@ -143,3 +144,8 @@ def test_batches_of_a_loader_are_checked() -> None:
         list(islice(data.batches(), 3))
     with pytest.raises(ValueError, match=r"a batch must be .* got 1 entries"):
         loaded(DataLoader(TensorDataset(X), batch_size=4)).first()
+
+
+def test_one_pass_over_a_loader_is_its_own_batches() -> None:
+    batches = [targets.tolist() for _, targets in one_pass(loaded(loader()), 3)]
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from ppl_fe.data.digests import data_digests
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 
 
@@ -165,3 +167,25 @@ def test_labels_in_range() -> None:
     for wrong in (torch.tensor([0.0]), torch.tensor([True])):
         with pytest.raises(TypeError, match="integer class labels"):
             check_labels(wrong, 3)
+
+
+def test_a_data_set_is_known_by_its_bytes_and_a_loader_by_what_it_repeats() -> None:
+    """What differs from one reading to the next, as an augmented image does, tells nothing."""
+    one, other = (TensorData(torch.full((3, 2), v), torch.zeros(3), 3) for v in (1.0, 2.0))
+    first, second = data_digests("data", one), data_digests("data", other)
+    assert first["data targets"] == second["data targets"]
+    assert first["data inputs"] != second["data inputs"]
+    named = as_data({"ids": X, "labels": Y})
+    assert sorted(data_digests("task", named)) == ["task 'ids'", "task targets"]
+
+    readings = count(1)
+
+    def noisy(batch: list[Any]) -> tuple[Tensor, Tensor]:
+        rows = torch.stack([inputs for inputs, _ in batch])
+        return rows + next(readings), torch.stack([label for _, label in batch])
+
+    steady, augmented = (
+        data_digests("data", as_data(loader(**given))) for given in ({}, {"collate_fn": noisy})
+    )
+    assert list(steady) == ["data inputs", "data targets"]
+    assert augmented == {"data targets": steady["data targets"]}

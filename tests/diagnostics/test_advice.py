@@ -17,7 +17,13 @@ import ppl_fe as fe
 from ppl_fe.diagnostics.checks.lengths import relaxation
 from ppl_fe.diagnostics.checks.mixing import mixing_notes
 from ppl_fe.diagnostics.run_data import read_run
-from ppl_fe.inference.warmup.advice import MOST_STEPS, longer, quieter, shorter_ways
+from ppl_fe.inference.warmup.advice import (
+    MOST_STEPS,
+    has_dense_metric,
+    longer,
+    quieter,
+    shorter_ways,
+)
 
 Y = torch.linspace(-1.0, 2.0, 40)
 SHORT: dict[str, Any] = {
@@ -149,3 +155,10 @@ def test_a_prediction_that_the_draws_bear_out_stands() -> None:
     draws = synthetic(np.random.default_rng(1), num_draws=4000, correlation=np.exp(-1 / 43))
     draws.attrs["tuned_relaxation_steps"] = [43.0] * 4
     assert relaxation(read_run(draws)) == (43.0, False)
+
+
+def test_draws_of_others_had_no_choice_of_a_metric() -> None:
+    assert not has_dense_metric({"metric": "identity"})
+    assert has_dense_metric({"metric": "identity", "sites": '{"w": [3]}'})
+    assert not has_dense_metric({"metric": "identity", "sites": '{"w": [1]}'})
+    assert not has_dense_metric({"metric": "dense", "sites": '{"w": [3]}'})

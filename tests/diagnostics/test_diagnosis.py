@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from cases.draws import draws_of
 from cases.runs import gaussian, run
 
 import ppl_fe as fe
+from ppl_fe.diagnostics.checks.mixing import _worst
+from ppl_fe.diagnostics.checks.single_chains import stuck_chains
+from ppl_fe.diagnostics.checks.temperatures import _energy_balance
+from ppl_fe.diagnostics.run_data import read_run
 
 NAN = float("nan")
 VERDICT = fe.Diagnosis(
@@ -186,3 +191,68 @@ def test_targets_side_by_side_are_judged_apart(draws: xr.DataTree) -> None:
     with pytest.raises(ValueError, match="got 2"):
         fe.diagnose(two, group=2)
     assert np.isfinite(fe.diagnose(two, group=1).table["value"]).all()
+
+
+def lacking(draws: xr.DataTree, name: str) -> xr.DataTree:
+    left = draws.copy()
+    left["sample_stats"] = xr.DataTree(draws["sample_stats"].to_dataset().drop_vars(name))
+    return left
+
+
+@pytest.mark.parametrize("name", ["loss", "block"])
+def test_draws_that_lack_something_say_what(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no {name}"):
+        read_run(lacking(draws_of(), name))
+
+
+def test_a_group_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="draws have no group 'postreior'; did you mean 'poster"):
+        fe.summary(draws_of(), group="postreior")
+
+
+def test_a_target_whose_chains_all_failed_is_said_to_have_none() -> None:
+    of_two = draws_of(num_groups=2)
+    left = xr.DataTree.from_dict(
+        {name: node.to_dataset().isel(chain=slice(0, 2)) for name, node in of_two.children.items()
+         if name != "moments"}
+    )  # fmt: skip
+    left.attrs = of_two.attrs
+    with pytest.raises(ValueError, match="group=1: none of its 2 chains stayed finite"):
+        read_run(left, group=1)
+
+
+def test_chains_of_which_one_alone_moves() -> None:
+    """The others stand still: what moves is unlike them, and a scalar that stands has no R-hat."""
+    draws = draws_of()
+    held = draws["posterior"].to_dataset()
+    held["w"][1:] = 0.5
+    draws["posterior"] = xr.DataTree(held)
+    run = read_run(draws)
+    stuck = stuck_chains(run)
+    assert stuck is not None
+    assert (stuck.value, stuck.passed) == (0.0, False)
+    assert stuck.advice.startswith("chain 1 hardly moves")
+
+
+def test_a_scalar_without_a_number_is_the_worst_and_what_stands_still_is_said() -> None:
+    draws = draws_of()
+    posterior = draws["posterior"].to_dataset()
+    posterior["w"][..., 3] = np.arange(4)[:, None]  # no chain of it moves
+    draws["posterior"] = xr.DataTree(posterior)
+    worst, label = _worst(read_run(draws), lambda trace: float(trace.var(axis=1).min()) or NAN, -1)
+    assert np.isnan(worst)
+    assert label == "w[3]"
+    still = draws_of(np.ones((4, 100)))
+    still["sample_stats"] = still["sample_stats"].to_dataset().assign(lp=still["sample_stats"].loss)
+    still["posterior"] = xr.DataTree(xr.zeros_like(still["posterior"].to_dataset()))
+    assert _worst(read_run(still), float, 1)[1] == "nothing moves"
+
+
+def test_plain_sgld_without_moments_has_no_balance_of_energy() -> None:
+    draws = draws_of(sampler="SGLD", metric="identity")
+    stats = draws["sample_stats"].to_dataset()
+    draws["sample_stats"] = stats.assign(gradient_norm=10 * xr.ones_like(stats["loss"]))
+    steps = 0.01 * 10**2 / (4 * 10)  # step size, squared norm, four times ten coordinates
+    assert _energy_balance(read_run(draws)) == pytest.approx(steps)
+    del draws["moments"]
+    assert _energy_balance(read_run(draws)) is None

@@ -299,3 +299,8 @@ def test_a_plate_whose_name_is_taken_names_no_dimension() -> None:
 
     draws = fe.sample(fe.BAOAB(program, step_size=0.01), **QUICK)
     assert draws.posterior["x"].dims == ("chain", "draw", "x_dim_0")
+
+
+def test_draws_without_a_posterior_predict_nothing() -> None:
+    with pytest.raises(ValueError, match="draws hold no group 'posterior'"):
+        fe.add_posterior_predictive(xr.DataTree(), normal, Y)

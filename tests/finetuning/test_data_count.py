@@ -179,3 +179,18 @@ def test_pulls_leave_the_head_out() -> None:
     pulls = Pulls(torch.tensor([1.0, -2.0, 9.0]), torch.tensor([0.5, 0.0, 9.0]))
     pull, chance = pulls.outside(torch.tensor([True, True, False]), None)
     assert (pull.tolist(), chance.tolist()) == ([1.0, 2.0], [0.5, 0.0])
+
+
+def test_a_reference_is_gone_back_to() -> None:
+    net = fe.FlatNetwork(nn.Linear(2, 1, bias=False))
+    objective = Objective("normal", net.device)
+    there = torch.tensor([3.0, 4.0])
+    first, again = (
+        ControlVariates(WorkingCopy(net, objective), torch.zeros(2), lambda: there)
+        for _ in range(2)
+    )
+    first.move(torch.tensor([1.0, 2.0]))
+    again.restore({name: value.clone() for name, value in first.state().items()})
+    assert again.moved
+    assert again.working.weights[:2].tolist() == [1.0, 2.0]
+    assert torch.equal(again.gradient, there)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppl_fe.finetuning.flat_gradient import GradientParts, Rows
+from ppl_fe.finetuning import flat_gradient
+from ppl_fe.finetuning.flat_gradient import GradientParts, Rows, as_part
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.networks.flat import FlatNetwork
@@ -154,3 +155,24 @@ def test_rows_meet_whole_matrices_and_rows_of_other_batches() -> None:
         .block(place, torch.empty(8)),
         expected,
     )
+
+
+def test_sparse_gradients_that_are_no_rows_of_a_matrix_are_read_whole() -> None:
+    matrix = torch.tensor([[0.0, 2.0], [0.0, 3.0]])
+    part = as_part(matrix.to_sparse(2))  # entry by entry
+    assert isinstance(part, Tensor)
+    assert part.tolist() == [0.0, 2.0, 0.0, 3.0]
+    vector = as_part(torch.tensor([0.0, 4.0]).to_sparse(1))
+    assert isinstance(vector, Tensor)
+    assert vector.tolist() == [0.0, 4.0]
+
+
+def test_blocks_without_rows_in_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three blocks of two rows the middle one is zero: it is neither read nor added."""
+    monkeypatch.setattr(flat_gradient, "BLOCK", 4)
+    rows = Rows(torch.tensor([0, 5]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    parts = GradientParts([(slice(2, 14), rows)])
+    assert [(at.start, at.stop) for at, _ in parts._pieces()] == [(2, 6), (10, 14)]
+    added = torch.zeros(14)
+    parts.add_to(added, 2.0)
+    assert added.tolist() == [0, 0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 6, 8]

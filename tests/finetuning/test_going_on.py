@@ -22,10 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
+from ppl_fe.data.sources import TensorData
 from ppl_fe.files import safetensors_io
 from ppl_fe.files.kept_run import KeptRun
 from ppl_fe.finetuning.bayestune.data_count import HEAD_STEPS
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
+from ppl_fe.finetuning.going_on import facts_of
+from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training_loop import Training
 from ppl_fe.inference.run.loop import Interrupts
@@ -289,7 +292,7 @@ def go_on_with(run: Call, path: Path, stops: Sequence[int], *, read: bool = True
     assert list(path.parent.iterdir()) == [path]
 
 
-@named(SELECTIONS)
+@named(SELECTIONS, "drawn", "groups", "one chain without errors")
 def test_stage_1_stopped_and_gone_on_with(name: str, tmp_path: Path) -> None:
     # In the warm-up, among the draws of the first chain, at the start of the second.
     go_on_with(partial(selected, name), tmp_path / "run", (20, 47, 23)[: 2 if "one" in name else 3])
@@ -316,3 +319,30 @@ def test_other_selections_are_refused(tmp_path: Path) -> None:
         ValueError, match=r"save_to keeps the chains of BayesTune.* rule='movement'"
     ):
         select(*means(4), "movement", likelihood=observed_weights, save_to=path)
+
+
+def test_ctrl_c_of_a_run_that_is_not_kept_says_so() -> None:
+    with (
+        stopped_after(3),
+        pytest.raises(KeyboardInterrupt, match=r"stopped after .*nothing is kept; with save_to="),
+    ):
+        tune()
+
+
+def test_a_likelihood_that_fails_on_the_data_has_no_number() -> None:
+    """Whoever checks the data says why; what identifies the call does not."""
+    source = fe.data.as_data((X, LABELS))
+    assert isinstance(source, TensorData)
+    good, bad = (Objective(likelihood, network().device) for likelihood in ("categorical", broken))
+    facts = [facts_of(network(), one, {"data": source}, {}) for one in (good, bad)]
+    with torch.no_grad():
+        rows = torch.arange(8) * (len(X) - 1) // 7  # at equal distances, from the first to the last
+        outputs = network().module(X[rows])
+    expected = -torch.nn.functional.cross_entropy(outputs, LABELS[rows])
+    assert facts[0]["program"]["y"][0][0] == pytest.approx(float(expected), rel=1e-5)
+    assert facts[1]["program"] == {}
+    assert facts[0]["data"] == facts[1]["data"]
+
+
+def broken(output: Tensor, targets: Tensor) -> object:
+    raise ValueError("not for these")

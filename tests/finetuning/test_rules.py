@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-from cases.selection import LENGTH, select
+from cases.selection import LENGTH, means, observed_weights, select
 from cases.tuning import HEAD, LABELS, N, X, network
 from ppl_fe.models import LaplaceGamma, horseshoe, laplace_gamma
 from torch import nn
@@ -18,6 +19,8 @@ from torch import nn
 import ppl_fe as fe
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning import Scores, Task
+from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, Tuning
+from ppl_fe.finetuning.rules.bayes_tune import _step_notes
 from ppl_fe.finetuning.rules.shorthands import RULES, find_rule
 from ppl_fe.finetuning.threshold import find_knees, largest
 from ppl_fe.finetuning.train.training import finetune
@@ -295,3 +298,22 @@ def test_a_selection_s_method_is_its_rule() -> None:
     found = select(network(), (X, LABELS), "random")
     with pytest.warns(DeprecationWarning, match=r"Selection.method is called Selection.rule"):
         assert found.method == found.rule == "random"
+
+
+def test_the_bar_of_stage_1_shows_chain_and_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    select(*means(4), "bayestune", likelihood=observed_weights, num_chains=2, progress_bar=True)
+    shown = capsys.readouterr().err
+    assert "stage 1" in shown
+    assert "chain=1, loss=" in shown
+
+
+def test_weights_that_are_too_stiff_for_the_step_are_told() -> None:
+    def notes(clamped: float) -> list[str]:
+        tuning = Tuning(step_size=0.5, clamped=clamped)
+        return _step_notes(cast(ScaleChains, SimpleNamespace(shorter=1.0, tuning=tuning)), 0)
+
+    assert notes(0.005) == []
+    assert notes(0.25) == [
+        "25 % of the weights are stiffer than the step size 0.5 bears; their scales come out too "
+        "large: lower step_size"
+    ]

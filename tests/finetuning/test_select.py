@@ -683,3 +683,8 @@ def test_chains_start_overdispersed_but_no_wider_than_the_prior(alpha: float, be
     prior = (2 * alpha * (alpha + 1)) ** 0.5 / beta
     found = chains.offsets.values[:4000].std().item()
     assert found == pytest.approx(2 * min(0.25**0.5, prior), rel=0.05)
+
+
+def test_a_selection_names_its_tensors() -> None:
+    found = select(network(), (X, LABELS), "magnitude")
+    assert found.names == tuple(network().names)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases.deltas import full_disk
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import ppl_fe as fe
 from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.finetuning.selection import FORMAT
+from ppl_fe.finetuning.threshold import find_knees
 
 VECTORS = ("score", "scale_mean", "scale_sd", "r_hat", "mcse", "probability_in_top")
 
@@ -198,3 +200,9 @@ def test_a_mask_of_the_head_is_refused(path: Path, made: fe.Selection) -> None:
     write_checked(path, {**tensors, "indices": torch.tensor([head.start])}, about, FORMAT)
     with pytest.raises(fe.SelectionError, match="selects entries of the head"):
         fe.load_selection(path, network())
+
+
+def test_a_curve_that_is_zero_in_the_middle_has_its_knee_among_what_is_not() -> None:
+    ranked = np.concatenate([np.full(50, 1.0), np.full(450, 1e-3), np.zeros(9500)])
+    assert find_knees(ranked) == [50]
+    assert find_knees(np.zeros(10)) == []

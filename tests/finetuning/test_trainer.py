@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,3 +253,29 @@ def test_tokenised_sets_go_straight_into_the_selection() -> None:
 def test_a_misspelt_argument_is_named() -> None:
     with pytest.raises(TypeError, match=r"MaskedTraining\(\) has no argument 'selected'"):
         fe.MaskedTraining(selected=None)  # type: ignore[call-arg]
+
+
+def test_the_history_has_what_trainer_evaluated_and_the_step_that_it_kept() -> None:
+    network = fe.FlatNetwork(bert())
+    training = fe.MaskedTraining(selected(network))
+    args, log = SimpleNamespace(load_best_model_at_end=True), [
+        {"step": 5, "loss": 1.5, "learning_rate": 0.1},
+        {"step": 5, "eval_loss": 1.25, "eval_accuracy": 0.5},
+        {"step": 10, "loss": 1.0, "learning_rate": 0.05},
+        {"step": 10, "eval_loss": 1.75, "eval_accuracy": 0.25},
+    ]  # fmt: skip
+    state = SimpleNamespace(global_step=10, best_global_step=5, log_history=log)
+    training.on_train_end(args, state, None)
+    history = training._history
+    assert history is not None
+    assert training._step == 5
+    assert history["step"].tolist() == [5, 10]
+    assert history["validation_loss"].tolist() == [1.25, 1.75]
+    assert history["validation_accuracy"].tolist() == [0.5, 0.25]
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "ppl_fe.finetuning.train.huggingface", raising=False)
+    with pytest.raises(ImportError, match=r"needs transformers: pip install 'ppl-fe\[hugging"):
+        import_module("ppl_fe.finetuning.train.huggingface")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,11 @@ from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.downstream.recommendation import expected_regret, recommend
+from ppl_fe.free_energy.downstream.sampled import sample_all
 from ppl_fe.free_energy.downstream.short_finetunes import FIRST_STEPS
+from ppl_fe.free_energy.ladders import Climbed, Ladders
 
 CHEAP = ("logme", "knn_score", "ridge_score")
 GAMMA = 50.0
@@ -292,3 +296,66 @@ def test_ladders_are_the_same_as_tasks() -> None:
     assert alone["error"].tolist() == [""] * 6
     pd.testing.assert_frame_equal(tasks, alone, check_exact=True)
     assert tasks.attrs == alone.attrs
+
+
+def test_what_the_features_do_not_bear_is_a_note_of_its_row() -> None:
+    given = states()
+    given["infinite"] = {**given["clear"], "0.weight": torch.full((5, 6), torch.inf)}
+    table = cheap(given, Digits(), pictures(), features="2")
+    noted = table["note"].astype(bool) | table["error"].astype(bool)
+    assert noted[noted].index.tolist() == ["infinite"]
+    assert table.index[-1] == "infinite"
+
+
+def test_one_name_is_no_list_of_criteria() -> None:
+    with pytest.raises(TypeError, match=r"criteria must be several names; pass \['logme'\]"):
+        cheap(states(), Digits(), pictures(), criteria="logme")
+
+
+def test_those_that_are_fine_tuned_longer_come_first() -> None:
+    table = fe.choose_checkpoint(
+        states(),
+        Digits(),
+        pictures(),
+        by="finetune_loss",
+        criteria=["finetune_loss"],
+        localization=30.0,
+        progress_bar=False,
+    )
+    steps, loss = table["finetune_steps"].tolist(), table["finetune_loss"].tolist()
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] > steps[-1]
+    for count in set(steps):
+        own = [value for value, taken in zip(loss, steps, strict=True) if taken == count]
+        assert own == sorted(own)
+
+
+@pytest.fixture
+def ladders() -> Ladders:
+    """What `climb` needs of them is put in its place by each test."""
+    options = cast(Any, SimpleNamespace(num_chains=2, localization=3.0))
+    network = fe.FlatNetwork(Digits())
+    return Ladders(network, TensorData(*pictures(), 24), options, 2, None)
+
+
+def test_of_candidates_side_by_side_one_that_fails_costs_no_other(
+    ladders: Ladders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are tried together, and then, since that failed, each by itself."""
+    networks = {name: ladders.network.with_state(state) for name, state in states().items()}
+    blind, tried = networks["blind"].anchor, []
+
+    def climb(own: Ladders, anchors: torch.Tensor) -> tuple[list[Climbed], None]:
+        tried.append(len(anchors))
+        if any(torch.equal(anchor, blind) for anchor in anchors):
+            raise fe.DivergedError("not finite")
+        ladder = pd.DataFrame({"energy": [1.0, 2.0], "energy_mcse": 0.1, "r_hat": 1.0, "ess": 99.0})
+        return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], None
+
+    monkeypatch.setattr(Ladders, "climb", climb)
+    found = sample_all(networks, ladders, choose_localization=False)
+    assert tried == [3, 1, 1, 1]
+    assert found.columns["blind"] == {"error": "not finite"}
+    for name in ("clear", "dim"):
+        assert found.columns[name]["free_energy"] == float(networks[name].anchor[0])
+    assert found.attributes == {"localization": 3.0}

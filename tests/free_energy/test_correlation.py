@@ -184,3 +184,11 @@ def test_verdict_compares_with_the_most_negative_of_the_others() -> None:
     assert "wbic does no better, but the two intervals overlap" in near
     undefined = frame_of({"wbic": (-0.3, -0.5, 0.1), "training_loss": (math.nan,) * 3})
     assert "other criteria" not in verdict(undefined)
+
+
+def test_resamples_of_one_value_alone_have_no_interval() -> None:
+    """With all accuracies equal no resample has a correlation, and neither has the whole."""
+    table = correlated(6, 0.5, np.random.default_rng(5))
+    table["accuracy"] = 0.5
+    frame = correlations(table, ["wbic"], "accuracy")
+    assert frame.drop(columns="num_checkpoints").isna().all(axis=None)

@@ -6,14 +6,17 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 from cases.rankings import Cliff
 from torch import nn
 
 import ppl_fe as fe
 from ppl_fe.diagnostics.checks.mixing import mixing_notes
-from ppl_fe.free_energy.estimators import loss_summary
+from ppl_fe.free_energy.estimators import loss_summary, summarize_group
+from ppl_fe.free_energy.local_chains import LocalChains
 
 N = 60
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(91))
@@ -196,3 +199,22 @@ def test_downstream_free_energy_of_the_same_body_with_another_head() -> None:
     )
     assert upstream.num_data == N
     assert upstream.draws.posterior["w"].sizes["w_dim_0"] == 16 + 25
+
+
+def test_losses_that_are_not_finite_on_average_are_an_error(good: fe.FreeEnergyEstimate) -> None:
+    """A mean overflows where no single draw does."""
+    draws = good.draws.copy(deep=True)
+    stats = draws["sample_stats"].to_dataset()
+    draws["sample_stats"] = stats.assign(loss=xr.full_like(stats["loss"].astype(float), 1.7e308))
+    draws.attrs["target_missed"] = "max_steps=10 were taken"
+    beta = torch.full((stats.sizes["chain"],), good.inverse_temperature)
+    chains = LocalChains(draws, torch.tensor([good.anchor_loss]), N, beta, 1, ("told before",))
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(fe.DivergedError, match="the mean loss of the draws is inf; give a smaller"),
+    ):
+        summarize_group(chains, 0)
+    draws["sample_stats"] = stats
+    found = summarize_group(chains, 0)
+    assert found.wbic == good.wbic
+    assert found.notes == ("told before", "the run ended because max_steps=10 were taken")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
+from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly, with_body
 from torch import Tensor
 
 import ppl_fe as fe
@@ -93,3 +93,31 @@ def test_where_no_chains_mix_no_row_is_lost_and_none_recommended(
     assert table["note"].str.contains("no free energy: .*mixed at none of γ = ").all()
     assert table["free_energy"].isna().all()
     assert table.attrs["recommendation"].startswith("No checkpoint can be recommended")
+
+
+def test_an_integral_by_itself_chooses_its_gamma_too(
+    climb_exactly: Callable[..., None],
+) -> None:
+    """It says so where it prints."""
+    climb_exactly()
+    found = fe.integrate_free_energy(
+        with_body(BODIES[1]),
+        DATA,
+        likelihood="normal",
+        head="head",
+        localization="auto",
+        progress_bar=False,
+    )
+    exact = {
+        gamma: exactly(BODIES[1], gamma).free_energy
+        for gamma in (10 ** (k / 2) for k in range(-8, 13))
+    }
+    best = min(exact, key=lambda gamma: exact[gamma])
+    assert found.localization == pytest.approx(best)
+    assert found.free_energy == pytest.approx(exact[best], rel=1e-5)
+    assert found.neighbourhoods is not None
+    tried = found.neighbourhoods["localization"]
+    assert (
+        f"; γ = {best:.4g} by the data's evidence, within {tried.min():.4g} to {tried.max():.4g}"
+        in str(found)
+    )

@@ -46,3 +46,8 @@ def test_a_ranking_is_one() -> None:
     assert isinstance(found, RankingTable)
     assert "error: b: " in repr(found)
     assert "Lower WBIC is claimed to mean better transfer." in repr(found)
+
+
+def test_in_a_notebook_what_is_no_ranking_any_more_is_shown_as_pandas_does() -> None:
+    numbers = table()[["wbic"]]
+    assert numbers._repr_html_() == pd.DataFrame(numbers).to_html()

@@ -16,6 +16,7 @@ from exact import mcse_of_mean, z_score
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.each_chain import Way
 from ppl_fe.inference.step.batchable import batchable
 
 DEPENDS = "its control flow depends on the values of latent sites"
@@ -179,3 +180,16 @@ def test_the_law_is_right() -> None:
     assert abs(z_score(float(above.mean()), 2 / 3, mcse_of_mean(above))) < 4
     # As if x were plain N(0, 1), or both halves were narrow, it would be seen.
     assert abs(z_score(0.0, float(x.mean()), mcse_of_mean(x))) > 6
+
+
+def test_a_program_that_fails_in_every_way_ends_in_its_own_error() -> None:
+    def broken() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        if float(x) != 0:  # anywhere but at the origin, where it is tried
+            raise RuntimeError("the solver gave up")
+
+    with pytest.raises(RuntimeError, match="the solver gave up"):
+        batchable(Density(broken), torch.ones(2, 1))
+    alone = Density(broken).run_as(Way(vectorized=False))
+    with pytest.raises(RuntimeError, match="the solver gave up"):
+        alone.outside_steps(alone, torch.ones(2, 1), in_dims=(0,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.step import compile as compiling
+from ppl_fe.inference.step.compile import build
 
 # Runs too short to warm up: what is shown here does not need it.
 pytestmark = pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
@@ -56,23 +58,29 @@ def assert_same_draws(one: xr.DataTree, other: xr.DataTree, atol: float = 1e-4) 
     np.testing.assert_allclose(one.sample_stats["lp"], other.sample_stats["lp"], atol=1e-2)
 
 
-@pytest.mark.parametrize("kernel", [fe.SGLD(model, step_size=1e-3), AUTOMATIC])
-def test_traced_draws_are_the_eager_ones(kernel: fe.Kernel) -> None:
-    eager, traced = draws("eager", kernel), draws("traced", kernel)
-    assert (eager.attrs["compile"], traced.attrs["compile"]) == ("eager", "traced")
-    assert_same_draws(eager, traced)
+@cache
+def traced(*, automatic: bool) -> xr.DataTree:
+    return draws("traced", AUTOMATIC if automatic else BY_HAND)
+
+
+@pytest.mark.parametrize("automatic", [True, pytest.param(False, marks=pytest.mark.thorough)])
+def test_traced_draws_are_the_eager_ones(automatic: bool) -> None:
+    eager, found = draws("eager", AUTOMATIC if automatic else BY_HAND), traced(automatic=automatic)
+    assert (eager.attrs["compile"], found.attrs["compile"]) == ("eager", "traced")
+    assert_same_draws(eager, found)
     assert (eager.posterior["slope"].std("draw") > 0.01).all()  # they did move
 
 
 def test_sequential_draws_are_the_vectorized_ones() -> None:
-    assert_same_draws(draws("traced"), draws("traced", chain_method="sequential"))
+    alone = draws("traced", BY_HAND, chain_method="sequential")
+    assert_same_draws(traced(automatic=False), alone)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_compiled_draws_are_the_traced_ones() -> None:
     compiled = draws("compiled")
     assert compiled.attrs["compile"] == "compiled"
-    assert_same_draws(compiled, draws("traced"))
+    assert_same_draws(compiled, traced(automatic=True))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -91,12 +99,13 @@ def test_a_product_and_a_sum_are_rounded_once_if_asked() -> None:
 def test_without_a_cpp_compiler_the_traced_graph_runs_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    plain = traced(automatic=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler.*compile='traced'") as told:
         fallen_back = draws("compiled", BY_HAND)
     assert len(told) == 1
     assert fallen_back.attrs["compile"] == "traced"
-    assert_same_draws(fallen_back, draws("traced", BY_HAND), atol=0.0)
+    assert_same_draws(fallen_back, plain, atol=0.0)
 
 
 def test_a_failing_compiler_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,3 +187,9 @@ def test_data_are_inputs_of_the_graph_not_constants() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match=r"compile must be one of .*'fast'"):
         draws("fast")
+
+
+def test_no_function_is_built_in_an_unknown_mode() -> None:
+    wrong: Any = "quickly"
+    with pytest.raises(ValueError, match=r"compile must be one of .*, got 'quickly'"):
+        build(lambda x: [x], [torch.zeros(1)], wrong, 1)

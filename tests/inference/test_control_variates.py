@@ -211,3 +211,16 @@ def test_conjugate_draws_are_exact_and_cheaper_than_plain_ones() -> None:
             assert 1 - 4.5 * error < (z**2).mean() < 1.2 + 4.5 * error
     # Two gradients a step, counted; the clock is printed only.
     assert runs["control_variate"].per_gradient > 1.5 * runs["minibatch"].per_gradient
+
+
+def test_without_an_anchor_they_are_the_plain_estimate() -> None:
+    """As of a program that takes no minibatches: there is nothing to correct."""
+
+    def whole(y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros_like(y[0]), 1.0))
+        pyro.sample("y", dist.Normal(w, 1.0).expand(y.shape).to_event(1), obs=y)
+
+    y = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    density, at = Density(whole, (y,)), torch.tensor([[0.5], [-1.0]], dtype=torch.float64)
+    found = control_variate(density)(at, Batch((), (), density.tensors), None)
+    torch.testing.assert_close(found.gradient, y.sum() - 4 * at)

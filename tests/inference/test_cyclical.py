@@ -84,7 +84,7 @@ def test_an_automatic_friction_is_tuned_for_the_temperature_of_sampling() -> Non
 def test_both_modes_are_visited_and_each_is_right() -> None:
     # |∇| ≤ 3.5 however far out, so a step of ε = 10 leaps 17 at most: across, and not to infinity.
     # The last tenth of a cycle samples, with ε from 0.25 (εa = 1.1 at a mode) down to zero.
-    cycles, chains = 8, 100
+    cycles, chains = 4, 200
     schedule = Cyclical(10.0, num_steps=cycles * 300, num_cycles=cycles, exploration=0.9)
     tree = sample(
         fe.SGLD(two_modes, step_size=schedule),
@@ -110,3 +110,8 @@ def test_without_exploration_every_step_is_kept_and_no_mode_is_left() -> None:
     )
     sides = constant.posterior["w"].values > 0
     assert (sides[:, 50:].all(1) | ~sides[:, 50:].any(1)).all()
+
+
+def test_a_cycle_that_explores_all_the_time_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"exploration must lie in \[0, 1\), got 1\.0"):
+        Cyclical(0.1, num_steps=100, exploration=1.0)

@@ -96,7 +96,7 @@ def test_a_loader_run_is_reproducible() -> None:
             warmup_steps=0,
             num_chains=2,
             seed=seed,
-            compile="traced",
+            compile="eager",
             progress_bar=False,
         )
         return np.asarray(tree.posterior["w"].values)
@@ -137,10 +137,10 @@ def test_the_local_posterior_takes_a_loader() -> None:
 def test_inside_pyro_s_mcmc(step_size: float | Literal["auto"]) -> None:
     pyro.set_rng_seed(2)
     kernel = fe.BAOAB(on_tensors, step_size=step_size)
-    mcmc = MCMC(kernel, num_samples=2000, warmup_steps=500, disable_progbar=True)
+    mcmc = MCMC(kernel, num_samples=800, warmup_steps=400, disable_progbar=True)
     mcmc.run(X, Y, None)
     draws = mcmc.get_samples(group_by_chain=True)["w"].double().numpy()
-    assert draws.shape == (1, 2000, 2)
+    assert draws.shape == (1, 800, 2)
     mean, error = means_and_errors(draws)
     truth = [*EXACT.mean, *np.diag(EXACT.covariance)]  # BAOAB is exact on a quadratic
     for k in range(4):
@@ -155,7 +155,7 @@ def test_pyro_s_mcmc_returns_values_on_the_support() -> None:
     start = {"sd": torch.tensor(1.0)}
     kernel = fe.SGLD(model, step_size=0.1)
     mcmc = MCMC(
-        kernel, num_samples=1500, warmup_steps=100, initial_params=start, disable_progbar=True
+        kernel, num_samples=600, warmup_steps=100, initial_params=start, disable_progbar=True
     )
     mcmc.run()
     log_sd = mcmc.get_samples(group_by_chain=True)["sd"].log().double().numpy()

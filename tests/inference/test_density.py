@@ -18,9 +18,12 @@ from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from ppl_fe.inference.program.data_frames import Columns
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.each_chain import Way, over_chains
+from ppl_fe.inference.program.equal_forms import OutOfPlaceDraws
 from ppl_fe.inference.program.full_data import full_data_terms
+from ppl_fe.inference.program.program_call import ProgramCall
 
 DOUBLE = torch.float64
 Y = torch.tensor([0.3, -1.2, 0.8], dtype=DOUBLE)
@@ -706,3 +709,38 @@ def test_other_shapes_in_plates_are_taken() -> None:
         pyro.sample("alone", dist.Normal(mean, 1.0), obs=y)  # without plates: Pyro takes it
 
     assert Density(nested, (torch.zeros(5, 3),)).num_data == 5
+
+
+def test_columns_of_a_frame_are_found_by_name() -> None:
+    frame = Columns({"age": torch.ones(3), "dose": torch.arange(3.0)}, ["name"])
+    assert "age" in frame
+    assert "name" not in frame
+    assert frame[["age", "dose"]].tolist() == [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]
+    with pytest.raises(KeyError, match="there is no column 'does'; did you mean 'dose'"):
+        frame["does"]
+    with pytest.raises(KeyError, match="column 'name' holds no numbers; give codes"):
+        frame["name"]
+    with pytest.raises(AttributeError, match="no attribute 'does'"):
+        frame.does  # noqa: B018
+
+
+def test_a_program_without_a_signature_is_called_by_place() -> None:
+    call = ProgramCall(max, (torch.tensor(1.0), torch.tensor(2.0)), {"key": None})
+    assert call.variables == ["argument.0", "argument.1"]
+    assert float(call(call.tensors, {})) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("law", "name"),
+    [(dist.Uniform(2.0, 3.0), "uniform_"), (dist.Cauchy(1.0, 2.0), "cauchy_")],
+)
+def test_draws_into_new_tensors_have_the_law_of_those_written(law: Any, name: str) -> None:
+    settings = {"uniform_": (2.0, 3.0), "cauchy_": (1.0, 2.0)}[name]
+    held = torch.zeros(20_000)
+    torch.manual_seed(0)
+    with OutOfPlaceDraws():
+        drawn = getattr(held, name)(*settings)
+    assert (held == 0).all()  # nothing was written
+    shares = law.cdf(drawn)  # uniform where the law is right: means and spreads by 5 errors
+    assert abs(float(shares.mean()) - 0.5) < 5 * (1 / 12 / 20_000) ** 0.5
+    assert abs(float(shares.square().mean()) - 1 / 3) < 5 * (4 / 45 / 20_000) ** 0.5

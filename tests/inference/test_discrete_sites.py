@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from ppl_fe.models.likelihoods import Tempering
 from pyro.infer import config_enumerate
 from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.indexing import Vindex
@@ -205,3 +206,12 @@ def test_laws_of_equal_form_are_batched_and_right(law: str) -> None:
         else:
             wanted = dist.OrderedLogistic(point, cutpoints).log_prob(torch.tensor([2, 0])).sum()
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_tempered_likelihood_is_not_summed_over_discrete_sites() -> None:
+    def tempered() -> None:
+        with Tempering(0.5):
+            by_enumeration(Y)
+
+    with pytest.raises(ValueError, match="tempered likelihood cannot be summed"):
+        Density(tempered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
+from cases.runs import quartic
 from torch import Tensor, nn
 
 import ppl_fe as fe
@@ -173,3 +175,22 @@ def test_a_short_warm_up_is_told_once_with_the_length_to_give() -> None:
     assert wanted > 40
     draws(fe.SGLD(gaussian), warmup_steps=20 * wanted, compile="traced")  # no warning
     draws(fe.SGLD(gaussian, step_size=1e-4), warmup_steps=5)  # by hand: no relaxation is known
+
+
+def test_a_run_that_fails_among_its_draws_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "run.zarr"
+    with pytest.raises(fe.DivergedError, match=r"every chain became non-finite at step size 1.6"):
+        draws(fe.SGLD(gaussian, step_size=10 * LIMIT), warmup_steps=0, save_to=path)
+    assert not list(tmp_path.glob("*.resume"))
+
+
+def test_a_step_that_only_the_start_allows_is_told_so() -> None:
+    """Beyond |x| = 1.2 a step of the quartic's slope overshoots ever farther."""
+    start = {"x": torch.tensor([0.0, 0.1])}
+    with pytest.raises(fe.DivergedError, match=r"start would allow a step of .* larger curvatures"):
+        draws(
+            fe.SGLD(quartic, step_size=2.0),
+            initial_params=start,
+            warmup_steps=0,
+            num_samples=2000,
+        )

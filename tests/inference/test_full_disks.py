@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from zarr.storage import LocalStore
 
 from ppl_fe.files import safetensors_io
+from ppl_fe.files.no_room import told_if_full
 from ppl_fe.files.safetensors_io import read_checked, write_checked
 from ppl_fe.inference.record import recorder as draws_module
 
@@ -113,3 +114,18 @@ def test_an_old_file_stays_as_it_was(tmp_path: Path) -> None:
     assert (tensors["x"] == 1).all()
     assert about == {"n": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_are_passed_on_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PermissionError, match=r"^not yours$"), told_if_full(tmp_path, lambda: ""):
+        raise PermissionError("not yours")
+
+    def refused(tensors: Any, file: Path, metadata: Any) -> None:
+        raise SafetensorError("two tensors share memory")
+
+    monkeypatch.setattr(safetensors_io, "save_file", refused)
+    with pytest.raises(SafetensorError, match="two tensors share memory"):
+        write_checked(tmp_path / "task.safetensors", {"x": torch.ones(3)}, {}, "example 1")
+    assert not list(tmp_path.iterdir())

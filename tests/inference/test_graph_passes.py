@@ -144,3 +144,22 @@ def test_a_program_with_a_correlation(mode: CompileMode) -> None:
     assert [tree.attrs["compile"] for tree in found] == [mode, "traced"]
     other, traced = (tree.posterior["factor"].values for tree in found)
     np.testing.assert_allclose(other, traced, atol=1e-4)
+
+
+def test_a_mask_kept_with_the_graph_is_known_and_a_random_one_is_not() -> None:
+    chosen = torch.tensor([True, False, True])
+
+    def masked(x: Tensor, w: Tensor) -> list[Tensor]:
+        return [x.flatten()[:3][chosen]]
+
+    def by_chance(x: Tensor, w: Tensor) -> list[Tensor]:
+        return [x.flatten()[:3][torch.ones(3).bernoulli() > 0.5].sum()]
+
+    def kinds(function: TensorFunction) -> set[torch.dtype]:
+        nodes = trace(function, [X, W]).graph.nodes
+        indexing = [node for node in nodes if str(node.target).startswith("aten.index")]
+        return {index.meta["val"].dtype for node in indexing for index in node.args[1] if index}
+
+    assert kinds(masked) == {torch.int64}
+    assert kinds(by_chance) == {torch.bool}
+    torch.testing.assert_close(trace(masked, [X, W])(X, W), masked(X, W))

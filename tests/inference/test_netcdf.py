@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 
 import ppl_fe as fe
+from ppl_fe.inference.program.dimensions import checked_labels
 from ppl_fe.inference.record import netcdf
 from ppl_fe.inference.record.netcdf import write_netcdf
 
@@ -120,3 +121,9 @@ def test_the_engine_is_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(ImportError, match=r"h5netcdf and h5py: pip install 'ppl-fe\[netcdf\]'"):
         write_netcdf(xr.DataTree(), tmp_path / "a.nc", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_that_are_no_mapping_are_refused() -> None:
+    wrong: Any = ["x"]
+    with pytest.raises(TypeError, match="dims must be a mapping, got list"):
+        checked_labels({"w": ("w_dim_0",)}, {"w_dim_0": 2}, wrong, None)

@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import ppl_fe as fe
+from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.run import one_run
+from ppl_fe.inference.run.identity import fingerprint, refuse_other_run
+from ppl_fe.inference.run_plan import Target
 
 N = 40
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(21))
@@ -265,3 +268,28 @@ def test_a_program_that_fails_at_a_point_is_judged_by_the_others(tmp_path: Path)
 def test_nothing_is_compared_where_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(one_run, "fingerprint", None)  # it reads all the data
     sample(None)
+
+
+def test_programs_are_told_apart_by_what_they_come_to() -> None:
+    at = {"x": [[-1.0, 0.5, 0.5], [-2.0, 0.1, 0.3]]}
+
+    def compared(other: dict[str, list[list[float]]]) -> None:
+        facts = {"data": {}, "precision": 1e-3}
+        refuse_other_run(Path("run"), {**facts, "program": at}, {**facts, "program": other})
+
+    compared({"x": [[-1.0001, 0.5, 0.5], [-2.0, 0.1, 0.3]]})
+    with pytest.raises(ValueError, match=r"the mean of site 'x' is 0.1, and was 0.2"):
+        compared({"x": [[-1.0, 0.5, 0.5], [-2.0, 0.2, 0.3]]})
+    with pytest.raises(ValueError, match=r"another program .site 'x' is in one of the two only"):
+        compared({"x": at["x"][:1]})
+    with pytest.raises(ValueError, match="site 'y' is in one of the two only"):
+        compared({**at, "y": [[0.0]]})
+
+
+def test_a_program_that_fails_at_a_point_has_no_number_there() -> None:
+    def narrow() -> None:
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        if float(x) != 0:  # anywhere but at the origin, where it is tried
+            raise ValueError("no factor")
+
+    assert fingerprint(Target(Density(narrow)))["program"] == {}

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.program.potential import PotentialProgram, potential_arguments
 
 SITES = {"transforms": {"x_base"}, "reparametrised": {"mean", "spread", "effect_decentered"}}
 
@@ -268,3 +269,34 @@ def test_every_program_runs_in_both(name: str) -> None:
     for site, values in mcmc.get_samples().items():
         assert np.isfinite(tree.posterior[site].values).all()
         assert tree.posterior[site].shape[2:] == tuple(values.shape[1:])
+
+
+def test_the_chain_of_pyro_s_runner_goes_where_it_is_put() -> None:
+    kernel = fe.SGLD(lambda: pyro.sample("x", dist.Normal(0.0, 1.0)), step_size=0.1)
+    assert kernel.initial_params == {}
+    with pytest.raises(RuntimeError, match=r"call setup\(\) first, or run the kernel through MCMC"):
+        kernel.sample({"x": torch.tensor(0.0)})
+    kernel.setup(0)
+    moved = kernel.sample({"x": torch.tensor(1000.0)})["x"]
+    # w + (step/2) (-w) and noise of sd 0.32
+    assert abs(float(moved) - 950.0) < 3
+    with pytest.raises(
+        fe.DivergedError, match=r"became non-finite at step size 0\.1; use a smaller"
+    ):
+        kernel.sample({"x": torch.tensor(torch.inf)})
+
+
+def test_a_potential_takes_the_shapes_of_its_start() -> None:
+    def potential(z: Any) -> Tensor:
+        energy: Tensor = z["x"].square().sum() / 2 + z["s"]
+        return energy
+
+    start = {"x": torch.zeros(3), "s": torch.tensor(0.5)}
+    density = Density(PotentialProgram(potential), potential_arguments((), start))
+    assert {site.name: site.shape for site in density.sites} == {"x": (3,), "s": ()}
+    at = density.join({"x": torch.tensor([[1.0, 2.0, 0.0]]), "s": torch.tensor([0.25])})[0]
+    assert float(density(at).log_density) == pytest.approx(-2.75)
+    with pytest.raises(TypeError, match="takes the sites' values alone"):
+        potential_arguments((1,), start)
+    with pytest.raises(ValueError, match="potential_fn needs initial_params"):
+        potential_arguments((), None)

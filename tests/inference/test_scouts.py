@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_fe.inference.program.ancestors import prior_positions
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.warmup import newton
 from ppl_fe.inference.warmup.newton import Descent, descend
 from ppl_fe.inference.warmup.scouts import with_other_modes
 
@@ -76,3 +77,27 @@ def test_an_improper_prior_gives_no_positions() -> None:
 
     assert prior_positions(Density(program, (torch.zeros(()),)), 4, seed=0).shape == (0, 1)
     assert math.isfinite(float(found_from(Density(program, (torch.zeros(()),)), [1.0]).mass))
+
+
+def three() -> None:
+    bumps = dist.Normal(torch.tensor([0.0, 40.0, 80.0], dtype=torch.float64), 1.0)
+    pyro.sample("w", dist.MixtureSameFamily(dist.Categorical(probs=torch.ones(3) / 3), bumps))
+
+
+def test_chains_that_have_a_mode_each_keep_it() -> None:
+    density = Density(three)
+    found = found_from(density, [0.5, 39.0])
+    centers = with_other_modes(density, found, seed=0).position[:, 0]
+    assert torch.allclose(centers, torch.tensor([0.0, 40.0]).double(), atol=0.05)
+
+
+def test_where_there_are_no_second_derivatives_starts_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    density = Density(square)
+    found = found_from(density, [0.9, 1.1])
+
+    def once_only(*arguments: object) -> None:
+        raise NotImplementedError("a derivative that torch does not know")
+
+    monkeypatch.setattr(newton, "full_data_terms", once_only)
+    assert descend(density, torch.zeros(2, 1)) is None
+    assert with_other_modes(density, found, seed=0) is found

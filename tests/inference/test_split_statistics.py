@@ -11,7 +11,7 @@ from arviz_stats.base import array_stats
 
 from ppl_fe.inference.record import split_statistics
 from ppl_fe.inference.record.batch_sums import plan_batches
-from ppl_fe.inference.record.split_statistics import most_ess
+from ppl_fe.inference.record.split_statistics import batch_means_ess, most_ess
 
 from .test_moments import ar1, running
 
@@ -77,3 +77,7 @@ def test_the_bound_seldom_holds_a_mixed_coordinate_back() -> None:
 def test_antithetic_draws_are_capped_as_by_arviz() -> None:
     signs = torch.tensor([1.0, -1.0]).repeat(500)[None, :, None].repeat(4, 1, 1).double()
     assert running(signs).summary().ess.item() == pytest.approx(4000 * math.log10(4000))
+
+
+def test_one_batch_has_no_effective_size() -> None:
+    assert batch_means_ess(torch.ones(3), torch.zeros(3), 1, 10).isnan().all()

@@ -131,7 +131,8 @@ def readers(path: Path) -> dict[str, Callable[[], Any]]:
 
 
 # One of a kind: the others go the same way.
-FAST = ("a chunk is gone", "another chunk", "another temperature", "a site more")
+FAST = ("a chunk is gone", "another temperature", "a site more", "the checksums")
+FAST_TOO = (*FAST, "root metadata that are no JSON")
 
 
 def kinds(those: Collection[str], fast: Collection[str] = FAST) -> pytest.MarkDecorator:
@@ -144,7 +145,7 @@ def kinds(those: Collection[str], fast: Collection[str] = FAST) -> pytest.MarkDe
     )
 
 
-@kinds(DAMAGE)
+@kinds(DAMAGE, FAST_TOO)
 def test_damage_is_one_error_that_names_the_file(kind: str, path: Path) -> None:
     name, damage = DAMAGE[kind]
     damage(path / name)
@@ -230,12 +231,33 @@ def test_draws_that_are_read_as_they_are_needed(chunks: dict[str, int] | None, p
 STOP = 3 + 2 * 14  # after fourteen draws, of which twelve are on the way
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that Ctrl-C stopped, and one that a crash did."""
+    folder = tmp_path_factory.mktemp("ended")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draws_module, "BLOCK_VALUES", 4 * 2 * 5)
+        with stopping_after(STOP), pytest.warns(RuntimeWarning, match="14 of 20 draws"):
+            stored(folder / "stopped" / "run.zarr")
+        with crashing_after(STOP):
+            stored(folder / "killed" / "run.zarr")
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    (to / "run.zarr.lock").unlink(missing_ok=True)
+    return to / "run.zarr"
+
+
 @pytest.fixture
-def stopped(tmp_path: Path) -> Path:
-    path = tmp_path / "run.zarr"
-    with stopping_after(STOP), pytest.warns(RuntimeWarning, match="14 of 20 draws"):
-        stored(path)
-    return path
+def stopped(ended: Path, tmp_path: Path) -> Path:
+    return copied(ended / "stopped", tmp_path)
+
+
+@pytest.fixture
+def killed(ended: Path, tmp_path: Path) -> Path:
+    return copied(ended / "killed", tmp_path)
 
 
 @pytest.mark.parametrize("steps", [pytest.param(0, marks=pytest.mark.thorough), 9])
@@ -278,22 +300,25 @@ for _kind in ("half the checksums", "another temperature beside the draws"):
     del KILLED[_kind]
 
 
-@kinds(KILLED, fast=FAST[1:2])
-def test_damage_of_a_killed_run_is_named_before_it_is_gone_on_with(
-    kind: str, tmp_path: Path
-) -> None:
-    path, (name, damage) = tmp_path / "run.zarr", DAMAGE[kind]
-    with crashing_after(STOP):
-        stored(path)
+@kinds(KILLED, fast=("another chunk", "half a chunk", "metadata that are no JSON"))
+def test_damage_of_a_killed_run_is_named_before_it_is_gone_on_with(kind: str, killed: Path) -> None:
+    path, (name, damage) = killed, DAMAGE[kind]
     assert not (path / PLACE).exists()
     damage(path / name)
-    before = files(tmp_path)
+    before = files(path.parent)
     with pytest.raises(
         ValueError, match=r"resume=True: .*run\.zarr (was changed since|is)"
     ) as error:
         stored(path, resume=True)
     assert name.rpartition("/c/")[0].removesuffix("/zarr.json") in str(error.value)
-    assert files(tmp_path) == before
+    assert files(path.parent) == before
+
+
+def test_dimensions_by_another_name_are_refused(killed: Path) -> None:
+    about = killed / "posterior" / "z" / "zarr.json"
+    about.write_text(about.read_text().replace("z_dim_0", "other"))
+    with pytest.raises(ValueError, match=r"posterior/z has the dimensions .*'other'"):
+        stored(killed, resume=True)
 
 
 @pytest.mark.thorough
@@ -330,7 +355,6 @@ def test_a_changed_bit_of_the_file_that_resumes_is_noticed(stopped: Path) -> Non
     stored(stopped, resume=True)
 
 
-@pytest.mark.thorough
 def test_draws_of_nothing_that_a_run_wrote(tmp_path: Path) -> None:
     (tmp_path / "empty.zarr").mkdir()
     with pytest.raises(ValueError, match="is no folder that a run wrote"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.record import recorder as recorder_module
 from ppl_fe.inference.record.recorder import Recorder
-from ppl_fe.inference.run.until import Until, Worst, worst_of
+from ppl_fe.inference.run.loop import Sampling
+from ppl_fe.inference.run.until import MOST_NAMED, Until, Worst, named_scalars, worst_of
+from ppl_fe.inference.run_plan import RunLength, RunPlan, Target
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.targets import Targets
 
@@ -143,3 +148,105 @@ def test_halving_averages_what_is_averaged() -> None:
 def test_targets_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fe.sample(normal, progress_bar=False, **given)
+
+
+def test_time_is_up_when_the_seconds_are_over() -> None:
+    until = Until(Targets(max_seconds=1e-9))
+    assert until.out_of_time(0)
+    assert until.gave_up == "max_seconds=1e-09 were over"
+    assert not Until(Targets(max_seconds=1e9)).out_of_time(0)
+
+
+def test_large_sites_are_judged_by_what_hangs_on_them() -> None:
+    generator = np.random.default_rng(1)
+    values = {
+        "large": generator.standard_normal((2, 5, MOST_NAMED + 1)),
+        "small": generator.standard_normal((2, 5, 2)),
+    }
+    stats = {"loss": generator.standard_normal((2, 5)), "lp": generator.standard_normal((2, 5))}
+    named = named_scalars({"posterior": values, "sample_stats": stats})
+    assert {"small[0]", "small[1]"} < set(named)
+    assert not any(name.startswith("large") for name in named)
+
+
+def test_a_warm_up_is_repeated_until_it_is_five_relaxation_times() -> None:
+    """The slowest direction is a thousand times as slack as the stiffest."""
+
+    def uneven() -> None:
+        sd = torch.tensor([1.0, 30.0], dtype=torch.float64)
+        pyro.sample("w", dist.Normal(torch.zeros_like(sd), sd).to_event(1))
+
+    kernel = fe.BAOAB(uneven, metric="identity")
+    plan = RunPlan(
+        RunLength(60, warmup_steps=10),
+        until=Targets(ess=50.0, max_steps=2000),
+        num_chains=2,
+        compile="traced",
+    )
+    start = torch.tensor([[1.0, 60.0], [-1.0, -60.0]], dtype=torch.float64)
+    sampling = Sampling(kernel, Target(Density(uneven), start=start), plan)
+    sampling.begin()
+    relaxation = float(sampling.report["relaxation_steps"].max())
+    done, most = sampling.num_warmup_steps, 1000
+    assert done > 10
+    assert done >= 5 * relaxation or 2 * done > most
+    assert sampling.thinning == max(1, min(math.ceil(relaxation / 2), most // 60))
+
+
+def test_a_program_with_a_loader_is_sampled_by_its_minibatches() -> None:
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(2))
+    loader = DataLoader(TensorDataset(x, x[:, 0]), batch_size=20)
+
+    def of_batches(x: Tensor, y: Tensor) -> None:
+        slope = pyro.sample("slope", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", 60, subsample_size=len(y)):
+            pyro.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+    with pytest.warns(RuntimeWarning, match="shorter than five relaxation times"):
+        draws = fe.sample(
+            of_batches, loader, num_samples=3, warmup_steps=2, num_chains=2, compile="eager",
+            progress_bar=False,
+        )  # fmt: skip
+    assert draws.attrs["sampler"] == "BAOAB"
+
+
+def test_what_is_no_program_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"kernel must be a Pyro program or .*fe\.BAOAB.*, got str"):
+        fe.sample("BAOAB")
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+def test_moments_of_draws_let_go_are_those_of_what_is_left(
+    kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of coordinates too many to be kept they are those of the draws that follow."""
+    if not kept:
+        monkeypatch.setattr(recorder_module, "LARGEST_KEPT", 2 * 8 * 2)
+
+    def pair() -> None:  # of which either site alone is small enough
+        for name in ("a", "b"):
+            pyro.sample(name, dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+
+    density = Density(pair)
+
+    def add(recorder: Recorder, numbers: range) -> None:
+        for k in numbers:
+            value = torch.full((2,), float(k), dtype=torch.float64)
+            statistics = Statistics(torch.stack([value, value], -1))
+            position = value[:, None].expand(2, 4)
+            recorder.add(position, statistics, value, torch.stack([value, value], -1), value)
+
+    def made() -> Recorder:
+        return Recorder(density, density.blocks, 2, 8, halves=True)
+
+    recorder = made()
+    add(recorder, range(8))
+    recorder.halve()
+    again = made()
+    state = {name: value.clone() for name, value in recorder.state().items()}
+    again.restore(recorder.contents()[0], state)
+    for one in (recorder, again):
+        add(one, range(10, 14))
+        moments = one.finish({}, {})["moments"].to_dataset()["a"].sel(moment="mean")
+        left = [1, 3, 5, 7, 10, 11, 12, 13] if kept else [10, 11, 12, 13]
+        np.testing.assert_allclose(moments.values, np.mean(left), rtol=1e-12)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,3 +241,24 @@ def test_shards_may_be_links_as_in_the_hugging_face_cache(tmp_path: Path) -> Non
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(path)
     assert torch.equal(load_checkpoint(snapshot, FlatNetwork(module())), expected())
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (errno.EIO, OSError, "Input/output error"),
+        (errno.EINVAL, CheckpointError, r"a\.pt cannot be read, .*begins before the file does"),
+    ],
+)
+def test_an_error_of_the_disk_is_no_damage_but_a_place_before_the_file_is(
+    number: int, error: type[Exception], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = saved(state(), tmp_path / "a.pt")
+
+    def broken(self: zipfile.ZipFile, *_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", broken)
+    with pytest.raises(error, match=message):
+        read_checkpoint(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import ppl_fe as fe
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import CheckpointError
 
@@ -270,3 +272,10 @@ def test_bad_choices_are_refused() -> None:
     with pytest.raises(ValueError, match="chooses none of: weight, bias"):
         FlatNetwork(module, lambda name: name == "head")
     assert FlatNetwork(module, "weight").names == ("weight",)
+
+
+def test_plots_and_models_are_found_through_the_package() -> None:
+    assert fe._find("plots") is import_module("ppl_fe.plots")
+    assert fe._find("models") is import_module("ppl_fe.models")
+    with pytest.raises(AttributeError, match="module 'ppl_fe' has no attribute 'modles'"):
+        fe._find("modles")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import ppl_fe as fe
+from ppl_fe.networks.functional_copy import functional_copy
 
 X = torch.randn(12, 5, 3, generator=torch.Generator().manual_seed(3))
 LABELS = torch.arange(12) % 2
@@ -189,3 +190,21 @@ def test_half_precision_is_refused_wherever_something_would_have_to_move(
     for call in calls:
         with pytest.raises(ValueError, match=r"network is in .*float16.*module\.float\(\)"):
             call()
+
+
+def test_what_a_module_computed_and_keeps_is_copied_without_its_graph() -> None:
+    module = linear()
+    module.shift = module[1].bias * 2  # no leaf: torch's deepcopy refuses it
+    copied = functional_copy(module)
+    assert torch.equal(copied.shift, module.shift.detach())
+    assert not copied.shift.requires_grad
+    assert copied.shift.data_ptr() != module.shift.data_ptr()
+
+
+def test_a_module_compiled_in_place_is_copied_uncompiled() -> None:
+    module = linear()
+    module.compile(backend="eager")
+    copied = functional_copy(module)
+    assert copied._compiled_call_impl is None
+    assert module._compiled_call_impl is not None
+    torch.testing.assert_close(copied(X), linear()(X))

@@ -7,7 +7,7 @@ import pytest
 from cases.draws import Array, draws_of, noise
 
 from ppl_fe.plots import plot_ranks
-from ppl_fe.plots.rank_plots import GRID, band_half_width, rank_differences
+from ppl_fe.plots.rank_plots import COLUMNS, GRID, band_half_width, rank_differences
 
 
 def inside(traces: Array) -> bool:
@@ -84,3 +84,11 @@ def test_refusals() -> None:
         plot_ranks(draws_of(noise(1, 100)))
     with pytest.raises(ValueError, match="'loss' never moves"):
         plot_ranks(draws_of(np.zeros((4, 100))), ["loss"])
+
+
+def test_pictures_that_are_not_needed_are_taken_away() -> None:
+    """Of a grid of several columns one name more than a row leaves places empty."""
+    names = ["loss", *(f"w[{k}]" for k in range(COLUMNS))]
+    every = plot_ranks(draws_of(0.1 * noise(4, 100)), names)
+    assert len(every) == COLUMNS + 1
+    assert list(every[0].get_figure().axes) == list(every)

@@ -31,12 +31,12 @@ def model(y: Tensor) -> None:
         pyro.sample("y", dist.Normal(w, SD).to_event(1), obs=pyro.subsample(y, event_dim=1))
 
 
-def run(kernel: fe.Kernel, num_samples: int = 800) -> xr.DataTree:
+def run(kernel: fe.Kernel, num_samples: int = 800, warmup_steps: int = 1500) -> xr.DataTree:
     return fe.sample(
         kernel,
         Y,
         num_samples=num_samples,
-        warmup_steps=1500,
+        warmup_steps=warmup_steps,
         thinning=10,
         num_chains=8,
         compile="traced",
@@ -58,10 +58,8 @@ def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> 
 
 
 def test_curvature_is_measured_in_the_metric_of_psgld() -> None:
-    tree = run(fe.PSGLD(model), num_samples=10)
-    plain = run(fe.SGLD(model), num_samples=10)
+    tree = run(fe.PSGLD(model), num_samples=1, warmup_steps=1000)
     found = tree.attrs["tuned_stiffest_curvature"]
-    assert plain.attrs["tuned_stiffest_curvature"] == pytest.approx([CURVATURE[0]] * 8, rel=0.05)
     # E ĝ² of a coordinate at stationarity is its curvature plus the noise of its minibatches.
     moment = (
         CURVATURE + N**2 / B * Y.double().var(0, correction=0).numpy() / SD.double().numpy() ** 4

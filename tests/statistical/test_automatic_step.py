@@ -82,7 +82,7 @@ def test_minibatch_noise_stays_within_the_tolerance(
     curvature = 1 + precision
     centre = y.double().mean(0).numpy() * precision / curvature
     sampler = kernel(model, tolerance=tolerance)
-    tree = run(sampler, y, warmup_steps=1500, num_samples=400, num_chains=16)
+    tree = run(sampler, y, warmup_steps=1000, num_samples=200, num_chains=16)
     predicted = max(tree.attrs["tuned_excess_temperature"])
     assert predicted <= tolerance * (1 + 1e-3)
     # What the run measured is the truth, up to the upper quantile that it takes.

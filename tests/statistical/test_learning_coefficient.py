@@ -55,14 +55,8 @@ def test_sgld_at_a_given_step(gamma: float) -> None:
     assert z_score(found.llc, llc(CURVATURES, N_BETA, gamma), found.llc_mcse) > 4
 
 
-@pytest.mark.parametrize(
-    "gamma",
-    [
-        pytest.param(0.1, marks=pytest.mark.thorough),
-        1.0,
-        pytest.param(10.0, marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
 def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
     found = estimate(
         linear_network(),

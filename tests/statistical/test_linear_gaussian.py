@@ -82,6 +82,7 @@ def test_free_energy_by_thermodynamic_integration(which: int) -> None:
     assert found.mcse < 0.5
 
 
+@pytest.mark.thorough
 def test_eight_checkpoints_come_out_in_exactly_the_right_order() -> None:
     shuffled = [3, 7, 0, 5, 1, 6, 2, 4]
     states = {

@@ -11,7 +11,7 @@ from exact import mcse_of_mean, stationary_variance, z_score
 import ppl_fe as fe
 
 
-def draws(kernel: fe.Kernel, size: int | None, num_draws: int = 750) -> xr.DataTree:
+def draws(kernel: fe.Kernel, size: int | None, num_draws: int = 500) -> xr.DataTree:
     return fe.sample(
         kernel,
         Y,
