@@ -23,8 +23,8 @@ SHORT: dict[str, Any] = {
 # What a run needs to come to numbers, whatever they are.
 QUICKEST: dict[str, Any] = {
     "num_chains": 2,
-    "num_samples": 12,
-    "warmup_steps": 5,
+    "num_samples": 6,
+    "warmup_steps": 2,
     "thinning": 1,
     "step_size": 1e-3,
     "compile": "eager",

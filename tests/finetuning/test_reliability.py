@@ -28,7 +28,7 @@ def chosen(num_moved: int, alpha: float, beta: float, seed: int) -> Selection:
     prior = LaplaceGamma(alpha, beta)
     return select(
         network, (x, y), likelihood="normal", rule="bayestune", prior=prior, sparsity=0.1,
-        batch_size=ROWS, warmup_steps=300, num_samples=40, thinning=5, num_chains=2, seed=seed,
+        batch_size=ROWS, warmup_steps=100, num_samples=20, thinning=4, num_chains=2, seed=seed,
         data_size=float(ROWS),
     )  # fmt: skip
 

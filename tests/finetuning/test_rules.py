@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from cases.selection import LENGTH, means, observed_weights, select
+from cases.selection import means, observed_weights, select
 from cases.tuning import HEAD, LABELS, N, X, network
 from ppl_fe.models import LaplaceGamma, horseshoe, laplace_gamma
 from torch import nn
@@ -247,7 +247,7 @@ def of_old(**former: Any) -> fe.Selection:
 
 
 def test_the_arguments_of_old_mean_what_they_meant() -> None:
-    quick: dict[str, Any] = {**LENGTH}
+    quick: dict[str, Any] = {"num_samples": 4, "warmup_steps": 6, "thinning": 1}
     pairs: list[tuple[dict[str, Any], fe.Rule]] = [
         ({**quick}, fe.BayesTune(**quick)),
         ({**quick, "method": "collapsed"}, fe.BayesTune(scales="expected", **quick)),

@@ -176,10 +176,11 @@ def test_the_number_by_a_threshold_or_by_the_knee() -> None:
 
 def test_the_head_is_not_ranked_and_equal_seeds_are_equal() -> None:
     net = network()
-    first = select(net, (X, LABELS), head=HEAD, batch_size=20, seed=4)
+    quick = {"batch_size": 20, "num_samples": 6, "warmup_steps": 8, "thinning": 1}
+    first = select(net, (X, LABELS), head=HEAD, seed=4, **quick)
     torch.manual_seed(9)
-    again = select(net, (X, LABELS), head=HEAD, batch_size=20, seed=4)
-    other = select(net, (X, LABELS), head=HEAD, batch_size=20, seed=5)
+    again = select(net, (X, LABELS), head=HEAD, seed=4, **quick)
+    other = select(net, (X, LABELS), head=HEAD, seed=5, **quick)
     inside = torch.zeros(net.num_parameters, dtype=torch.bool)
     for name in first.head:
         inside[net.slices[name]] = True
@@ -368,7 +369,7 @@ class Cubic(nn.Module):
 def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
     settings: dict[str, Any] = {
-        "likelihood": "normal", "num_samples": 60, "batch_size": None, "data_size": 10.0,
+        "likelihood": "normal", "num_samples": 20, "batch_size": None, "data_size": 10.0,
     }  # fmt: skip
     found = select(net, data, **settings)
     assert found.scale_mean is not None

@@ -167,9 +167,9 @@ def test_half_the_step_exposes_a_step_that_is_too_large() -> None:
         **FAST,
         "kernel": fe.SGLD,
         "num_chains": 32,
-        "num_samples": 75,
+        "num_samples": 40,
         "thinning": 4,
-        "warmup_steps": 400,
+        "warmup_steps": 150,
         "check_half_step": True,
     }
     # Curvatures near N/log N + 1 ≈ 16: εa/4 ≈ 1/2 doubles the variance.

@@ -47,7 +47,7 @@ def test_held_out_and_baseline_columns() -> None:
         (X, LABELS),
         held_out=other,
         baselines=True,
-        **SHORT,
+        **QUICKEST,
     )
     further = ["geometric_complexity", "neural_collapse", "perturbed_loss"]
     further += ["validation_loss", "held_out"]
@@ -66,7 +66,7 @@ def test_held_out_and_baseline_columns() -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, LABELS), batch_size=40)
     with pytest.raises(ValueError, match="baselines"):
         fe.rank_checkpoints(
-            {"a": modules["a"].state_dict()}, modules["a"], loader, baselines=True, **SHORT
+            {"a": modules["a"].state_dict()}, modules["a"], loader, baselines=True, **QUICKEST
         )
 
 
@@ -87,7 +87,7 @@ def test_batch_norm_statistics_are_each_checkpoint_s_own() -> None:
         state["1.running_var"] = torch.full((4,), 1.0 + k)
         states[f"shift {k}"] = state
     table = fe.rank_checkpoints(
-        states, module, (X, LABELS), held_out=(X[:20], LABELS[:20]), **SHORT
+        states, module, (X, LABELS), held_out=(X[:20], LABELS[:20]), **QUICKEST
     )
     for name, state in states.items():
         module.load_state_dict(state)
@@ -152,7 +152,7 @@ def test_networks_that_answer_with_logits_rank_by_them(kind: type) -> None:
 
 def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     states = {f"w={size}": linear_state(size) for size in (0.0, 0.5, 1.0, 1.5, 2.0)}
-    options = {"localization": 20.0, "num_samples": 100, "thinning": 2, "warmup_steps": 100}
+    options = {"localization": 20.0, "num_samples": 40, "thinning": 2, "warmup_steps": 60}
     together = rank_lines(states, save_to=tmp_path / "one", **options)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["0.zarr", "table.json"]
     monkeypatch.setattr(lots, "MOST_CHAINS", 8)
@@ -167,7 +167,7 @@ def test_lots_give_the_answer_of_one_run(monkeypatch: pytest.MonkeyPatch, tmp_pa
     losses = []
     for store, chains in zip(stores, (8, 8, 4), strict=True):
         with xr.open_datatree(tmp_path / "three" / store, engine="zarr") as draws:
-            assert dict(draws.posterior.sizes) == {"chain": chains, "draw": 100, "w_dim_0": 3}
+            assert dict(draws.posterior.sizes) == {"chain": chains, "draw": 40, "w_dim_0": 3}
             losses.append(draws.sample_stats.loss.values)
     # Chains in the order of input: the first four are of the first checkpoint.
     assert N * losses[0][:4].mean() == pytest.approx(apart["wbic"]["w=0.0"], rel=1e-5)
@@ -231,8 +231,7 @@ def test_unequal_training_losses_are_told() -> None:
     states = {f"w={w}": {"weight": torch.full((1, 2), w)} for w in (0.0, 1.0)}
     module = torch.nn.Linear(2, 1, bias=False)
     data = (inputs, torch.zeros(100))
-    length = {"num_samples": 50, "thinning": 2, "warmup_steps": 100}
-    options: dict[str, Any] = {"likelihood": "normal", "progress_bar": False, **length}
+    options: dict[str, Any] = {"likelihood": "normal", **QUICKEST}
     far = fe.rank_checkpoints(states, module, data, localization=1000.0, **options)
     assert "mostly the training loss" in far.attrs["read_first"]
     same = {"a": states["w=0.0"], "b": states["w=0.0"]}

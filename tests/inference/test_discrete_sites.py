@@ -132,7 +132,7 @@ def test_what_is_known_of_data_that_share_a_discrete_site() -> None:
 
 def test_draws_and_predictions_of_a_mixture() -> None:
     kernel = fe.BAOAB(by_enumeration, step_size=0.01)
-    quick: dict[str, Any] = {"num_samples": 50, "warmup_steps": 10, "compile": "eager"}
+    quick: dict[str, Any] = {"num_samples": 20, "warmup_steps": 5, "compile": "eager"}
     draws = fe.sample(kernel, Y, progress_bar=False, **quick)
     assert set(draws.posterior.data_vars) == {"weights", "means", "scale"}
     np.testing.assert_array_equal(draws.observed_data["y"], Y)
@@ -142,7 +142,7 @@ def test_draws_and_predictions_of_a_mixture() -> None:
     predicted = fe.add_posterior_predictive(draws, by_enumeration, Y).posterior_predictive["y"]
     posterior = draws.posterior
     mean = (posterior["weights"].values * posterior["means"].values).sum(-1).mean()
-    sd = float(predicted.std()) / (50 * 4) ** 0.5
+    sd = float(predicted.std()) / (20 * 4) ** 0.5
     assert abs(float(predicted.mean()) - mean) < 5 * sd
 
 

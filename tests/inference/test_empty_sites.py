@@ -38,7 +38,11 @@ def sample(kernel: fe.Kernel, *data: Tensor, **changed: Any) -> xr.DataTree:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, pytest.param({"metric": "dense", "step_size": 0.05}, marks=pytest.mark.thorough)],
+    [
+        {"step_size": 0.05},
+        pytest.param({}, marks=pytest.mark.thorough),
+        pytest.param({"metric": "dense", "step_size": 0.05}, marks=pytest.mark.thorough),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:warmup_steps=:RuntimeWarning")
 def test_an_empty_site_changes_no_draw_of_the_others(

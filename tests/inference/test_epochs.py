@@ -210,7 +210,7 @@ def test_a_run_by_micro_batches_is_that_of_the_joint_batch(
             micro_batches=micro_batches,
         )
         tree = fe.sample(
-            kernel, y, num_samples=40, warmup_steps=20, compile="eager", progress_bar=False
+            kernel, y, num_samples=15, warmup_steps=5, compile="eager", progress_bar=False
         )
         values: np.ndarray = tree.posterior["w"].values
         return values

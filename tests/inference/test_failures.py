@@ -55,7 +55,7 @@ SAMPLERS: dict[str, tuple[type[fe.Kernel], dict[str, Any], float]] = {
 }
 
 
-@pytest.mark.parametrize("times", [4.0, 1e4])
+@pytest.mark.parametrize("times", [pytest.param(4.0, marks=pytest.mark.thorough), 1e4])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_diverging_step_is_told_the_largest_stable_one(name: str, times: float) -> None:
     kind, settings, limit = SAMPLERS[name]
@@ -64,7 +64,14 @@ def test_a_diverging_step_is_told_the_largest_stable_one(name: str, times: float
     assert named_step(caught.value) == pytest.approx(limit, rel=0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "PSGLD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "SGHMC" else pytest.param(name, marks=pytest.mark.thorough)
+        for name in SAMPLERS
+        if name != "PSGLD"
+    ],
+)
 def test_nine_tenths_of_it_runs(name: str) -> None:
     kind, settings, limit = SAMPLERS[name]
     tree = draws(kind(gaussian, step_size=0.9 * limit, **settings), num_samples=200)

@@ -38,8 +38,8 @@ def model(y: Tensor) -> None:
 
 def draws(kernel: fe.Kernel | None = None, **changed: Any) -> xr.DataTree:
     options: dict[str, Any] = {
-        "num_samples": 30,
-        "warmup_steps": 20,
+        "num_samples": 8,
+        "warmup_steps": 3,
         "num_chains": 3,
         "chain_method": "parallel",
         "compile": "eager",
@@ -99,7 +99,7 @@ def test_the_law_is_right_and_the_chains_are_independent() -> None:
 
 
 def test_moments_are_those_of_the_draws() -> None:
-    tree = draws(num_samples=51)
+    tree = draws(num_samples=13)
     moments = tree["moments"].to_dataset()
     for name, values in (
         ("w", tree.posterior["w"].values),
@@ -152,7 +152,7 @@ def test_all_chains_failed_is_the_error_of_vectorised_chains() -> None:
     messages = []
     for method in ("parallel", "vectorized"):
         with pytest.raises(FloatingPointError, match="every chain became non-finite") as caught:
-            draws(kernel, chain_method=method, warmup_steps=100)
+            draws(kernel, chain_method=method, warmup_steps=50)
         messages.append(str(caught.value))
     assert all("allows steps up to" in message for message in messages)
 

@@ -47,7 +47,7 @@ def test_a_plain_program_ends_in_an_answer_and_a_line(capsys: pytest.CaptureFixt
 
 def test_equal_seeds_give_equal_draws() -> None:
     first, second = (
-        fe.sample(normal, target_ess=200.0, num_samples=250, progress_bar=False) for _ in range(2)
+        fe.sample(normal, target_ess=50.0, num_samples=100, progress_bar=False) for _ in range(2)
     )
     assert first.posterior.equals(second.posterior)
 

@@ -24,8 +24,8 @@ GENERATOR = torch.Generator().manual_seed(11)
 X, LABELS = torch.randn(40, 4, generator=GENERATOR), torch.arange(40) % 3
 SEEN = torch.arange(40) % 4 > 0
 QUICK: dict[str, Any] = {
-    "localization": 50.0, "num_samples": 20, "warmup_steps": 20, "thinning": 2, "num_chains": 2,
-    "compile": "eager", "progress_bar": False,
+    "localization": 50.0, "num_samples": 4, "warmup_steps": 2, "thinning": 1, "num_chains": 2,
+    "step_size": 1e-3, "compile": "eager", "progress_bar": False,
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def test_log_likelihoods_of_single_data_carry_weights(likelihood: Callable[..., 
     network = fe.FlatNetwork(module())
     program = fe.models.local_posterior(network, likelihood, 50.0, 0.3, batch_size=None)
     draws = fe.sample(
-        fe.BAOAB(program, step_size=1e-4), X, LABELS, num_samples=4, warmup_steps=20, num_chains=2,
+        fe.BAOAB(program, step_size=1e-4), X, LABELS, num_samples=3, warmup_steps=1, num_chains=2,
         compile="eager", progress_bar=False,
     )  # fmt: skip
     terms = fe.add_log_likelihood(draws, program, X, LABELS).log_likelihood
@@ -157,7 +157,9 @@ def test_log_likelihoods_of_single_data_carry_weights(likelihood: Callable[..., 
     np.testing.assert_allclose(terms[name].values[1, 2], wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
-QUICKLY = fe.BayesTune(scales="expected", warmup_steps=20, num_samples=10, thinning=2)
+QUICKLY = fe.BayesTune(
+    scales="expected", warmup_steps=8, num_samples=4, thinning=1, num_chains=2, data_size=40.0
+)
 
 
 @pytest.mark.parametrize("rule", [fe.GradientSquared(), QUICKLY])
@@ -188,7 +190,7 @@ def test_missing_targets_are_imputed_without_a_flat_direction() -> None:
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y, obs_mask=seen)
 
     draws = fe.sample(
-        fe.BAOAB(model), num_samples=500, thinning=3, num_chains=16, progress_bar=False
+        fe.BAOAB(model), num_samples=200, thinning=3, num_chains=16, progress_bar=False
     )
     posterior = draws.posterior
     assert float(posterior["mean"].mean()) == pytest.approx(1.5, abs=0.05)

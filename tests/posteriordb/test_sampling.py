@@ -94,9 +94,8 @@ BATCHES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [SMALL[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in SMALL[1:])]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", SMALL)
 def test_small_sets(name: str) -> None:
     # The funnel of the eight schools is four times as wide as the curvature at its mode says.
     length = {"num_chains": 32, "num_samples": 600, "warmup_steps": 500, "thinning": 5}

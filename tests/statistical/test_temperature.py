@@ -103,15 +103,8 @@ def test_minibatch_noise_heats_as_predicted(kernel: type[fe.Kernel]) -> None:
     assert_as_predicted(tree, predicted)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        pytest.param(fe.SGLD, marks=pytest.mark.thorough),
-        pytest.param(fe.SGHMC, marks=pytest.mark.thorough),
-        pytest.param(fe.SGNHT, marks=pytest.mark.thorough),
-        fe.BAOAB,
-    ],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", [fe.SGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB])
 def test_automatic_steps_are_as_hot_as_they_say(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, gradient="full_data", temperature=T, tolerance=0.3), Y)
     predicted = np.mean(tree.attrs["tuned_excess_temperature"])
@@ -120,6 +113,7 @@ def test_automatic_steps_are_as_hot_as_they_say(kernel: type[fe.Kernel]) -> None
     assert_as_predicted(tree, T * (1 + float(predicted)))
 
 
+@pytest.mark.thorough
 def test_a_learnt_metric_is_no_hotter_than_predicted() -> None:
     tree = run(fe.PSGLD(model, gradient="full_data", temperature=T, tolerance=0.3), Y)
     assert max(tree.attrs["tuned_excess_temperature"]) == pytest.approx(0.3, abs=1e-3)
@@ -128,7 +122,8 @@ def test_a_learnt_metric_is_no_hotter_than_predicted() -> None:
         assert 1.1 * T < value < 1.3 * T + 4.5 * error
 
 
-@pytest.mark.parametrize("kernel", [pytest.param(fe.SGNHT, marks=pytest.mark.thorough), fe.BAOAB])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", [fe.SGNHT, fe.BAOAB])
 @pytest.mark.parametrize("friction", [5.0, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_an_automatic_step_respects_a_friction_given_by_hand(
     kernel: type[fe.Kernel], friction: float
@@ -172,11 +167,12 @@ def test_overall_and_by_block_it_is_the_temperature_asked_for(temperature: float
     np.testing.assert_allclose(total, stats["configurational_temperature"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kernel", "settings"),
     [
-        pytest.param(fe.BAOAB, {"friction": 2.0}, marks=pytest.mark.thorough),
-        pytest.param(fe.SGHMC, {"friction": 0.3}, marks=pytest.mark.thorough),
+        (fe.BAOAB, {"friction": 2.0}),
+        (fe.SGHMC, {"friction": 0.3}),
         (fe.SGNHT, {"friction": 2.0, "coupling": 1.0}),
     ],
 )
