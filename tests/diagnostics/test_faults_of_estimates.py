@@ -44,7 +44,7 @@ def at_minimum() -> fe.FreeEnergyEstimate:
 
 def test_chains_below_the_anchor(at_minimum: fe.FreeEnergyEstimate) -> None:
     assert "below_anchor" not in fe.diagnose(at_minimum).failures
-    off = estimate(offset=5.0)
+    off = estimate(offset=5.0, num_samples=60)
     verdict = fe.diagnose(off)
     assert "below_anchor" in verdict.failures
     found = verdict.table.set_index("check")["value"]["below_anchor"]
@@ -54,7 +54,7 @@ def test_chains_below_the_anchor(at_minimum: fe.FreeEnergyEstimate) -> None:
 
 def test_a_step_that_moves_the_estimate() -> None:
     # Curvatures nβ(1 + …) + γ of 15 to 20: εa = 2.5 of at most 4 raises the variance 2.7-fold.
-    coarse = estimate(kernel=fe.SGLD, step_size=0.14, check_half_step=True)
+    coarse = estimate(kernel=fe.SGLD, step_size=0.14, num_samples=100, check_half_step=True)
     assert "half_step" in fe.diagnose(coarse).failures
 
 

@@ -57,8 +57,10 @@ def run(kernel: fe.Kernel, *args: Any, **changed: Any) -> Any:
     "kernel",
     [
         fe.BAOAB,
-        fe.PSGLD,
-        *(pytest.param(k, marks=pytest.mark.thorough) for k in (fe.SGLD, fe.SGHMC, fe.SGNHT)),
+        *(
+            pytest.param(k, marks=pytest.mark.thorough)
+            for k in (fe.PSGLD, fe.SGLD, fe.SGHMC, fe.SGNHT)
+        ),
     ],
 )
 def test_a_gaussian_of_condition_1e8(kernel: type[fe.Kernel]) -> None:
@@ -206,7 +208,7 @@ def schools() -> None:
         pyro.sample("y", dist.Normal(theta, errors), obs=effects)
 
 
-@pytest.mark.parametrize("program", [funnel, schools])
+@pytest.mark.parametrize("program", [funnel, pytest.param(schools, marks=pytest.mark.thorough)])
 def test_a_posterior_whose_mode_says_nothing_of_it_has_its_metric_from_draws(program: Any) -> None:
     assert at_the_mode(Density(program), torch.ones(2, 10)) is None
     tree = run(

@@ -75,7 +75,9 @@ def plain() -> fe.FreeEnergyEstimate:
     return estimate(fe.FlatNetwork(module()), X)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "precision", ["bfloat16", pytest.param("float64", marks=pytest.mark.thorough)]
+)
 def test_the_learning_coefficient_is_that_of_float32(
     precision: str, plain: fe.FreeEnergyEstimate
 ) -> None:

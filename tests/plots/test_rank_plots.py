@@ -31,7 +31,7 @@ def test_differences_by_the_definition() -> None:
         np.testing.assert_allclose(line, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.8])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.thorough), 0.8])
 def test_one_law_stays_in_the_band(share: float) -> None:
     # 95 % of 200 cases: 190 ± 3.1; an autocorrelation that was not counted would leave hardly any.
     kept = sum(inside(autocorrelated(4, 300, share, seed)) for seed in range(200))

@@ -32,6 +32,8 @@ from .programs import POSTERIORS, flat_positive, flat_real, number, observe
 from .reference import load, needs_posteriordb, unconstrained
 
 pytestmark = needs_posteriordb
+# Those of the others are told apart just as sharply, and their log-densities are held, too.
+LONG = {"low_dim_gauss_mix-low_dim_gauss_mix", "nes1976-nes", "earnings-logearn_interaction"}
 LARGEST_Z = 4.5  # about 600 comparisons over all posteriors: beyond it four times in a thousand
 
 
@@ -63,7 +65,13 @@ def z(values: NDArray[np.float64], truth: float) -> float:
     return abs(float(values.mean()) - truth) * math.sqrt(ess) / float(values.std())
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.thorough) if name in LONG else name
+        for name in POSTERIORS
+    ],
+)
 def test_identities_of_the_score(name: str) -> None:
     program, arguments = POSTERIORS[name]
     reference = load(name)
