@@ -48,7 +48,13 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 def estimate(data: tuple[torch.Tensor, torch.Tensor]) -> fe.FreeEnergyEstimate:
     network = fe.FlatNetwork(torch.nn.Linear(2, 1, bias=False))
     return fe.estimate_free_energy(
-        network, data, likelihood="normal", num_samples=50, warmup_steps=50, progress_bar=False
+        network,
+        data,
+        likelihood="normal",
+        num_samples=20,
+        warmup_steps=20,
+        thinning=1,
+        progress_bar=False,
     )
 
 
@@ -60,8 +66,9 @@ def integral(data: tuple[torch.Tensor, torch.Tensor]) -> fe.ThermodynamicEstimat
         data,
         likelihood="normal",
         num_rungs=4,
-        num_samples=50,
-        warmup_steps=50,
+        num_samples=20,
+        warmup_steps=20,
+        thinning=1,
         progress_bar=False,
     )
 

@@ -89,7 +89,11 @@ def test_loo_is_near_the_closed_form_of_a_conjugate_model() -> None:
         with pyro.plate("data", len(y)):
             pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
 
-    draws = fe.sample(fe.BAOAB(conjugate), Y, thinning=5, progress_bar=False)
+    kernel = fe.BAOAB(conjugate, step_size=0.05, friction=3.0)
+    draws = fe.sample(
+        kernel, Y, num_samples=500, thinning=2, warmup_steps=100, compile="traced",
+        progress_bar=False,
+    )  # fmt: skip
     found = azs.loo(fe.add_log_likelihood(draws, conjugate, Y))
     # p(y_i | the others) of a normal mean with prior N(0, 10²): normal, with these moments.
     precision = 0.01 + len(Y) - 1

@@ -59,8 +59,9 @@ def test_what_must_move_is_shared_and_the_rest_by_chance() -> None:
 def test_one_chain_alone_says_nothing_of_it() -> None:
     data = (torch.zeros(1, 1), torch.zeros(1, 40))
     found = select(
-        FlatNetwork(Means(40)), data, rule="bayestune", likelihood=observed_weights, num_chains=1
-    )
+        FlatNetwork(Means(40)), data, rule="bayestune", likelihood=observed_weights, num_chains=1,
+        warmup_steps=10, num_samples=6, thinning=1,
+    )  # fmt: skip
     assert found.settings["agreement"] is None
 
 

@@ -119,7 +119,7 @@ def test_what_must_be_positive(name: str) -> None:
         integrate(**{name: 0.0})
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_data_too_few_for_a_default_temperature(n: int) -> None:
     # 1/log n is no temperature there, and none is needed: the ladder has its own.
     short: dict[str, Any] = {**FAST, "num_samples": 100, "warmup_steps": 200}
@@ -135,4 +135,4 @@ def test_a_lost_chain_is_an_error_and_no_bias() -> None:
         pytest.warns(RuntimeWarning, match="left out"),
         pytest.raises(FloatingPointError, match="smaller step_size"),
     ):
-        integrate(kernel=fe.SGLD, step_size=1.0, num_rungs=4, warmup_steps=500)
+        integrate(kernel=fe.SGLD, step_size=1.0, num_rungs=4, num_samples=20, warmup_steps=100)

@@ -292,6 +292,7 @@ def nine_draws(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unfinished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draws_module, "BLOCK_VALUES", 4 * 2 * 2)
+        patch.setattr(streams, "MAX_BLOCK_STEPS", 5)
         with stopping_after(3 + 9), pytest.warns(RuntimeWarning, match="9 of 12 draws"):
             run(folder / "run.zarr")
     return folder
