@@ -64,7 +64,7 @@ def means(copies: int = COPIES) -> tuple[FlatNetwork, tuple[Tensor, Tensor]]:
     return FlatNetwork(Means(5 * copies)), (torch.zeros(1, 1), OBSERVED.repeat(copies)[None])
 
 
-LENGTH = {"num_samples": 20, "warmup_steps": 50, "thinning": 2}
+LENGTH = {"num_samples": 10, "warmup_steps": 16, "thinning": 1}  # enough to come to scores
 
 
 SETTINGS = {name for rule in RULES for name in settings_of(rule)}

@@ -22,7 +22,7 @@ SIZE, WIDTH, DATA_SIZE, STEP_SIZE = 50, 32, 300.0, 1e-4
         pytest.param(torch.float32, "compiled", marks=pytest.mark.thorough),
         (torch.float32, "traced"),
         (torch.bfloat16, "traced"),
-        (torch.float64, "traced"),
+        pytest.param(torch.float64, "traced", marks=pytest.mark.thorough),
     ],
 )
 def test_a_step_is_that_of_the_sampler(dtype: torch.dtype, mode: CompileMode) -> None:

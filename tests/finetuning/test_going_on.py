@@ -250,7 +250,9 @@ SELECTIONS: dict[str, dict[str, Any]] = {
 
 def selected(name: str, **more: Any) -> Any:
     net, data = means(4)
-    return select(net, data, **{"likelihood": observed_weights, **SELECTIONS[name], **more})
+    length = {"num_samples": 20, "warmup_steps": 50, "thinning": 2}
+    given = {"likelihood": observed_weights, **length, **SELECTIONS[name], **more}
+    return select(net, data, **given)
 
 
 def on_rows(**more: Any) -> Any:
@@ -292,7 +294,7 @@ def go_on_with(run: Call, path: Path, stops: Sequence[int], *, read: bool = True
     assert list(path.parent.iterdir()) == [path]
 
 
-@named(SELECTIONS, "drawn", "groups", "one chain without errors")
+@named(SELECTIONS)
 def test_stage_1_stopped_and_gone_on_with(name: str, tmp_path: Path) -> None:
     # In the warm-up, among the draws of the first chain, at the start of the second.
     go_on_with(partial(selected, name), tmp_path / "run", (20, 47, 23)[: 2 if "one" in name else 3])

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
-from ppl_fe.finetuning.bayestune.proximal_step import SPACING, draw_unit, prepare
+from ppl_fe.finetuning.bayestune.proximal_step import SPACING, Settings, draw_unit, prepare
 from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior
 
 CASES = [  # alpha, beta, step_size
@@ -58,6 +58,11 @@ def exact_distribution(
     return found
 
 
+@cache
+def tables(alpha: float, beta: float, step_size: float) -> Settings:
+    return prepare(ScalePosterior(alpha, beta), step_size)
+
+
 @pytest.mark.parametrize(("alpha", "beta", "step_size"), CASES)
 @pytest.mark.parametrize(
     "mean",
@@ -69,7 +74,7 @@ def exact_distribution(
 def test_draws_have_the_law_of_prior_times_normal(
     alpha: float, beta: float, step_size: float, mean: float
 ) -> None:
-    settings = prepare(ScalePosterior(alpha, beta), step_size)
+    settings = tables(alpha, beta, step_size)
     noise = torch.linspace(-5.5, 5.5, 20_001)
     drawn = draw_unit(torch.full_like(noise, mean), noise, settings).double().numpy()
     assert (np.diff(drawn) >= 0).all()

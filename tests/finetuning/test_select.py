@@ -431,7 +431,7 @@ def test_the_prior_shown_is_one() -> None:
     own = {"prior": space["prior"], "rule": "bayestune", "step_size": 1e-3, "batch_size": 8}
     found = select(network(), (X, LABELS), **own)
     assert found.score.isfinite().all()
-    # 50 + 20 x 2 steps on minibatches are far too few, and it says so.
+    # 16 + 10 steps on minibatches are far too few, and it says so.
     assert re.search(r"^R-hat of \|w - anchor\| exceeds .*batch_size=None", found.notes[1])
 
 
