@@ -53,7 +53,6 @@ def estimate(data: tuple[torch.Tensor, torch.Tensor]) -> fe.FreeEnergyEstimate:
         likelihood="normal",
         num_samples=20,
         warmup_steps=20,
-        thinning=1,
         progress_bar=False,
     )
 

@@ -241,7 +241,7 @@ def of_old(**former: Any) -> fe.Selection:
     call: Any = fe.select_parameters
     with pytest.warns(DeprecationWarning, match="goes with the next release"):
         found: fe.Selection = call(
-            network(), (X, LABELS), sparsity=0.1, head=HEAD, progress_bar=False, **former
+            network(), (X, LABELS), sparsity=0.1, progress_bar=False, **former
         )
     return found
 
@@ -262,7 +262,7 @@ def test_the_arguments_of_old_mean_what_they_meant() -> None:
     for former, rule in pairs:
         found = of_old(**former)
         now = fe.select_parameters(
-            network(), (X, LABELS), rule=rule, sparsity=0.1, head=HEAD, progress_bar=False
+            network(), (X, LABELS), rule=rule, sparsity=0.1, progress_bar=False
         )
         assert torch.equal(found.mask, now.mask)
         assert torch.equal(found.score.nan_to_num(), now.score.nan_to_num())

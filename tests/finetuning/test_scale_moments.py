@@ -14,8 +14,8 @@ WHOLE = slice(0, SIZE)
 
 
 def moments(num_samples: int = DRAWS, **kept: bool) -> ScaleMoments:
-    given = {"errors": True, "sequences": False, **kept}
-    return ScaleMoments(SIZE, CHAINS, num_samples, VALUES[:0], **given)
+    errors, sequences = kept.get("errors", True), kept.get("sequences", False)
+    return ScaleMoments(SIZE, CHAINS, num_samples, VALUES[:0], errors=errors, sequences=sequences)
 
 
 def add(to: ScaleMoments, values: Tensor, *, extra: bool) -> None:

@@ -176,7 +176,7 @@ def test_the_number_by_a_threshold_or_by_the_knee() -> None:
 
 def test_the_head_is_not_ranked_and_equal_seeds_are_equal() -> None:
     net = network()
-    quick = {"batch_size": 20, "num_samples": 6, "warmup_steps": 8, "thinning": 1}
+    quick: dict[str, Any] = {"batch_size": 20, "num_samples": 6, "warmup_steps": 8, "thinning": 1}
     first = select(net, (X, LABELS), head=HEAD, seed=4, **quick)
     torch.manual_seed(9)
     again = select(net, (X, LABELS), head=HEAD, seed=4, **quick)

@@ -211,8 +211,9 @@ def test_a_program_with_a_loader_is_sampled_by_its_minibatches() -> None:
 
 
 def test_what_is_no_program_is_refused() -> None:
+    wrong: Any = "BAOAB"
     with pytest.raises(TypeError, match=r"kernel must be a Pyro program or .*fe\.BAOAB.*, got str"):
-        fe.sample("BAOAB")
+        fe.sample(wrong)
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])

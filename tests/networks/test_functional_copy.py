@@ -197,18 +197,18 @@ def test_half_precision_is_refused_wherever_something_would_have_to_move(
 
 
 def test_what_a_module_computed_and_keeps_is_copied_without_its_graph() -> None:
-    module = linear()
+    module: Any = linear()
     module.shift = module[1].bias * 2  # no leaf: torch's deepcopy refuses it
-    copied = functional_copy(module)
+    copied: Any = functional_copy(module)
     assert torch.equal(copied.shift, module.shift.detach())
     assert not copied.shift.requires_grad
     assert copied.shift.data_ptr() != module.shift.data_ptr()
 
 
 def test_a_module_compiled_in_place_is_copied_uncompiled() -> None:
-    module = linear()
+    module: Any = linear()
     module.compile(backend="eager")
-    copied = functional_copy(module)
+    copied: Any = functional_copy(module)
     assert copied._compiled_call_impl is None
     assert module._compiled_call_impl is not None
     torch.testing.assert_close(copied(X), linear()(X))
