@@ -33,10 +33,8 @@ def chosen(num_moved: int, alpha: float, beta: float, seed: int) -> Selection:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("num_moved", "alpha", "beta"),
-    [pytest.param(250, 5.0, 50.0, marks=pytest.mark.thorough), (0, 0.01, 100.0)],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("num_moved", "alpha", "beta"), [(250, 5.0, 50.0), (0, 0.01, 100.0)])
 def test_it_is_the_correlation_of_two_runs(num_moved: int, alpha: float, beta: float) -> None:
     runs = [chosen(num_moved, alpha, beta, seed) for seed in (0, 1)]
     stated = [reliability(Scores(run.score, mcse=run.mcse)) for run in runs]

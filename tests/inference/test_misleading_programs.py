@@ -109,7 +109,10 @@ def test_a_direction_has_an_angle_that_mixes() -> None:
         turned = pyro.deterministic("angle", torch.atan2(y, x))
         pyro.factor("towards zero", 2.0 * turned.cos())
 
-    draws = fe.sample(fe.BAOAB(direction), num_samples=500, thinning=4, progress_bar=False)
+    kernel = fe.BAOAB(direction, step_size=0.1, friction=2.0)
+    draws = fe.sample(
+        kernel, num_samples=400, thinning=3, warmup_steps=100, compile="traced", progress_bar=False
+    )
     found = draws.posterior["angle"].values
     assert abs(found).max() <= torch.pi + 1e-6
     # E[cos angle] of a von Mises density of concentration κ is I₁(κ)/I₀(κ).

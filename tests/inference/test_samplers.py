@@ -44,8 +44,8 @@ FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 @pytest.mark.parametrize(
     "kernel",
     [  # the others' are in test_compile.py
-        *(fe.PSGLD, fe.SGHMC, fe.SGNHT),
-        *(pytest.param(kernel, marks=pytest.mark.thorough) for kernel in (fe.SGLD, fe.BAOAB)),
+        *(fe.PSGLD, fe.SGNHT),
+        *(pytest.param(k, marks=pytest.mark.thorough) for k in (fe.SGHMC, fe.SGLD, fe.BAOAB)),
     ],
 )
 def test_a_traced_step_is_an_eager_one(kernel: type[fe.Kernel]) -> None:
@@ -66,16 +66,9 @@ COLD: dict[type[fe.Kernel], dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        fe.SGLD,  # of the others' equations: test_equivalences.py
-        *(
-            pytest.param(k, marks=pytest.mark.thorough)
-            for k in (fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB)
-        ),
-    ],
-)
+# That each equation is then gradient descent is held step by step in test_equivalences.py.
+@pytest.mark.thorough
+@pytest.mark.parametrize("kernel", FAMILY)
 def test_at_temperature_zero_the_chains_find_the_mode(kernel: type[fe.Kernel]) -> None:
     cold = kernel(model, step_size=0.05, temperature=0.0, **COLD[kernel])
     found = draws(cold, warmup_steps=4000, num_samples=1)
