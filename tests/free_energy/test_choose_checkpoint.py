@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,7 @@ from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.downstream.recommendation import expected_regret, recommend
-from ppl_fe.free_energy.downstream.sampled import sample_all
 from ppl_fe.free_energy.downstream.short_finetunes import FIRST_STEPS
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 
@@ -330,32 +327,28 @@ def test_those_that_are_fine_tuned_longer_come_first() -> None:
         assert own == sorted(own)
 
 
-@pytest.fixture
-def ladders() -> Ladders:
-    """What `climb` needs of them is put in its place by each test."""
-    options = cast(Any, SimpleNamespace(num_chains=2, localization=3.0))
-    network = fe.FlatNetwork(Digits())
-    return Ladders(network, TensorData(*pictures(), 24), options, 2, None)
-
-
 def test_of_candidates_side_by_side_one_that_fails_costs_no_other(
-    ladders: Ladders, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All are tried together, and then, since that failed, each by itself."""
-    networks = {name: ladders.network.with_state(state) for name, state in states().items()}
-    blind, tried = networks["blind"].anchor, []
+    network = fe.FlatNetwork(Digits())
+    anchors_of = {name: network.with_state(state).anchor for name, state in states().items()}
+    tried = []
 
     def climb(own: Ladders, anchors: torch.Tensor) -> tuple[list[Climbed], None]:
         tried.append(len(anchors))
-        if any(torch.equal(anchor, blind) for anchor in anchors):
+        if any(torch.equal(anchor, anchors_of["blind"]) for anchor in anchors):
             raise fe.DivergedError("not finite")
         ladder = pd.DataFrame({"energy": [1.0, 2.0], "energy_mcse": 0.1, "r_hat": 1.0, "ess": 99.0})
         return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], None
 
     monkeypatch.setattr(Ladders, "climb", climb)
-    found = sample_all(networks, ladders, choose_localization=False)
+    table = fe.choose_checkpoint(
+        states(), Digits(), pictures(), criteria=["free_energy"], localization=3.0,
+        progress_bar=False,
+    )  # fmt: skip
     assert tried == [3, 1, 1, 1]
-    assert found.columns["blind"] == {"error": "not finite"}
+    assert table["error"].to_dict() == {"clear": "", "dim": "", "blind": "not finite"}
     for name in ("clear", "dim"):
-        assert found.columns[name]["free_energy"] == float(networks[name].anchor[0])
-    assert found.attributes == {"localization": 3.0}
+        assert table["free_energy"][name] == float(anchors_of[name][0])
+    assert table.attrs["localization"] == 3.0

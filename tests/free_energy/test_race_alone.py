@@ -27,10 +27,9 @@ class Runner:
     def can_go_on(self, estimate: object) -> bool:
         return self.rounds < self.most
 
-    def go_on(self, runners: Any) -> bool:
-        for runner in runners:
-            runner.rounds, runner.error = runner.rounds + 1, runner.error / 2
-            runner.passes *= 2
+    def go_on(self) -> bool:
+        self.rounds, self.error = self.rounds + 1, self.error / 2
+        self.passes *= 2
         return False
 
 
@@ -40,13 +39,16 @@ class Failing(Runner):
 
 
 class Interrupted(Runner):
-    def go_on(self, runners: Any) -> bool:
-        super().go_on(runners)
+    def go_on(self) -> bool:
+        super().go_on()
         return True
 
 
 def run(**runners: Runner) -> Outcome:
-    return race(cast("dict[str, Contender]", runners), seed=0)
+    def go_on(heats: Any) -> bool:
+        return any(runner.go_on() for heat in heats for runner in heat)
+
+    return race(cast("dict[str, Contender]", runners), 0, go_on)
 
 
 def test_the_near_run_on_until_the_best_is_clear() -> None:
@@ -97,12 +99,9 @@ def test_ctrl_c_ends_the_race_where_it_is() -> None:
 
 
 def test_what_was_drawn_stands_where_chains_cannot_go_on() -> None:
-    def no_memory(groups: object, count: int) -> None:
-        raise MemoryError("too many chains")
-
-    heat = cast(Heat, SimpleNamespace(_stages=SimpleNamespace(go_on=no_memory), num_chains=2))
+    heat = cast(Heat, SimpleNamespace(chains=None, num_chains=2))
     contender = Contender(heat, 0)
-    assert Heat.go_on(heat, [contender]) is False
+    assert Heat.take(heat, [contender], MemoryError("too many chains")) is False
     assert contender.trouble.startswith("its chains could not go on: ")
     assert "too many chains" in contender.trouble
     assert contender.losses.shape == (2, 0)
