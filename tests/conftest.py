@@ -13,6 +13,7 @@ import pytest
 
 from ppl_fe.files import state_file
 from ppl_fe.inference.record import recorder
+from ppl_fe.inference.run import warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,8 @@ def _commits_whenever_they_may_be_and_no_wait_for_the_disk() -> Iterator[None]:
     """How far a killed run has come then depends on no clock, and power cuts are not tried."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_file, "COMMIT_SHARE", inf)
-        patch.setattr(recorder, "FLUSH_SECONDS", inf)
+        for module in (recorder, warm_up):
+            patch.setattr(module, "FLUSH_SECONDS", inf)
         patch.setattr(os, "fsync", lambda file: None)
         yield
 

@@ -67,7 +67,6 @@ def integral(data: tuple[torch.Tensor, torch.Tensor]) -> fe.ThermodynamicEstimat
         num_rungs=4,
         num_samples=20,
         warmup_steps=20,
-        thinning=1,
         progress_bar=False,
     )
 

@@ -341,7 +341,7 @@ def test_the_draws_before_a_failure_are_kept() -> None:
         calls += 1
         return observed_weights(output * (torch.nan if calls > 200 else 1.0), targets)
 
-    with pytest.raises(DivergedError, match=r"chain 0, step \d+ of 2050, .*likelihood") as caught:
+    with pytest.raises(DivergedError, match=r"chain 0, step \d+ of 1016, .*likelihood") as caught:
         select(net, data, likelihood=failing, num_samples=1000, step_size=0.05, data_size=1.0)
     before = caught.value.scale_mean
     assert before is not None
@@ -369,7 +369,8 @@ class Cubic(nn.Module):
 def test_a_step_chosen_too_long_is_shortened_and_told() -> None:
     net, data = FlatNetwork(Cubic()), (torch.zeros(10, 1), torch.full((10, 20), 2.0))
     settings: dict[str, Any] = {
-        "likelihood": "normal", "num_samples": 20, "batch_size": None, "data_size": 10.0,
+        "likelihood": "normal", "batch_size": None, "data_size": 10.0,
+        "num_samples": 20, "warmup_steps": 50, "thinning": 2,
     }  # fmt: skip
     found = select(net, data, **settings)
     assert found.scale_mean is not None

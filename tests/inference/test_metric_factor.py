@@ -73,7 +73,7 @@ def test_one_position_teaches_no_metric() -> None:
     plan = RunPlan(RunLength(1, 1), num_chains=2, compile="eager")
     chains, windows = fe.MALT(normal).prepare(Target(Density(normal)), plan)
     before = cast(DenseFactor, chains.factor)
-    windows.run(lambda phase: None)
+    windows.run(lambda phase: None, lambda: False, lambda: None)
     assert torch.equal(cast(DenseFactor, chains.factor).factor, before.factor)
 
 

@@ -187,7 +187,7 @@ def test_a_warm_up_is_repeated_until_it_is_five_relaxation_times() -> None:
     sampling = Sampling(kernel, Target(Density(uneven), start=start), plan)
     sampling.begin()
     relaxation = float(sampling.report["relaxation_steps"].max())
-    done, most = sampling.num_warmup_steps, 1000
+    done, most = sampling.warm_up.num_steps, 1000
     assert done > 10
     assert done >= 5 * relaxation or 2 * done > most
     assert sampling.thinning == max(1, min(math.ceil(relaxation / 2), most // 60))
