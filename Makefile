@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pyt
 test: $(READY)
 	$(PYTEST) --durations=10
 
-# The statistical checks in their other settings, which .ci/run adds: minutes again.
+# The checks in their other settings and the longest examples, which .ci/run adds: minutes again.
 test-thorough: $(READY)
 	$(PYTEST) -m "thorough and not slow" --durations=10
 
