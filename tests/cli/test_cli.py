@@ -442,7 +442,7 @@ def test_a_module_of_factories_that_fails_says_where(
 ) -> None:
     (folder / "broken_module.py").write_text(content)
     with pytest.raises((ImportError, ValueError), match=f"--data: {message}"):
-        load_factory("--data", "broken_module:data")
+        find_factory("--data", "broken_module:data")
 
 
 def test_what_follows_two_dashes_is_no_option(folder: Path) -> None:
