@@ -23,6 +23,7 @@ from ppl_fe.inference.program.simulate import (
     observed_values,
     simulate,
     to_numpy,
+    whole_numbers,
 )
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.data_groups import dataset
@@ -165,7 +166,7 @@ def prior_predictive(
         some = index_sets(first.subsamples, _device(first))[0]
         prior = at_every_draw(call, {}, num_samples, some, ["latent"])
     arrays = _predicted(call, prior, num_samples, first, ("observed", "computed"), seed + 1)
-    latent = {name: to_numpy(value) for name, value in prior.items()}
+    latent = whole_numbers({n: to_numpy(value) for n, value in prior.items()}, first.discrete)
     computed = {name: arrays.pop(name) for name in first.computed}
     groups = {"prior": latent | computed, "prior_predictive": arrays}
     labels = Labels(first.dims)
@@ -239,7 +240,7 @@ def _predicted(
 
             parts.append((subsets, in_pieces(num_draws, each, drawn)))
     axes = {name: drawn.axes for name, drawn in of_kind.items()}
-    return put_together(parts, axes, first.subsamples)
+    return whole_numbers(put_together(parts, axes, first.subsamples), first.discrete)
 
 
 def _device(first: Simulation) -> torch.device:

@@ -54,6 +54,21 @@ def check_moments(values: np.ndarray, mean: float, variance: float) -> None:
     np.testing.assert_allclose(flat.var(0), variance, rtol=ERRORS * (2 / len(flat)) ** 0.5)
 
 
+def test_counts_are_whole_numbers_as_pictures_of_counts_need_them() -> None:
+    def model(cases: Tensor | None) -> None:
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        with pyro.plate("town", 3):
+            pyro.sample("cases", dist.Poisson(rate), obs=cases)
+
+    draws, cases = draws_of(rate=torch.full((2, 5), 1.5)), torch.tensor([0.0, 2.0, 1.0])
+    found = fe.add_posterior_predictive(draws, model, cases)
+    prior = fe.prior_predictive(model, cases, num_samples=5)
+    for group in (found.posterior_predictive, found.observed_data, prior.prior_predictive):
+        assert group["cases"].dtype == np.int64
+    assert found.observed_data["cases"].values.tolist() == [0, 2, 1]
+    assert prior.prior["rate"].dtype == np.float32
+
+
 @pytest.mark.parametrize("size", [None, 4])
 def test_predictions_have_the_posterior_predictive_law_on_all_the_data(size: int | None) -> None:
     draws = exact_draws()

@@ -654,6 +654,27 @@ def test_columns_of_a_frame_are_read_by_name() -> None:
         Density(by_place, (frame,))
 
 
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_columns_of_whole_numbers_are_floats_where_the_program_needs_floats(columns: int) -> None:
+    names = [f"x{k}" for k in range(columns)]
+
+    def model(frame: Any) -> None:
+        slope = pyro.sample("slope", dist.Normal(torch.zeros(columns), 1.0).to_event(1))
+        level = pyro.sample("level", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("rows", len(frame)):
+            logits = frame[names] @ slope + level[frame["group"]]
+            pyro.sample("y", dist.Bernoulli(logits=logits), obs=frame["y"])
+
+    x = torch.arange(6 * columns).reshape(6, columns) % 5
+    frame = pd.DataFrame(x.numpy(), columns=names)
+    frame = frame.assign(group=GROUPS.numpy(), y=TARGET.long().numpy())
+    density = Density(model, (frame,))
+    position = torch.linspace(-1, 1, columns + 2)
+    logits = x.float() @ position[:columns] + position[columns:][GROUPS]
+    wanted = dist.Bernoulli(logits=logits).log_prob(TARGET).sum()
+    torch.testing.assert_close(density(position).log_likelihood, wanted)
+
+
 def test_arguments_by_keyword_and_in_mappings_are_taken_and_have_names() -> None:
     def model(data: dict[str, Any], *, response: Any) -> None:
         regression(data["x"], response)

@@ -174,15 +174,14 @@ def _changed(
     arrays = [k for k, leaf in enumerate(leaves) if leaf is not given[k]]
     still = run(leaves) if arrays else failed.error
     if still is not None:
+        by_column = [
+            _by_column(leaf, failed.dtype) or new for leaf, new in zip(given, leaves, strict=True)
+        ]
         others = chain(
-            [
-                [
-                    _by_column(leaf, failed.dtype) or new
-                    for leaf, new in zip(given, leaves, strict=True)
-                ]
-            ],
+            [by_column],
             islice(_in_dtype(leaves, failed.dtype), MOST_TRIALS),
             islice(_in_dtype(leaves, torch.int64), MOST_TRIALS),
+            _columns_in_dtype(by_column, failed.dtype),
         )
         found = next((other for other in others if run(other) is None), None)
         if found is None:  # with tensors another error may come: both need a change
@@ -194,11 +193,27 @@ def _changed(
     return leaves
 
 
-def _in_dtype(leaves: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
-    """Yield the leaves with some of the tensors in another dtype, fewest changes first."""
+def _columns_in_dtype(by_column: list[Any], dtype: torch.dtype) -> Iterator[list[Any]]:
+    """Yield the arguments with columns of whole numbers as floats: few of them, or all but few.
+
+    A column of labels wants that, or those of a design; one that chooses a group must stay.
+    """
+    if not any(isinstance(held, Columns) for held in by_column):
+        return
+    leaves, structure = pytree.tree_flatten(by_column)
+    for most_first in (False, True):
+        for other in islice(_in_dtype(leaves, dtype, most_first), MOST_TRIALS):
+            yield pytree.tree_unflatten(other, structure)
+
+
+def _in_dtype(
+    leaves: list[Any], dtype: torch.dtype, most_first: bool = False
+) -> Iterator[list[Any]]:
+    """Yield the leaves with some of the tensors in another dtype, fewest changes or most first."""
     others = [isinstance(leaf, Tensor) and _has_exact(leaf, dtype) for leaf in leaves]
     places = [k for k, other in enumerate(others) if other]
-    for count in range(1, len(places) + 1):
+    counts = range(1, len(places) + 1)
+    for count in reversed(counts) if most_first else counts:
         for chosen in combinations(places, count):
             yield [leaf.to(dtype) if k in chosen else leaf for k, leaf in enumerate(leaves)]
 

@@ -6,7 +6,7 @@ observed sites are drawn anew whatever they were given, and factors and computed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Simulation:
 
     Attributes:
         latent: sites without data. observed: sites with data. computed: `pyro.deterministic`.
-        discrete: those of `latent` that are.
+        discrete: those of `latent` and `observed` that are.
         dims: site -> names of the axes of its value.
         subsamples: the plates that subsample.
     """
@@ -109,8 +109,8 @@ def simulate(
             continue
         else:
             kind = found.latent
-            if node["fn"].support.is_discrete:
-                found.discrete.add(name)
+        if kind is not found.computed and _is_discrete(node["fn"]):
+            found.discrete.add(name)
         events = event_dimensions(node)
         axes = {frame.name: frame.dim - events for frame in minibatch_plates(node)}
         kind[name], nodes[name] = Drawn(node["value"], axes), node
@@ -207,9 +207,34 @@ def observed_values(
     for own in index_sets(subsamples, device):
         with torch.random.fork_rng(devices=[]):  # of sites that have no values
             run = simulate(call, values, own, anew=False)
-        parts.append((own, {name: to_numpy(drawn.value) for name, drawn in run.observed.items()}))
+        seen = {name: to_numpy(drawn.value) for name, drawn in run.observed.items()}
+        parts.append((own, whole_numbers(seen, run.discrete)))
         axes = {name: drawn.axes for name, drawn in run.observed.items()}
     return put_together(parts, axes, subsamples)
+
+
+def whole_numbers(
+    arrays: Mapping[str, NDArray[Any]], discrete: Collection[str]
+) -> dict[str, NDArray[Any]]:
+    """Give the arrays of discrete sites as integers, as pictures of counts need them.
+
+    Torch's counts are floats.
+
+    Example:
+        >>> whole_numbers({"cases": np.array([2.0]), "rate": np.array([2.0])}, {"cases"})
+        {'cases': array([2]), 'rate': array([2.])}
+    """
+    return {
+        name: array.astype(np.int64) if name in discrete else array
+        for name, array in arrays.items()
+    }
+
+
+def _is_discrete(distribution: Any) -> bool:
+    try:
+        return bool(distribution.support.is_discrete)
+    except NotImplementedError:  # a distribution of a user's own that says nothing of it
+        return False
 
 
 def to_numpy(tensor: Any) -> NDArray[Any]:
