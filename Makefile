@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-thorough test-all test-newest coverage check types installed notebooks docs extras clean
+.PHONY: demo test test-thorough test-all test-newest coverage check types installed notebooks docs docs-test extras clean
 
 demo: $(READY)
 	$(BIN)/ppl-fe demo --output demo-output
@@ -72,6 +72,12 @@ types: installed
 
 docs: installed $(VENV)/.docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/mkdocs.yml
+	@echo "The site is there: open build/site/index.html"
+
+# Every page of it in a browser, light and dark: links, formulas, errors, the search.
+docs-test: docs
+	$(BIN)/pip install --quiet -c constraints.txt "playwright>=1.50"
+	$(BIN)/python -m pytest -q -rs -m slow tests/test_site.py
 
 $(VENV)/.docs-ready: $(READY)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"

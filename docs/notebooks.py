@@ -1,7 +1,7 @@
 """A hook of mkdocs: every notebook of the repository becomes a page, outputs and pictures as kept.
 
 The notebooks stay where they are; nothing is run. Their pages are Markdown like all others, so
-formulas, code and search work the same.
+formulas, code and search work the same. The gallery shows the first picture of each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
@@ -35,6 +36,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for name, picture in pictures.items():
             files.append(File.generated(config, f"notebooks/{path.stem}/{name}", content=picture))
     return files
+
+
+def on_page_markdown(text: str, page: Page, **_: Any) -> str:
+    """Fill the gallery, a thumbnail for each notebook that has a picture."""
+    if page.file.src_uri != "gallery.md":
+        return text
+    shown = []
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        _, pictures = _convert(path)
+        for name in [*pictures][:1]:
+            place = f"notebooks/{path.stem}"
+            shown.append(_thumbnail(_title(path), f"{place}.md", f"{place}/{name}"))
+    return text.replace("GALLERY", "\n".join(shown))
+
+
+def _thumbnail(title: str, page: str, picture: str) -> str:
+    return f"[![{title}]({picture})<br>{title}]({page})\n"
 
 
 def _title(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ppl_fe as fe
 
@@ -72,6 +73,45 @@ def test_every_page_is_in_the_menu() -> None:
     menu = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
     for page in PAGES.rglob("*.md"):
         assert f": {page.relative_to(PAGES).as_posix()}\n" in menu, page.name
+
+
+def test_every_claim_about_features_has_its_test() -> None:
+    text = (PAGES / "features.md").read_text(encoding="utf-8")
+    named = dict(re.findall(r'<a id="(t-[\w-]+)"></a>[^`]*`([^`]+)`', text))
+    assert set(re.findall(r"\(#(t-[\w-]+)\)", text)) == set(named)
+    for place in named.values():
+        file, _, name = place.partition("::")
+        assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), place
+    own = [row.split("|")[2] for row in text.splitlines() if row.startswith("| ")]
+    claims = [cell for cell in own if cell.strip() not in ("here", "")]
+    assert all("](#t-" in cell or "no: " in cell for cell in claims), claims
+    assert "by hand" not in text
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # of so short a run
+@pytest.mark.parametrize(
+    "page", ["getting_started", "from_lightning", "chains_do_not_mix", "from_peft"]
+)
+def test_the_code_of_a_page_runs(
+    page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for file in (PAGES / "data").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for epoch in (1, 2):
+        layers = [torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)]
+        tensors = torch.nn.Sequential(*layers).state_dict()
+        state = {f"model.layers.{name}": tensor for name, tensor in tensors.items()}
+        torch.save({"state_dict": state, "epoch": epoch}, f"epoch={epoch}.ckpt")
+    quick = {"num_samples": 20, "warmup_steps": 20, "progress_bar": False}
+    for name in ("sample", "rank_checkpoints", "estimate_free_energy"):
+        more = {"compile": "eager"} if name == "sample" else {}
+        monkeypatch.setattr(fe, name, partial(getattr(fe, name), **quick, **more))
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, found)
 
 
 @pytest.mark.thorough
