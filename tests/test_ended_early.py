@@ -139,7 +139,8 @@ def lots_done(path: Path) -> int:
     table = path / "table.json"
     if not table.exists():
         return 0
-    return sum(lot["rows"] is not None for lot in json.loads(table.read_text())["lots"])
+    held = json.loads(json.loads(table.read_text())["table"])
+    return sum(lot["rows"] is not None for lot in held["lots"])
 
 
 TIMES = [pytest.param(3, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
