@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases.bert import DATA, INPUTS, ROWS, bert
 
 import ppl_fe as fe
 
@@ -90,9 +91,7 @@ def test_every_claim_about_features_has_its_test() -> None:
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning")  # of so short a run
-@pytest.mark.parametrize(
-    "page", ["getting_started", "from_lightning", "chains_do_not_mix", "from_peft"]
-)
+@pytest.mark.parametrize("page", ["getting_started", "from_lightning", "chains_do_not_mix"])
 def test_the_code_of_a_page_runs(
     page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -135,6 +134,32 @@ def test_the_code_for_users_of_pymc_runs(monkeypatch: pytest.MonkeyPatch) -> Non
         plt.close("all")
         plt.switch_backend(before)
     assert list(fe.summary(found["draws"], ["theta"]).index) == [f"theta[{k}]" for k in "ABCDEFGH"]
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.filterwarnings("ignore:.pin_memory. argument")
+def test_the_code_for_users_of_peft_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    monkeypatch.chdir(tmp_path)
+    bert().get_submodule("bert").bfloat16().save_pretrained("base")  # type: ignore[operator]
+    text = (PAGES / "from_peft.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {
+        "base": "base",
+        "train": DATA,
+        "held_out": DATA,
+        "inputs": INPUTS,
+        "rows": ROWS,
+    }
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, found)
+    given, expected = found["model"], found["logits"]
+    assert {"sparse", "low_rank", "task.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    assert found["tuned"].metrics.keys() == {"accuracy"}
+    assert given.training
+    assert expected.shape == (32, 3)
 
 
 def az_major() -> int:

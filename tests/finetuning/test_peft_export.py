@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,26 @@ def test_what_shira_cannot_hold_is_refused(
     with pytest.raises(ValueError, match=message):
         save_adapter(tuned, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_a_head_of_two_layers_one_called_as_the_other_ends(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    def layers() -> nn.Module:
+        parts = {"body": nn.Linear(4, 8), "pre_classifier": nn.Linear(8, 8)}
+        return nn.Sequential(OrderedDict(parts, classifier=nn.Linear(8, 2)))
+
+    torch.manual_seed(85)
+    base = layers()
+    network = FlatNetwork(base)
+    mask = torch.zeros(network.num_parameters, dtype=torch.bool)
+    mask[:5] = True
+    tuned = tune(network, (X, LABELS), mask=mask, head=["pre_classifier", "classifier"])
+    save_adapter(tuned, tmp_path)
+    loaded: Any = PeftModel.from_pretrained(base, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(X), tuned.predict(X), rtol=0, atol=1e-6)
 
 
 def test_a_head_that_peft_would_mistake_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.skipif(
 def trainer(model: nn.Module | None, callback: Any, folder: Path, **options: Any) -> Any:
     import transformers
 
-    extra = {name: options.pop(name) for name in ("model_init",) if name in options}
+    own = ("model_init", "eval_dataset", "compute_metrics")
+    extra = {name: options.pop(name) for name in own if name in options}
     given: dict[str, Any] = {
         "max_steps": 20,
         "per_device_train_batch_size": 8,
@@ -118,7 +119,8 @@ def test_a_step_is_that_of_the_masked_gradient_clipped(accumulated: int, tmp_pat
     selection = selected(network)
     batch = copy.deepcopy(model).eval()
     batch(**DATA).loss.backward()
-    gradient = network.flatten({n: batch.get_parameter(n).grad for n in network.names})
+    given = {name: tensor.grad for name, tensor in batch.named_parameters()}
+    gradient = network.flatten({n: grad for n, grad in given.items() if grad is not None})
     gradient[frozen(network, selection.mask)] = 0.0
     clip = gradient.norm().item() / 2
     masked = fe.MaskedTraining(selection)
@@ -248,6 +250,22 @@ def test_tokenised_sets_go_straight_into_the_selection() -> None:
         assert torch.equal(other.mask, found[0].mask)
     with pytest.raises(TypeError, match="'sentence' is a str that is no tensor"):
         fe.select_parameters(network, [{**row, "sentence": "x"} for row in lists], head=HEAD)
+
+
+def test_numbers_of_compute_metrics_are_kept(tmp_path: Path) -> None:
+    network = fe.FlatNetwork(bert())
+    masked = fe.MaskedTraining(selected(network))
+    trainer(
+        bert(), masked, tmp_path, max_steps=4, logging_steps=10, eval_strategy="steps",
+        eval_steps=2, eval_dataset=ROWS,
+        compute_metrics=lambda found: {"f1": len(found.label_ids) / 64, "accuracy": 0.25},
+    ).train()  # fmt: skip
+    tuned = masked.tuned(network)
+    assert tuned.metrics == {"f1": 0.5, "accuracy": 0.25}
+    assert tuned.history["step"].tolist() == [2, 4]
+    assert tuned.history["validation_accuracy"].tolist() == [0.25, 0.25]
+    assert "weights of step      4 of 4" in repr(tuned)
+    assert "nan" not in repr(tuned)
 
 
 def test_a_misspelt_argument_is_named() -> None:

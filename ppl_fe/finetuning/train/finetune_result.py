@@ -161,11 +161,13 @@ class FinetuneResult:
         if self.head:
             size = sum(tensor.numel() for tensor in self.head.values())
             rows.append(("fresh head", f"{size:,} parameters in {', '.join(self.head)}"))
-        updates = self.history[self.history["step"] > 0] if len(self.history) else self.history
-        if len(updates):
-            first, last = updates["loss"].iloc[[0, -1]]
-            rows.append(("loss of a batch", f"{first:.4f} at first, {last:.4f} at last"))
-        rows.append(("weights of step", f"{self.step} of {len(updates)}"))
+        losses = self.history["loss"].dropna()
+        if len(losses):
+            rows.append(
+                ("loss of a batch", f"{losses.iloc[0]:.4f} at first, {losses.iloc[-1]:.4f} at last")
+            )
+        steps = int(self.history["step"].max()) if len(self.history) else 0
+        rows.append(("weights of step", f"{self.step} of {max(steps, self.step)}"))
         at = self.history[self.history["step"] == self.step] if len(self.history) else self.history
         for name in ("validation_loss", "validation_accuracy"):
             if name in at and at[name].notna().any():

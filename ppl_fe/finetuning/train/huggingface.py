@@ -32,7 +32,7 @@ from ppl_fe.arguments import named_arguments
 from ppl_fe.files.digest import digest
 from ppl_fe.finetuning.selection import Selection, SelectionError
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
-from ppl_fe.finetuning.train.looks import OWN_COLUMNS
+from ppl_fe.finetuning.train.looks import OWN_COLUMNS, at_step
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import base_tensors, network_hash
 from ppl_fe.networks.matching import listed
@@ -127,7 +127,10 @@ class MaskedTraining(TrainerCallback):
         hashed = network_hash(network, self.selection.head)
         if network.slices != self.selection.slices or hashed != self._untrained_hash():
             self._check("after training")
-            raise SelectionError("network is not the pretrained one that the selection was made on")
+            raise SelectionError(
+                "network is not the pretrained one that the selection was made on; make it before "
+                "training, or of the checkpoint again"
+            )
         named = dict(self._model.named_parameters())
         vector = network.flatten({name: named[name].detach() for name in network.names})
         parts = network.unflatten(vector)
@@ -139,6 +142,7 @@ class MaskedTraining(TrainerCallback):
             base_hash=hashed,
             head={name: parts[name] for name in self.selection.head},
             network=network,
+            metrics=at_step(self._history, self._step, self._history.columns[len(OWN_COLUMNS) :]),
         )
 
     def __repr__(self) -> str:
@@ -217,4 +221,16 @@ def _history(log: list[Mapping[str, Any]]) -> pd.DataFrame:
         for name in ("loss", "accuracy"):
             if f"eval_{name}" in entry:
                 row[f"validation_{name}"] = entry[f"eval_{name}"]
-    return pd.DataFrame([rows[step] for step in sorted(rows)], columns=list(OWN_COLUMNS))
+        row |= {name: entry[f"eval_{name}"] for name in _metrics(entry)}
+    names = dict.fromkeys(name for entry in log for name in _metrics(entry))
+    return pd.DataFrame([rows[step] for step in sorted(rows)], columns=[*OWN_COLUMNS, *names])
+
+
+# What Trainer reports of an evaluation beside the numbers of `compute_metrics`.
+TIMES = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+
+
+def _metrics(entry: Mapping[str, Any]) -> list[str]:
+    """Name the metrics of `compute_metrics` in an entry of Trainer's log."""
+    names = [name.removeprefix("eval_") for name in entry if name.startswith("eval_")]
+    return [name for name in names if name not in ("loss", *TIMES)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -91,6 +92,17 @@ def looks_of(
         return None
     seen = source if held_out is None else held_out
     return Looks(lambda: one_pass(seen, batch_size), held_out is not None, dict(metrics or {}))
+
+
+def at_step(history: pd.DataFrame, step: int, names: Iterable[str]) -> dict[str, float]:
+    """Give what a history says, in these columns, of the weights after so many steps.
+
+    Example:
+        >>> at_step(pd.DataFrame({"step": [0, 5], "f1": [0.5, 0.75]}), 5, ["f1"])
+        {'f1': 0.75}
+    """
+    rows = history[history["step"] == step]
+    return {name: float(rows[name].iloc[0]) if len(rows) else nan for name in names}
 
 
 def _whole(kept: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,8 @@ def _lora(tuned: FinetuneResult) -> Adapter:
         "r": rank,
         "lora_alpha": ALPHA_OVER_RANK * rank,
         "target_modules": _whole_names(tuned.adapters),
+        # By which transformers loads the folder; it would leave out the entries of SHiRA.
+        "base_model_name_or_path": getattr(tuned.network.module, "name_or_path", None) or None,
     }
 
 
@@ -154,7 +156,7 @@ def _head_modules(module: nn.Module, head: list[str]) -> list[str] | None:
         name
         for name, _ in module.named_modules()
         for layer in layers
-        if not layer or (name.endswith(layer) and name != layer)
+        if not layer or (name.endswith(layer) and name not in layers)
     ]
     if mistaken:
         raise ValueError(

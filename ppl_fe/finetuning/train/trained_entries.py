@@ -32,7 +32,8 @@ def check_mask(network: FlatNetwork, mask: Tensor) -> None:
         ValueError: mask must have shape (2,), one entry a parameter, got (1,)
     """
     if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a tensor of booleans, got {type(mask).__name__}")
+        inside = "; give its .mask" if hasattr(mask, "mask") else ""
+        raise TypeError(f"mask must be a tensor of booleans, got {type(mask).__name__}{inside}")
     if mask.dtype != torch.bool:
         raise TypeError(
             f"mask must be of booleans, got {mask.dtype}; compare first, for example mask > 0"

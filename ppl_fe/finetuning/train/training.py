@@ -18,7 +18,7 @@ from ppl_fe.finetuning.going_on import facts_of, hold_to
 from ppl_fe.finetuning.objective import Objective, data_and_batch, shuffled
 from ppl_fe.finetuning.train import lora
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
-from ppl_fe.finetuning.train.looks import Metric, looks_of
+from ppl_fe.finetuning.train.looks import Metric, at_step, looks_of
 from ppl_fe.finetuning.train.trained_entries import (
     TrainedEntries,
     build_optimizer,
@@ -197,7 +197,7 @@ def finetune(
         head={name: parts[name] for name in names},
         network=network,
         adapters=adapters,
-        metrics=outcome.at_end(metrics or ()),
+        metrics=at_step(outcome.history, outcome.step, metrics or ()),
     )
     if outcome.failure:
         raise _diverged(outcome, plan, tuned)

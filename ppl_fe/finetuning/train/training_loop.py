@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, isnan, nan
 
@@ -89,11 +89,6 @@ class Outcome:
     history: pd.DataFrame
     step: int
     failure: str
-
-    def at_end(self, names: Iterable[str]) -> dict[str, float]:
-        """Give what the history says, in these columns, of the weights that were kept."""
-        rows = self.history[self.history["step"] == self.step]
-        return {name: float(rows[name].iloc[0]) if len(rows) else nan for name in names}
 
 
 @dataclass
