@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ppl_fe.free_energy.candidates import Checkpoint, in_words
 from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.local_chains import FreshHead
 from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import Lot
 from ppl_fe.networks.checkpoints import read_checkpoint
@@ -121,13 +122,15 @@ def _at_a_worker(
 ) -> Any:
     """Do the work on a lot, whose networks are made anew from its checkpoints."""
     own = replace(own, likelihood=taken(folder, "likelihood"), kernel=taken(folder, "kernel"))
-    given: Materials = taken(folder, "data")._replace(template=taken(folder, "module"))
-    fresh = given.template.head_names(None if given.head is None else given.head.name)
+    template: FlatNetwork = taken(folder, "module")
+    head: FreshHead | None = taken(folder, "head")
+    fresh = template.head_names(None if head is None else head.name)
     networks: dict[str, FlatNetwork] = {}
     for name, file in files.items():
         checkpoint = taken(folder, f"checkpoint {file}") if isinstance(file, int) else file
-        networks[name] = given.template.with_state(read_checkpoint(checkpoint), fresh)
-    return work(given._replace(networks=networks), own, *more)
+        networks[name] = template.with_state(read_checkpoint(checkpoint), fresh)
+    source, held_out = taken(folder, "data"), taken(folder, "held_out")
+    return work(Materials(template, networks, source, held_out, head, whole=True), own, *more)
 
 
 @contextmanager
@@ -156,7 +159,9 @@ def chosen_place(
     folder = TaskFolder(None if options.save_to is None else Path(options.save_to) / "tasks")
     try:
         folder.put("module", given.template)
-        folder.put("data", given._replace(template=None, networks={}, whole=True))
+        folder.put("data", given.source)
+        folder.put("held_out", given.held_out)
+        folder.put("head", given.head)
         folder.put("likelihood", options.likelihood)
         folder.put("kernel", options.kernel)
         made = Elsewhere(workers, folder, checkpoints, progress=options.progress_bar)

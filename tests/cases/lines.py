@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import ppl_fe as fe
 
-FIRST = os.getpid()
 N, D, GAMMA = 300, 16, 10.0
 _RNG = np.random.default_rng(7)
 X = _RNG.standard_normal((N, D)) * np.linspace(0.3, 1.5, D)
@@ -42,10 +41,10 @@ class Deadly(Line):
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.first = folder, os.getpid()
 
     def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != FIRST and float(self.get_buffer("number")) == 2:
+        if os.getpid() != self.first and float(self.get_buffer("number")) == 2:
             marker = None if self.folder is None else self.folder / "died"
             if marker is None or not marker.exists():
                 if marker is not None:
@@ -59,10 +58,10 @@ class Seen(Line):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.first = folder, os.getpid()
 
     def forward(self, x: Tensor) -> Tensor:
-        if os.getpid() != FIRST:
+        if os.getpid() != self.first:
             (self.folder / f"{float(self.get_buffer('number')):g} {os.getpid()}").touch()
         if "SLOW" in os.environ:
             time.sleep(0.05)

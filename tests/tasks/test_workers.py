@@ -39,8 +39,8 @@ def failing(error: BaseException) -> None:
     raise error
 
 
-def dying(number: int, deadly: int) -> int:
-    assert os.getpid() != FIRST
+def dying(number: int, deadly: int, first: int) -> int:
+    assert os.getpid() != first
     if number == deadly:
         os._exit(1)
     return number
@@ -92,7 +92,7 @@ def test_a_dead_worker_s_tasks_are_run_again_each_by_itself() -> None:
         return pools[-1]
 
     workers = Workers(pools[0], renewed, most=2)
-    found = run(workers, dying, {k: (k, 1) for k in range(6)})
+    found = run(workers, dying, {k: (k, 1, FIRST) for k in range(6)})
     for pool in pools:
         pool.shutdown()
     dead = found.pop(1)
@@ -105,7 +105,7 @@ def test_a_dead_worker_s_tasks_are_run_again_each_by_itself() -> None:
 
 def test_a_pool_of_the_user_that_broke_says_so() -> None:
     with forked(1) as pool:
-        found = run(Workers(pool), dying, {k: (k, 0) for k in range(3)})
+        found = run(Workers(pool), dying, {k: (k, 0, FIRST) for k in range(3)})
     for one in found.values():
         assert isinstance(one.found, ChildProcessError)
         assert "such a pool takes no more tasks; n_jobs= makes one that recovers" in str(one.found)
@@ -198,7 +198,7 @@ def test_one_job_is_this_process() -> None:
 def test_n_jobs_counts_as_joblib_does_and_its_processes_outlive_a_death() -> None:
     with opened_workers(None, -1) as workers:
         assert workers is not None
-        found = run(workers, dying, {k: (k, 1) for k in range(4)})
+        found = run(workers, dying, {k: (k, 1, FIRST) for k in range(4)})
         assert {k for k, one in found.items() if isinstance(one.found, Exception)} == {1}
         assert run(workers, threads, {0: ()})[0].found == 1
         workers.executor.shutdown(kill_workers=True)  # type: ignore[call-arg]
