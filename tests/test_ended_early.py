@@ -189,17 +189,16 @@ def full_after(syncs: int) -> Iterator[Callable[[], int]]:
         yield lambda: done
 
 
-@pytest.mark.parametrize(
-    "apart", [pytest.param(9, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("name", KINDS)
-def test_a_disk_that_is_full_at_any_commit(name: str, apart: int, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_any_commit(name: str, times: int, tmp_path: Path) -> None:
     kind = KINDS[name]
     whole = kind.call()
     with full_after(10**9) as count:
         kind.call(save_to=tmp_path / "whole" / kind.file)
         most = count() // 2  # commits go by the clock: another run may have fewer
-    for syncs in range(0, most, apart):
+    moments = range(0, most, max(1, most // times))
+    for syncs in moments:
         folder = tmp_path / str(syncs)
         path = folder / kind.file
         with full_after(syncs), pytest.raises(OSError, match="save_to: ") as error:
@@ -207,7 +206,7 @@ def test_a_disk_that_is_full_at_any_commit(name: str, apart: int, tmp_path: Path
         assert error.value.errno == errno.ENOSPC
         kind.assert_same(go_on(kind.call, path), whole)
         assert [file.name for file in folder.iterdir()] == [kind.file]
-    print(f"{name}: full at {len(range(0, most, apart))} commits")
+    print(f"{name}: full at {len(moments)} of {2 * most} commits")
 
 
 def running_in(group: int) -> list[str]:

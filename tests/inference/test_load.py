@@ -67,7 +67,7 @@ def test_memory_stays_within_what_is_announced(num_chains: int, size: int) -> No
     assert 0.5 < found["sd"] < 1.5
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts memory as Linux does")
 def test_a_hundred_thousand_draws_at_constant_memory_and_speed(
     monkeypatch: pytest.MonkeyPatch,
