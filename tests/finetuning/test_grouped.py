@@ -53,7 +53,10 @@ def grouped(width: int, alpha: float, beta: float) -> Selection:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("width", "alpha", "beta"), [(1, 5.0, 50.0), (8, 0.5, 20.0)])
+@pytest.mark.parametrize(
+    ("width", "alpha", "beta"),
+    [pytest.param(1, 5.0, 50.0, marks=pytest.mark.thorough), (8, 0.5, 20.0)],
+)
 def test_posterior_scales_of_conjugate_groups(width: int, alpha: float, beta: float) -> None:
     found = grouped(width, alpha, beta)
     assert found.scale_mean is not None

@@ -29,6 +29,7 @@ from ppl_fe.finetuning.bayestune.at_scale.stiffness import Stiffness, measure
 from ppl_fe.finetuning.bayestune.restarts import run_chains
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
+from ppl_fe.finetuning.custom_prior import variational_starts
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.finetuning.sampling_plan import SamplingPlan
@@ -426,7 +427,8 @@ def test_a_prior_that_is_none_is_shown_one(prior: Any, message: str) -> None:
     assert str(raised.value).endswith(PRIOR_EXAMPLE)
 
 
-def test_the_prior_shown_is_one() -> None:
+def test_the_prior_shown_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variational_starts, "STEPS", 100)
     space: dict[str, Any] = {"pyro": pyro, "dist": dist}
     exec(PRIOR_EXAMPLE.strip("`"), space)
     own = {"prior": space["prior"], "rule": "bayestune", "step_size": 1e-3, "batch_size": 8}

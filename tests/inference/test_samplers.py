@@ -44,8 +44,11 @@ FAMILY = [fe.SGLD, fe.PSGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB]
 @pytest.mark.parametrize(
     "kernel",
     [  # the others' are in test_compile.py
-        *(fe.PSGLD, fe.SGNHT),
-        *(pytest.param(k, marks=pytest.mark.thorough) for k in (fe.SGHMC, fe.SGLD, fe.BAOAB)),
+        fe.SGNHT,
+        *(
+            pytest.param(k, marks=pytest.mark.thorough)
+            for k in (fe.PSGLD, fe.SGHMC, fe.SGLD, fe.BAOAB)
+        ),
     ],
 )
 def test_a_traced_step_is_an_eager_one(kernel: type[fe.Kernel]) -> None:

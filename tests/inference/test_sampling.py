@@ -114,7 +114,7 @@ def test_statistics_belong_to_the_draw_they_stand_beside() -> None:
         assert found["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("size", [pytest.param(None, marks=pytest.mark.thorough), 4])
 def test_equal_seeds_give_equal_draws_and_others_do_not(size: int | None) -> None:
     torch.manual_seed(0)
     one = draws(None, Y, size, num_samples=8, seed=1)

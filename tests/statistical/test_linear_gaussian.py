@@ -28,9 +28,8 @@ def network(anchor: NDArray[np.float64]) -> fe.FlatNetwork:
     return fe.FlatNetwork(nn.Linear(D, 1, bias=False)).with_state({"weight": weight})
 
 
-@pytest.mark.parametrize(
-    "which", [pytest.param(0, marks=pytest.mark.thorough), 2]
-)  # at the minimum of the loss, and off it
+@pytest.mark.thorough
+@pytest.mark.parametrize("which", [0, 2])  # at the minimum of the loss, and off it
 def test_wbic(which: int) -> None:
     found = fe.estimate_free_energy(
         network(ANCHORS[which]),

@@ -58,6 +58,7 @@ def test_mean_and_variance_of_the_discretised_chain(size: int | None, temperatur
     assert max(map(abs, scores(tree, temperature / CURVATURE)[1])) > 10
 
 
+@pytest.mark.thorough
 def test_the_full_data_estimator_has_no_noise() -> None:
     step_size = 0.04
     kernel = fe.SGLD(conjugate, step_size=step_size, gradient="full_data")
