@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cases.lines import DATA, Line, Seen, assert_same, rank, state
-
-import ppl_fe as fe
 
 README = Path(__file__).parents[2] / "README.md"
 STATES = {f"{k}": state(0.1 * k, float(k // 2)) for k in range(24)}  # two a lot
@@ -46,7 +45,7 @@ def started(*command: str, **environment: str) -> Iterator[subprocess.Popen[byte
 def scheduler(folder: Path) -> Iterator[str]:
     """Start a scheduler on a free port; give its address."""
     file = folder / "scheduler.json"
-    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-show"]
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     with started("scheduler", *options, "--scheduler-file", str(file)):
         until = time.monotonic() + 300
         while not file.exists() or "tcp://" not in file.read_text():
@@ -105,9 +104,9 @@ def test_the_lines_of_the_readme(tmp_path: Path) -> None:
     block = re.search(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert block
     few = dict(list(STATES.items())[:3])
-    names: dict[str, Any] = {"fe": fe, "module": Line(), "data": DATA, "checkpoints": few}
-    with scheduler(tmp_path) as address, worker(address), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fe, "rank_checkpoints", lambda states, *_, **more: rank(states, **more))
+    short = SimpleNamespace(rank_checkpoints=lambda states, *_, **more: rank(states, **more))
+    names: dict[str, Any] = {"fe": short, "module": Line(), "data": DATA, "checkpoints": few}
+    with scheduler(tmp_path) as address, worker(address):
         code = block[1].replace("tcp://scheduler:8786", address)
         assert address in code
         exec(code, names)
