@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_at_any_commit(name: str, times: int, tmp_path: Path
     for syncs in moments:
         folder = tmp_path / str(syncs)
         path = folder / kind.file
-        with full_after(syncs), pytest.raises(OSError, match="save_to: ") as error:
+        with full_after(syncs), pytest.raises(OSError, match="No space left") as error:
             kind.call(save_to=path)
         assert error.value.errno == errno.ENOSPC
         kind.assert_same(go_on(kind.call, path), whole)
