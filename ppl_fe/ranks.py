@@ -103,6 +103,7 @@ def summed(values: Tensor) -> Tensor:
     """Sum a tensor over all ranks, which get the same bits; a graph can be traced through it.
 
     Example:
+        >>> import torch
         >>> summed(torch.ones(2))
         tensor([1., 1.])
     """

@@ -15,7 +15,7 @@ from cases.rankings import QUICKEST, N, X, linear_state, rank_lines
 from torch import Tensor, nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy import ranking
+from ppl_fe.free_energy import lot_work, ranking
 from ppl_fe.free_energy.baselines.columns import baseline_columns
 from ppl_fe.free_energy.candidates import named_checkpoints
 from ppl_fe.free_energy.local_chains import LocalChains, sample_local_posteriors
@@ -43,7 +43,7 @@ def refuse_lots(monkeypatch: pytest.MonkeyPatch, bias: float, most: int = 99) ->
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nat line 3")
         return sample_local_posteriors(network, anchors, *rest)
 
-    monkeypatch.setattr(ranking, "sample_local_posteriors", limited)
+    monkeypatch.setattr(lot_work, "sample_local_posteriors", limited)
     return sizes
 
 

@@ -13,6 +13,7 @@ from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.free_energy import lots
 from ppl_fe.free_energy.downstream.recommendation import expected_regret, recommend
 from ppl_fe.free_energy.downstream.short_finetunes import FIRST_STEPS
 from ppl_fe.free_energy.ladders import Climbed, Ladders
@@ -343,6 +344,7 @@ def test_of_candidates_side_by_side_one_that_fails_costs_no_other(
         return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], None
 
     monkeypatch.setattr(Ladders, "climb", climb)
+    monkeypatch.setattr(lots, "MOST_CHAINS", 128)
     table = fe.choose_checkpoint(
         states(), Digits(), pictures(), criteria=["free_energy"], localization=3.0,
         progress_bar=False,

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy import lots, racing, ranking, ranking_rows
+from ppl_fe.free_energy import lot_work, lots, racing, ranking_rows
 from ppl_fe.free_energy.racing import probability_of_lowest
 
 
@@ -308,7 +308,7 @@ def test_a_checkpoint_whose_chains_all_fail_keeps_its_row() -> None:
 def test_baselines_that_cannot_be_had_are_refused_before_the_chains_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ranking, "sample_local_posteriors", None)
+    monkeypatch.setattr(lot_work, "sample_local_posteriors", None)
     with pytest.raises(ValueError, match="no linear submodule"):
         rank_lines({"a": linear_state(0.0)}, baselines=True)
 
