@@ -18,24 +18,24 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from printed import add_output, show
+from stage_one import Step, plain_step
 from torch import nn
 
 import ppl_fe as fe
 from ppl_fe.data import TensorData
-from ppl_fe.finetuning.objective import Objective, shuffled
 from ppl_fe.networks.flat import FlatNetwork
 
 HERE = Path(__file__).parent
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 ROUNDS = 20
 LARGE = 10_000  # the width of a square layer: 10⁸ weights
-Step = Callable[[], object]
 
 
 def median_ms(step: Step, rounds: int = ROUNDS) -> float:
@@ -52,18 +52,8 @@ def median_ms(step: Step, rounds: int = ROUNDS) -> float:
 
 
 def fused_adamw(network: FlatNetwork, source: TensorData, batch_size: int) -> Step:
-    """Make the step of an optimiser on all weights, on the batches that a chain has."""
-    module = copy.deepcopy(network.module).requires_grad_(True)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6, fused=True)
-    objective = Objective("categorical", network.device, network.autocast)
-    batches = shuffled(source, batch_size, 0)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        objective(module, next(batches))[0].backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    """Make the step of the fastest optimiser that torch has, on all weights."""
+    return plain_step(partial(torch.optim.AdamW, lr=1e-6, fused=True), network, source, batch_size)
 
 
 def chain_ms(network: FlatNetwork, data: Any, num_chains: int, draws: int) -> float:

@@ -16,6 +16,7 @@ below the table. All else is: vectors of the row itself and gradients of every k
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import importlib
 import json
@@ -27,6 +28,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +93,20 @@ def data(quick: bool) -> TensorData:
 
 
 def plain_sgd(net: FlatNetwork, source: TensorData) -> Step:
-    import copy
+    return plain_step(partial(torch.optim.SGD, lr=1e-4), net, source, BATCH)
 
+
+def plain_step(
+    make: Callable[..., torch.optim.Optimizer],
+    net: FlatNetwork,
+    source: TensorData,
+    batch_size: int,
+) -> Step:
+    """Make the step of an optimiser on all weights, on the batches that a chain has."""
     module = copy.deepcopy(net.module).requires_grad_(True)
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4)
+    optimizer = make(module.parameters())
     objective = Objective("categorical", net.device, net.autocast)
-    batches = shuffled(source, BATCH, 0)
+    batches = shuffled(source, batch_size, 0)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, distributed
+from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
 
@@ -48,16 +49,37 @@ def is_first() -> bool:
     return ranks().own == 0
 
 
-def own_rows(length: int) -> slice:
+def own_part(batch: T) -> T:
     """Give the rows of a minibatch that this rank evaluates: none where there are more ranks.
+
+    Args:
+        batch: tensors (B, ...) in tuples, lists and mappings, the rows of all ranks together.
+
+    Example:
+        >>> own_part(("inputs", "targets"))  # one process has them all, as they are
+        ('inputs', 'targets')
+    """
+    if not are_several():
+        return batch
+    part: T = pytree.tree_map(lambda tensor: tensor[_own_rows(len(tensor))], batch)
+    return part
+
+
+def own_share(length: int) -> float:
+    """Give the share of a minibatch's rows, by which this rank's loss and gradient weigh.
 
     Args:
         length: B, the rows of all ranks together.
 
     Example:
-        >>> own_rows(10)
-        slice(0, 10, None)
+        >>> own_share(10)
+        1.0
     """
+    rows = _own_rows(length)
+    return float((rows.stop - rows.start) / length)
+
+
+def _own_rows(length: int) -> slice:
     count, own = ranks()
     return slice(length * own // count, length * (own + 1) // count)
 

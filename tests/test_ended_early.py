@@ -22,7 +22,7 @@ import torch
 import xarray as xr
 from cases.killed import ended_after, processor_seconds
 from cases.selection import means, observed_weights, select
-from cases.stored_runs import run
+from cases.stored_runs import counted, run
 from cases.tuning import LABELS, X, tune
 from torch import nn
 
@@ -30,7 +30,6 @@ import ppl_fe as fe
 from ppl_fe.files import syncing
 from ppl_fe.free_energy import lots
 from ppl_fe.inference.record import recorder as draws_module
-from ppl_fe.inference.step.chains import Chains
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -119,20 +118,6 @@ def go_on(call: Callable[..., Any], path: Path) -> Any:
     except FileNotFoundError:
         assert not path.exists()
         return call(save_to=path)
-
-
-def counted(call: Callable[[], Any]) -> tuple[Any, int]:
-    """Make a call, and count the steps that chains take in it."""
-    advance, taken = Chains.advance, 0
-
-    def counting(chains: Chains) -> Any:
-        nonlocal taken
-        taken += 1
-        return advance(chains)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chains, "advance", counting)
-        return call(), taken
 
 
 def lots_done(path: Path) -> int:

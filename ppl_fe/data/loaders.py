@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from ppl_fe.data.rows import Inputs, check_rows, convert, split
-from ppl_fe.ranks import own_rows
+from ppl_fe.ranks import own_part
 
 
 class LoaderData:
@@ -83,11 +83,7 @@ class LoaderData:
             >>> inputs.shape, targets.shape
             (torch.Size([2, 1]), torch.Size([2]))
         """
-        inputs, targets = next(self.batches())
-        rows = own_rows(len(targets))
-        if isinstance(inputs, Tensor):
-            return inputs[rows], targets[rows]
-        return {name: tensor[rows] for name, tensor in inputs.items()}, targets[rows]
+        return own_part(next(self.batches()))
 
     def batches(self) -> Iterator[tuple[Inputs, Tensor]]:
         """Give batches for ever, one pass over the loader after another, each batch checked.

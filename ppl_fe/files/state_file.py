@@ -15,6 +15,34 @@ from ppl_fe.files.syncing import sync
 COMMIT_SHARE = 0.1  # of the time of a run that its commits may take
 
 
+def in_one(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Put the tensors of several parts side by side, as "part:name", or "name" of the part "".
+
+    Example:
+        >>> list(in_one({"chains": {"position": Tensor()}, "": {"count": Tensor()}}))
+        ['chains:position', 'count']
+    """
+    return {
+        f"{part}:{name}" if part else name: tensor
+        for part, own in parts.items()
+        for name, tensor in own.items()
+    }
+
+
+def in_parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Take apart what `in_one` has put side by side; parts without tensors are not there.
+
+    Example:
+        >>> [*in_parts({"chains:position": Tensor(), "count": Tensor()})]
+        ['chains', '']
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        part, colon, name = key.partition(":")
+        parts.setdefault(part if colon else "", {})[name if colon else part] = tensor
+    return parts
+
+
 class StateFile:
     """Tensors and facts as safetensors, written aside and renamed.
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts, Part, as_part, given
-from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer, rows_of
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.matching import listed
-from ppl_fe.ranks import are_several, each_said, own_rows, summed
+from ppl_fe.ranks import are_several, each_said, own_part, own_share, summed
 
 
 class WorkingCopy:
@@ -76,13 +76,11 @@ class WorkingCopy:
 
     def _of_all_ranks(self, batch: Batch) -> tuple[float, GradientParts]:
         """Each rank takes its rows; by their number the sums weigh as the whole batch."""
-        length, size, failure = len(batch[1]), self.network.num_parameters, ""
-        rows = own_rows(length)
-        share = (rows.stop - rows.start) / length
+        share, size, failure = own_share(len(batch[1])), self.network.num_parameters, ""
         total = self.weights.new_zeros(size + 1)  # one vector, and so one sum over the ranks
         if share:
             try:
-                loss, gradient = self._of_own(rows_of(batch, rows))
+                loss, gradient = self._of_own(own_part(batch))
                 gradient.add_to(total[:size], share)
                 total[size] = share * loss
             except DivergedError as error:

@@ -16,6 +16,7 @@ from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run.loop import Interrupts
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
+from ppl_fe.ranks import refuse_differences
 from ppl_fe.version import __version__
 
 MOST_ROWS = 8  # that the likelihood is evaluated on
@@ -71,12 +72,19 @@ def _evaluated(network: FlatNetwork, objective: Objective, batch: Batch) -> dict
     return {"y": [[-float(loss)]]}
 
 
-def hold_to(kept: KeptRun, facts: dict[str, Any]) -> None:
-    """Let a run be kept under a call's facts, if it was begun by the same call.
+def hold_to(kept: KeptRun | None, facts: dict[str, Any]) -> None:
+    """Hold ranks to each other, and a call to the run that is kept, which must be its own.
+
+    Args:
+        kept: the run, which is kept under these facts from now on; None where none is.
+        facts: of this call.
 
     Raises:
-        ValueError: it was not; the message says in what the two differ.
+        ValueError: they differ; the message says in what.
     """
+    refuse_differences(facts)
+    if kept is None:
+        return
     if kept.stopped is not None:
         refuse_other_run(kept.path, facts, kept.stopped[1]["facts"])
     kept.facts = facts

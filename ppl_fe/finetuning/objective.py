@@ -305,17 +305,6 @@ def picked_rows(batch: Batch, count: int) -> Batch:
     return picked
 
 
-def rows_of(batch: Batch, rows: slice) -> Batch:
-    """Give some rows of a batch in a row.
-
-    Example:
-        >>> rows_of((torch.arange(5.0), torch.arange(5)), slice(1, 3))[1]
-        tensor([1, 2])
-    """
-    picked: Batch = pytree.tree_map(lambda tensor: tensor[rows], batch)
-    return picked
-
-
 def _rows(source: TensorData, rows: Tensor) -> Batch:
     batch: Batch = pytree.tree_map(
         lambda tensor: tensor[rows.to(tensor.device)], (source.inputs, source.targets)

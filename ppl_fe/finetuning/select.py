@@ -21,7 +21,7 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.parameter_names import Parameters
-from ppl_fe.ranks import are_several, is_first, refuse_differences
+from ppl_fe.ranks import are_several, is_first
 
 FORMAT = "ppl-fe selection run 1"
 
@@ -187,10 +187,7 @@ def _agree(
     """
     if kept is None and not are_several():
         return
-    facts = facts_of(network, task.objective, {"data": task.source}, settings)
-    refuse_differences(facts)
-    if kept is not None:
-        hold_to(kept, facts)
+    hold_to(kept, facts_of(network, task.objective, {"data": task.source}, settings))
 
 
 def _settings(task: Task, rule: Rule) -> dict[str, Any]:

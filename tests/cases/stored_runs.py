@@ -34,6 +34,20 @@ def run(path: Path | None, kernel: fe.Kernel | None = None, *args: Any, **change
     return fe.sample(kernel or fe.SGLD(gaussian, step_size=0.1), *args, **{**options, **changed})
 
 
+def counted(call: Callable[[], Any]) -> tuple[Any, int]:
+    """Make a call, and count the steps that chains take in it."""
+    advance, taken = Chains.advance, 0
+
+    def counting(chains: Chains) -> Statistics:
+        nonlocal taken
+        taken += 1
+        return advance(chains)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Chains, "advance", counting)
+        return call(), taken
+
+
 @contextmanager
 def raising_after(steps: int, error: type[BaseException]) -> Iterator[None]:
     """This error comes in place of the next step, of whatever kind of chains."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from cases.killed import killed_at
-from cases.stored_runs import crashing_after, stopping_after
+from cases.stored_runs import counted, crashing_after, stopping_after
 from torch import Tensor, nn
 
 import ppl_fe as fe
 from ppl_fe.free_energy import lots
 from ppl_fe.free_energy.kept_ranking import KeptRanking
-from ppl_fe.inference.step.chains import Chains
-from ppl_fe.inference.step.step_function import Statistics
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
 Y = torch.zeros(40)
@@ -47,20 +44,6 @@ def rank(states: dict[str, dict[str, Tensor]] = STATES, **more: Any) -> pd.DataF
     return fe.rank_checkpoints(states, nn.Linear(3, 1, bias=False), data, **{**given, **more})
 
 
-def steps_of(call: Callable[[], pd.DataFrame]) -> tuple[pd.DataFrame, int]:
-    """Make a call, and count the steps that it takes."""
-    advance, taken = Chains.advance, 0
-
-    def counted(self: Chains) -> Statistics:
-        nonlocal taken
-        taken += 1
-        return advance(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chains, "advance", counted)
-        return call(), taken
-
-
 def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
@@ -69,10 +52,10 @@ def test_a_crash_costs_no_row_and_no_commit(tmp_path: Path) -> None:
     path, whole = tmp_path / "draws", rank()
     with crashing_after(2 * STEPS + 3):  # in the warm-up of the third lot
         rank(save_to=path)
-    table, steps = steps_of(lambda: rank(save_to=path, resume=True))
+    table, steps = counted(lambda: rank(save_to=path, resume=True))
     assert steps == STEPS
     assert_same(table, whole)
-    again, steps = steps_of(lambda: rank(save_to=path, resume=True))
+    again, steps = counted(lambda: rank(save_to=path, resume=True))
     assert steps == 0
     assert_same(again, whole)
     names = sorted(file.name for file in path.iterdir())
@@ -94,14 +77,14 @@ def test_ctrl_c_says_how_far_it_came(tmp_path: Path) -> None:
 def test_more_checkpoints_than_before_and_others(tmp_path: Path) -> None:
     path = tmp_path / "draws"
     first = rank(dict(list(STATES.items())[:4]), save_to=path)
-    table, steps = steps_of(lambda: rank(save_to=path, resume=True))
+    table, steps = counted(lambda: rank(save_to=path, resume=True))
     assert steps == STEPS
     for name in first.index:
         assert table["wbic"][name] == first["wbic"][name]
     assert_same(table, rank())
     changed = {**STATES, "w=0.3": {"weight": torch.full((1, 3), 0.35)}}
     del changed["w=0.1"]
-    other, steps = steps_of(lambda: rank(changed, save_to=path, resume=True))
+    other, steps = counted(lambda: rank(changed, save_to=path, resume=True))
     assert steps == STEPS
     assert set(other.index) == set(changed)
     assert other["anchor_loss"]["w=0.3"] > table["anchor_loss"]["w=0.3"]

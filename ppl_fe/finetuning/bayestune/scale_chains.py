@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.files.kept_run import State
+from ppl_fe.files.state_file import in_one, in_parts
 from ppl_fe.finetuning.bayestune import proximal_step as proximal
 from ppl_fe.finetuning.bayestune.at_scale.fused_update import NOISE_DTYPE, FusedUpdate, ScaleDraw
 from ppl_fe.finetuning.bayestune.at_scale.stiffness import measure
@@ -328,7 +329,7 @@ class ScaleChains:
             parts["moments"] = self.moments.state()
         if self.reference is not None:
             parts["reference"] = self.reference.state()
-        tensors = {f"{part}:{k}": v for part, own in parts.items() for k, v in own.items()}
+        tensors = in_one(parts)
         tensors |= {"offsets": self.offsets.values, "generator": self._generator.get_state()}
         more = {"noise_sd": tuning.noise_sd, "direction": tuning.direction, "counts": self.counts}
         tensors |= {name: value for name, value in more.items() if value is not None}
@@ -339,10 +340,7 @@ class ScaleChains:
     def restore(self, state: State) -> None:
         """Go on from a `state` of the same call."""
         tensors, about = state
-        parts: dict[str, dict[str, Tensor]] = {"update": {}}
-        for key, value in tensors.items():
-            part, _, name = key.rpartition(":")
-            parts.setdefault(part, {})[name] = value
+        parts = {"update": {}, **in_parts(tensors)}
         own, device = parts[""], self.network.device
         self.shorter, self.num_moved = about["shorter"], about["num_moved"]
         self.tuning = Tuning(about["step_size"], about["clamped"])

@@ -31,7 +31,7 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.parameter_names import Parameters, chosen_names
-from ppl_fe.ranks import are_several, refuse_differences
+from ppl_fe.ranks import are_several
 
 Method = Literal["mask", "full", "head", "lora"]
 # For AdamW. The published stage 2 uses 1e-3 at a sparsity of 0.5 %; all weights bear far less.
@@ -217,11 +217,8 @@ def _go_on(
 ) -> None:
     """Take up the run that is kept, if it is to be resumed and is that of the same call."""
     facts["data"]["mask"] = digest({"": selected})
-    refuse_differences(facts)
-    if kept is None:
-        return
     hold_to(kept, facts)
-    if kept.stopped is not None:
+    if kept is not None and kept.stopped is not None:
         training.restore(kept.stopped)
 
 

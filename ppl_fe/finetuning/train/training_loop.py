@@ -14,12 +14,12 @@ from tqdm import tqdm
 from ppl_fe.arguments import require_integer, require_positive
 from ppl_fe.files.kept_run import KeptRun, State
 from ppl_fe.finetuning.going_on import between_steps
-from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer, rows_of
+from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.finetuning.train.looks import OWN_COLUMNS, Looks
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
 from ppl_fe.inference.run.loop import Interrupts
 from ppl_fe.networks.matching import listed
-from ppl_fe.ranks import are_several, is_first, own_rows
+from ppl_fe.ranks import are_several, is_first, own_part, own_share
 
 WARMUP_FRACTION = 0.06  # as usual in fine-tuning on GLUE (Liu et al. 2019)
 
@@ -233,11 +233,9 @@ class Training:
 
         Several ranks take some rows each; by their number the sums weigh as the whole batch.
         """
-        rows, length = own_rows(len(batch[1])), len(batch[1])
-        share = (rows.stop - rows.start) / length
-        value = 0.0
+        share, value = own_share(len(batch[1])), 0.0
         if share:
-            loss, _ = self.objective(self.module, rows_of(batch, rows))
+            loss, _ = self.objective(self.module, own_part(batch))
             value = loss.item()
             loss.backward()  # type: ignore[no-untyped-call]
         return self.trained.add_over_ranks(value, share) if are_several() else value

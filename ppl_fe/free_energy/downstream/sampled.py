@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ppl_fe.free_energy.candidates import in_words
+from ppl_fe.free_energy.candidates import add_columns, in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 from ppl_fe.free_energy.lot_work import ladders as climb
@@ -76,8 +76,7 @@ def sample_all(
                 columns[lot.names[0]] = {"error": in_words(found)}
             else:
                 lots += [[name] for name in lot.names]
-    for name, said in place.tried.items():
-        columns[name]["note"] = "; ".join(filter(None, [columns[name].get("note", ""), said]))
+    add_columns(columns, {name: {"note": said} for name, said in place.tried.items()})
     return Sampled(columns, float(ladders.options.localization), tried)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ppl_fe.files.state_file import in_one, in_parts
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_folder import Arrays
@@ -250,10 +251,7 @@ class Sampling:
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""
         stopped, draws = told_by_first(self._recall)
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in stopped.state.items():
-            part, name = key.split(":", 1)
-            parts.setdefault(part, {})[name] = value
+        parts = in_parts(stopped.state)
         self.chains.load_state_dict(parts["run"])
         self.recorder.restore(draws, parts["moments"])
         self._restore_progress(parts)
@@ -382,5 +380,4 @@ class Sampling:
             "report": self.report,
             "warm-up": {} if self.warm_up.is_over else self.warm_up.state(),
         }
-        state = {f"{part}:{k}": v for part, values in parts.items() for k, v in values.items()}
-        self.store.remember(state, self.found, self.recorder.num_draws)
+        self.store.remember(in_one(parts), self.found, self.recorder.num_draws)

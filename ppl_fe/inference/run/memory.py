@@ -10,9 +10,8 @@ from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
 
-MEASURING = (
-    8  # vectors (C, D) in hand while the stiffest direction is looked for, after the warm-up
-)
+# Vectors (C, D) in hand while the stiffest direction is looked for, after the warm-up.
+MEASURING = 8
 TOLD_FROM = 1e9  # bytes; of less nothing need be said
 
 

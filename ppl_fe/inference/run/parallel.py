@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +23,7 @@ from torch import Tensor
 from ppl_fe.diverged import DivergedError
 from ppl_fe.inference.record.zarr_folder import Arrays
 from ppl_fe.tasks.folder import TaskFolder, taken
+from ppl_fe.tasks.in_worker import end_with_parent
 from ppl_fe.tasks.workers import Workers
 
 
@@ -91,33 +91,18 @@ def in_processes(draw: Draw, num_chains: int) -> list[Part]:
 
 def _round(chains: Sequence[int]) -> dict[int, Part]:
     """Run some chains; give the parts of those that came to their end."""
-    alive, held = os.pipe()  # closed by the system when this process ends
     found = {}
-    try:
-        with ProcessPoolExecutor(
-            min(len(chains), os.cpu_count() or 1),
-            multiprocessing.get_context("fork"),
-            initializer=_end_with_parent,
-            initargs=(alive, held),
-        ) as pool:
-            parts = {chain: pool.submit(_in_child, chain) for chain in chains}
-            for chain, part in parts.items():
-                with suppress(BrokenProcessPool):
-                    found[chain] = part.result()
-    finally:
-        os.close(alive)
-        os.close(held)
+    with ProcessPoolExecutor(
+        min(len(chains), os.cpu_count() or 1),
+        multiprocessing.get_context("fork"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    ) as pool:
+        parts = {chain: pool.submit(_in_child, chain) for chain in chains}
+        for chain, part in parts.items():
+            with suppress(BrokenProcessPool):
+                found[chain] = part.result()
     return found
-
-
-def _end_with_parent(alive: int, held: int) -> None:
-    os.close(held)
-
-    def watch() -> None:
-        os.read(alive, 1)  # nothing is ever written: it returns when no one could
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _in_child(chain: int) -> Part:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ppl_fe.files.state_file import in_one, in_parts
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
 from ppl_fe.inference.record.recorder import FLUSH_SECONDS
@@ -105,7 +106,6 @@ class WarmUp:
             self._phases = Phases(chains, adaptation, self.num_steps, center)
         self._tune(chains, adaptation, self._phases)
         if self.plan.until is not None:
-            self.num_steps, self._again = self.num_steps + self._again, 0
             self.events.has_round()
             self._tune_until_relaxed(chains)
 
@@ -126,6 +126,7 @@ class WarmUp:
                 self._keep_at_times(step)
         phases.begin_sampling()
         chains.take_means(1)
+        self.num_steps, self._again = self.num_steps + self._again, 0
 
     def _keep_at_times(self, step: int) -> None:
         late = time.monotonic() - self._last_kept > FLUSH_SECONDS
@@ -145,15 +146,13 @@ class WarmUp:
             slowest = float(relaxation[relaxation.isfinite()].max())
             length = lengths(slowest, self.plan)
             wanted, self.thinning = length.warmup_steps, length.thinning
-            if wanted <= self.num_steps or 2 * self.num_steps > most:
-                break
-            if self.events.half_spent(self.num_steps):
+            spent = 2 * self.num_steps > most or self.events.half_spent(self.num_steps)
+            if wanted <= self.num_steps or spent:
                 break
             self._begin_again(min(max(wanted, self.num_steps), most - self.num_steps))
             assert isinstance(self.adaptation, Adaptation)
             assert self._phases is not None
             self._tune(chains, self.adaptation, self._phases)
-            self.num_steps, self._again = self.num_steps + self._again, 0
 
     def _begin_again(self, num_steps: int) -> None:
         """Make what a round after the first needs."""
@@ -170,20 +169,16 @@ class WarmUp:
             parts["phases"] = self._phases.state()
         if isinstance(self.chains, Chains):
             parts["chains"] = {"start": self.chains.start}
-        found = {f"{part}/{k}": value for part, own in parts.items() for k, value in own.items()}
         counts = {"num_steps": self.num_steps, "again": self._again}
-        return {**found, **{name: torch.tensor(count) for name, count in counts.items()}}
+        return in_one(parts | {"": {name: torch.tensor(n) for name, n in counts.items()}})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a `state`, with chains that were put where they were."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = value
-        self.num_steps = int(state["num_steps"])
+        parts = in_parts(state)
+        self.num_steps = int(parts[""]["num_steps"])
         if isinstance(self.chains, Chains):
             self.chains.start = parts["chains"]["start"].to(self.chains.start)
-            again, center = int(state["again"]), self.target.center
+            again, center = int(parts[""]["again"]), self.target.center
             assert isinstance(self.adaptation, Adaptation)
             if again:
                 self._begin_again(again)

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Data, Density, Indices
-from ppl_fe.ranks import own_rows
+from ppl_fe.ranks import own_part
 
 
 class Batches:
@@ -46,10 +46,7 @@ class Batches:
             ValueError: a program that does not take a batch of this shape.
         """
         self.taken += 1
-        drawn = [
-            [leaf[own_rows(len(leaf))] for leaf in pytree.tree_leaves(batch)]
-            for batch in next(self._by_chain)
-        ]
+        drawn = [pytree.tree_leaves(own_part(batch)) for batch in next(self._by_chain)]
         # The program's keywords may hold tensors, too, which all minibatches share.
         each = [(*leaves, *self._density.tensors[len(leaves) :]) for leaves in drawn]
         found = {shapes(batch): batch for batch in each}
