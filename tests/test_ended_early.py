@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -120,6 +119,12 @@ def go_on(call: Callable[..., Any], path: Path) -> Any:
         return call(save_to=path)
 
 
+def has_committed(path: Path) -> bool:
+    """Whether a run that is not over has kept something."""
+    resume = path.with_name(f"{path.name}.resume")
+    return resume.exists() or path.is_file() or (path / "table.json").exists()
+
+
 def lots_done(path: Path) -> int:
     table = path / "table.json"
     if not table.exists():
@@ -129,20 +134,27 @@ def lots_done(path: Path) -> int:
 
 
 TIMES = [pytest.param(3, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
+KILLS = [
+    *(pytest.param(name, 3, marks=pytest.mark.thorough) for name in KINDS),
+    *(pytest.param(name, 20, marks=pytest.mark.slow) for name in KINDS if name != "draws"),
+    pytest.param("draws", 100, marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("name", "times"), KILLS)
 def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None:
     kind, generator = KINDS[name], np.random.default_rng(times)
     whole = kind.call()
     paths = [tmp_path / f"whole {k}" / kind.file for k in range(2)]
     seconds = min(processor_seconds(partial(kind.call, save_to=path)) for path in paths)
-    again = ended = 0
+    again = ended = between = 0
     for number in range(times):
         folder = tmp_path / str(number)
         path = folder / kind.file
-        ended += ended_after(seconds * generator.uniform(0.1, 1), partial(kind.call, save_to=path))
+        moment = seconds * generator.uniform(0.1, 1)
+        early = ended_after(moment, partial(kind.call, save_to=path))
+        ended += early
+        between += early and has_committed(path)
         if number % 3 == 0:  # and once more while it goes on
             moment = seconds * generator.uniform(0.1, 0.6)
             again += ended_after(moment, partial(go_on, kind.call, path))
@@ -153,7 +165,10 @@ def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None
             assert steps <= (len(STATES) // 4 - done) * STEPS
         assert [file.name for file in folder.iterdir()] == [kind.file]
         assert not [file for file in folder.rglob("*") if "partial" in file.name]
-    print(f"{name}: {ended} of {times} ended early, {again} once more, {seconds:.1f} s each")
+    print(
+        f"{name}: {ended} of {times} ended early, {between} after a commit, {again} once more; "
+        f"{seconds:.1f} s each"
+    )
     assert ended >= times // 3
 
 
@@ -194,7 +209,7 @@ def test_a_disk_that_is_full_at_any_commit(name: str, times: int, tmp_path: Path
     print(f"{name}: full at {len(moments)} of {2 * most} commits")
 
 
-def running_in(group: int) -> list[str]:
+def running_in(group: int) -> list[int]:
     """The processes of a group that have not ended."""
     stats = [path / "stat" for path in Path("/proc").iterdir() if path.name.isdigit()]
     found = []
@@ -204,17 +219,18 @@ def running_in(group: int) -> list[str]:
         except OSError:
             continue
         if int(own) == group and state != "Z":
-            found.append(stat.parent.name)
+            found.append(int(stat.parent.name))
     return found
 
 
 @pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("whom", ["the run", "a chain"])
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_parallel_run_killed_at_random_moments(times: int, tmp_path: Path) -> None:
+def test_a_parallel_run_killed_at_random_moments(whom: str, times: int, tmp_path: Path) -> None:
     generator, whole, begun = np.random.default_rng(times), parallel(), time.monotonic()
-    parallel(save_to=tmp_path / "whole.zarr")
+    parallel(save_to=tmp_path / "whole" / "run.zarr")
     seconds = time.monotonic() - begun
-    ended = 0
+    killed = between = 0
     for number in range(times):
         path = tmp_path / str(number) / "run.zarr"
         child = os.fork()
@@ -224,20 +240,23 @@ def test_a_parallel_run_killed_at_random_moments(times: int, tmp_path: Path) -> 
             parallel(save_to=path)
             os._exit(0)
         time.sleep(seconds * generator.uniform(0.1, 1))
-        os.kill(child, signal.SIGKILL)
-        ended += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        had = path.with_name("run.zarr.resume").exists()
+        chains = [one for one in running_in(child) if one != child][: 1 + number % 2]
+        for process in chains if whom == "a chain" else [child]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        early = bool(chains) if whom == "a chain" else status != 0
+        killed, between = killed + early, between + (early and had)
+        assert status == 0 or whom == "the run"
         until = time.monotonic() + 30
         while running_in(child) and time.monotonic() < until:
             time.sleep(0.1)
         assert not running_in(child), "a chain's process outlives the run"
-        same_draws(parallel_again(path), whole)
+        same_draws(go_on(parallel, path), whole)
         assert [file.name for file in path.parent.iterdir()] == ["run.zarr"]
-    print(f"parallel: {ended} of {times} ended early, {seconds:.1f} s each")
-    assert ended > times // 2
-
-
-def parallel_again(path: Path) -> xr.DataTree:
-    """Repeat a parallel run, from the beginning: nothing of it counts before all of it is there."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.with_name("run.zarr.resume").unlink(missing_ok=True)
-    return parallel(save_to=path)
+    print(
+        f"parallel, {whom}: {killed} of {times} killed, {between} after a commit; "
+        f"{seconds:.1f} s each"
+    )
+    assert killed > times // 2

@@ -117,18 +117,23 @@ class RunPlan:
                     f"draws that are kept, must be at least {DRAWS_AN_EFFECTIVE_ONE:g} times as "
                     f"many, got {held}"
                 )
-        if self.resume and self.chain_method == "parallel":
-            raise ValueError("resume=True needs chain_method 'vectorized' or 'sequential'")
 
     def _repr_html_(self) -> str:
         parts = {**vars(self.length), **vars(self)}
         del parts["length"]
         return settings_table("RunPlan", parts.items())
 
-    def of_chain(self, chain: int) -> RunPlan:
-        """The plan of one chain in a process by itself, silent and kept in memory."""
+    def of_chain(self, chain: int, save_to: Path | None = None, *, resume: bool = False) -> RunPlan:
+        """The plan of one chain in a process by itself, which is silent.
+
+        Args:
+            chain: its number.
+            save_to: the folder of its own draws. Default none.
+            resume: go on with those in it. Default False.
+        """
         seed = (self.seed * 1_000_003 + 7919 * (chain + 1)) % 2**31
-        return replace(self, num_chains=1, seed=seed, save_to=None, progress=False)
+        own = replace(self, num_chains=1, seed=seed, save_to=save_to, resume=resume)
+        return replace(own, progress=False)
 
 
 @dataclass(frozen=True, eq=False)

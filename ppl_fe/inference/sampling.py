@@ -103,8 +103,8 @@ def sample(
             same draws: any `concurrent.futures.Executor`, as Dask's `client.get_executor()`.
             Default none.
         n_jobs: in its place, processes of this machine: −1 for one a core. Default none.
-        save_to: a new zarr folder, written as draws come and locked until the run ends. Default
-            none.
+        save_to: a new zarr folder, written as draws come and locked until the run ends; of chains
+            that run by themselves each writes its own part of it. Default none.
         resume: go on with the unfinished run at `save_to`, begun by the same call; the draws are
             those of an uninterrupted run, and those of a complete run are read. At most five
             seconds of draws are made again, and ten times what writing them takes. A run of other

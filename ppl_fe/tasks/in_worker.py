@@ -13,6 +13,7 @@ import torch
 
 # Pyro's stack of handlers is one a process: of a pool's threads one samples at a time.
 _ALONE = threading.RLock()
+WATCHED_EVERY = 0.2  # seconds
 
 
 def in_worker(function: Callable[..., Any], record: tuple[Any, ...]) -> bytes:
@@ -35,12 +36,17 @@ def in_worker(function: Callable[..., Any], record: tuple[Any, ...]) -> bytes:
             torch.set_num_threads(threads)
 
 
-def end_with_parent(parent: int) -> None:
-    """End this process within a second or so of its parent's end, however that came."""
+def end_with_parent(parent: int, told: Any = None) -> None:
+    """End this process soon after its parent's end, however that came, or when it is told to.
+
+    Args:
+        parent: its process.
+        told: a number that both share, other than 0 when this process is to end. Default none.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while os.getppid() == parent and not (told is not None and told.value):
+            time.sleep(WATCHED_EVERY)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

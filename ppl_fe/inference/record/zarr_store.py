@@ -37,6 +37,7 @@ from ppl_fe.inference.record.zarr_folder import (
 )
 
 FORMAT = "ppl-fe resume 3"
+DRAWS = {"chain", "draw"}  # dimensions of what is kept of each draw
 
 
 class Stopped(NamedTuple):
@@ -60,8 +61,8 @@ class Store:
 
     Beside it, until the run is complete, lies `path` + ".resume": the state of the chains after the
     last stored draw, as safetensors, written aside and renamed. Writing it is the commit: all that
-    it counts on is on the disk by then. A folder is replaced, where draws that are in it change, by
-    another that is written beside it; which one counts the file says, too.
+    it counts on is on the disk by then. A folder is replaced, where draws that are in it change or
+    chains are joined, by another that is written beside it; which one counts the file says, too.
 
     Args:
         path: of the folder, which must not exist unless a run is resumed.
@@ -99,6 +100,14 @@ class Store:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def chains(self) -> Path:
+        """The folder of chains that run by themselves, each with a store of its own until the end.
+
+        The folder of the whole run takes its place, with all that is in it, when all are joined.
+        """
+        return self.path.absolute() / "chains"
 
     def close(self) -> None:
         """Let others write here; once is enough."""
@@ -327,11 +336,10 @@ class Store:
         Raises:
             OSError: the disk is full; what was committed before stays.
         """
-        assert self._root is not None
-        is_same = holds(self._root, tree)
+        is_same = self._root is not None and holds(self._root, tree)
         with self._told_if_full():
-            if not is_same:
-                kept = {name.partition("/")[0] for name in self._sums}
+            if self._root is None or not is_same:
+                kept = [name for name, node in tree.children.items() if {*node.sizes} >= DRAWS]
                 self._root = self._fresh_root(
                     {
                         group: {str(k): v.values for k, v in tree[group].data_vars.items()}
@@ -361,7 +369,10 @@ class Store:
             if not self.resume_file.exists():
                 return ""
             draws = f"the first {self._committed} draws of each chain are"
-            return draws if self._committed else "the warm-up so far is"
+            warm_up = (
+                "what each chain committed is" if self.chains.exists() else "the warm-up so far is"
+            )
+            return draws if self._committed else warm_up
 
         with told_if_full(self.path, kept):
             yield

@@ -185,7 +185,7 @@ class Sampling:
         chains, adaptation, recorder = self.chains, self.adaptation, self.recorder
         interrupted = False
         started = time.perf_counter()  # set-up, compilation and warm-up are left out
-        self._remember()
+        self.remember()
         try:
             with Interrupts() as interrupts, torch.no_grad():
                 while not self._is_done():
@@ -201,7 +201,7 @@ class Sampling:
                             chains.take_means(1)
                             num_steps = 0
                     if self._keep(position, statistics):
-                        self._remember()
+                        self.remember()
                     # What failed stays marked, so a look now and then misses no chain.
                     if recorder.num_draws % CHECK_EVERY == 1:
                         self._stop_if_all_failed()
@@ -227,6 +227,23 @@ class Sampling:
         known = {f"tuned_{name}": value for name, value in self.report.items()}
         facts = {**self.found, **known, "sampling_time": seconds, **self._reached()}
         return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
+
+    def remember(self) -> None:
+        """Write to the store, if there is one, what a resumed run needs."""
+        if self.store is None:
+            return
+        parts = {
+            "run": self.chains.state_dict(),
+            "moments": self.recorder.state(),
+            "lengths": {
+                "thinning": torch.tensor(self.thinning),
+                "warmup_steps": torch.tensor(self.warm_up.num_steps),
+                "looks": torch.tensor(0 if self.until is None else self.until.looks),
+            },
+            "report": self.report,
+            "warm-up": {} if self.warm_up.is_over else self.warm_up.state(),
+        }
+        self.store.remember(in_one(parts), self.found, self.recorder.num_draws)
 
     def _after_step(self, phase: str) -> None:
         """Show a step, and as soon as it is known what the run will take, say so."""
@@ -305,7 +322,7 @@ class Sampling:
         self.recorder.halve()
         self.thinning *= 2
         self._expect_draws()
-        self._remember()  # the draws in the store are others now
+        self.remember()  # the draws in the store are others now
         return False
 
     def _expect_draws(self) -> None:
@@ -354,7 +371,7 @@ class Sampling:
     def _remember_if_due(self) -> None:
         """Commit within the warm-up, where that is worth its time."""
         if self.store is not None and self.store.is_due():
-            self._remember()
+            self.remember()
 
     def _stopped_in_warm_up(self) -> KeyboardInterrupt:
         """Say how much is kept of a warm-up that Ctrl-C has ended."""
@@ -364,20 +381,3 @@ class Sampling:
             f"stopped in its warm-up, of which {self.store.resume_file.path} keeps what was "
             "committed: the same call with resume=True goes on with it"
         )
-
-    def _remember(self) -> None:
-        """Write to the store, if there is one, what a resumed run needs."""
-        if self.store is None:
-            return
-        parts = {
-            "run": self.chains.state_dict(),
-            "moments": self.recorder.state(),
-            "lengths": {
-                "thinning": torch.tensor(self.thinning),
-                "warmup_steps": torch.tensor(self.warm_up.num_steps),
-                "looks": torch.tensor(0 if self.until is None else self.until.looks),
-            },
-            "report": self.report,
-            "warm-up": {} if self.warm_up.is_over else self.warm_up.state(),
-        }
-        self.store.remember(in_one(parts), self.found, self.recorder.num_draws)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ppl_fe.files.digest import digest
 from ppl_fe.inference.program.density import merge_blocks
 from ppl_fe.inference.pyro_kernel import PyroKernel
 from ppl_fe.inference.record.recorder import Recorder
-from ppl_fe.inference.record.zarr_store import Store
+from ppl_fe.inference.record.zarr_store import Store, is_stored
 from ppl_fe.inference.run.identity import fingerprint, identity, refuse_other_run
 from ppl_fe.inference.run.loop import Collected, Sampling
 from ppl_fe.inference.run.parallel import Part, at_workers, in_processes, joined
@@ -124,43 +125,83 @@ def _refuse_other_ranks(facts: Mapping[str, Any], target: Target, plan: RunPlan)
 
 @dataclass(frozen=True)
 class OneChain:
-    """Draws a chain by itself; called with its number.
+    """Draws a chain by itself, or goes on with it; called with its number.
 
     Attributes:
         kernel: the sampler.
         target: of all chains.
         plan: likewise.
+        folder: in which each chain has a store of its own; None to keep none.
+        facts: what identifies the run of all chains.
     """
 
     kernel: PyroKernel
     target: Target
     plan: RunPlan
+    folder: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, chain: int) -> Part:
         """Give its part.
 
         Raises:
+            BlockingIOError: another process draws it.
             DivergedError: it failed.
             KeyboardInterrupt: Ctrl-C.
         """
-        sampling = Sampling(self.kernel, self.target.of_chain(chain), self.plan.of_chain(chain))
+        if self.folder is None:
+            return self._part(chain, self.plan.of_chain(chain))
+        path = self.folder / str(chain)
+        resume = is_stored(path)
+        if not resume:  # its last run had diverged
+            shutil.rmtree(path, ignore_errors=True)
+        with closing(Store(path, resume=resume)) as store:
+            store.facts = dict(self.facts)
+            return self._part(chain, self.plan.of_chain(chain, path, resume=resume), store)
+
+    def _part(self, chain: int, plan: RunPlan, store: Store | None = None) -> Part:
+        sampling = Sampling(self.kernel, self.target.of_chain(chain), plan, store)
         sampling.begin()
         found = sampling.draw()
-        return Part(*found.recorder.contents(), found.facts)
+        if found.interrupted:
+            raise KeyboardInterrupt
+        contents = found.recorder.contents()
+        sampling.remember()  # that it is done
+        return Part(*contents, found.facts)
 
 
 def _collect_in_processes(
     draw: OneChain, store: Store | None, workers: Workers | None
 ) -> Collected:
-    """Collect all draws of chains that run in a process each."""
+    """Collect all draws of chains that run in a process each.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the message says what is kept.
+    """
     started = time.perf_counter()
     kernel, target, plan = draw.kernel, draw.target, draw.plan
-    if workers is None:
-        parts = in_processes(draw, plan.num_chains)
-    else:
-        folder = None if store is None else store.path.with_name(f"{store.path.name}.tasks")
-        parts = at_workers(workers, draw, plan.num_chains, folder, progress=plan.progress)
-    part = joined(parts)
+    if store is not None:
+        draw = replace(draw, folder=store.chains, facts=store.facts)
+        _begin_or_go_on(store, resume=plan.resume)
+    try:
+        if workers is None:
+            parts = in_processes(draw, plan.num_chains)
+        else:
+            folder = None if store is None else store.path / "tasks"
+            parts = at_workers(workers, draw, plan.num_chains, folder, progress=plan.progress)
+        part = joined(parts)
+    except FloatingPointError:
+        if store is not None:
+            shutil.rmtree(store.path, ignore_errors=True)
+            store.abandon()
+        raise
+    except KeyboardInterrupt:
+        if store is None:
+            raise
+        raise KeyboardInterrupt(
+            f"the run was stopped, and {store.path} keeps what each chain committed: the same call "
+            "with resume=True goes on with it"
+        ) from None
     density = target.density
     recorder = Recorder(
         density,
@@ -172,7 +213,18 @@ def _collect_in_processes(
         kernel.own_statistics,
     )
     recorder.restore(part.draws, part.moments)
-    if store is not None:
-        store.append(part.draws)
     facts = part.facts | {"sampling_time": time.perf_counter() - started}
     return Collected(recorder, part.failed, facts, False)
+
+
+def _begin_or_go_on(store: Store, *, resume: bool) -> None:
+    """Say in a store that chains run by themselves, or see that they did so in the stored run.
+
+    Raises:
+        ValueError: the stored run had other settings, data or program, or is damaged.
+    """
+    found = {"chain_method": "parallel"}
+    if resume:
+        refuse_other_run(store.path, {**store.facts, **found}, store.recall().facts)
+    else:
+        store.remember({}, found, 0)

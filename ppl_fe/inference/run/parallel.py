@@ -2,13 +2,15 @@
 
 `chain_method="parallel"` forks: a program with whatever it has closed over, open files and modules
 of a notebook among them, is there in the child, and nothing is copied or written. With an executor
-or `n_jobs` the same chains are tasks, which have to be pickled, and may run on other machines.
+or `n_jobs` the same chains are tasks, which have to be pickled, and may run on other machines. A
+chain whose process is gone is drawn anew, and what draws it goes on with what it had kept.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -91,22 +93,31 @@ def in_processes(draw: Draw, num_chains: int) -> list[Part]:
 
 def _round(chains: Sequence[int]) -> dict[int, Part]:
     """Run some chains; give the parts of those that came to their end."""
-    found = {}
-    with ProcessPoolExecutor(
-        min(len(chains), os.cpu_count() or 1),
-        multiprocessing.get_context("fork"),
-        initializer=end_with_parent,
-        initargs=(os.getpid(),),
-    ) as pool:
+    found, context = {}, multiprocessing.get_context("fork")
+    told = context.RawValue("b", 0)
+    count = min(len(chains), os.cpu_count() or 1)
+    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(os.getpid(), told))
+    try:
         parts = {chain: pool.submit(_in_child, chain) for chain in chains}
         for chain, part in parts.items():
             with suppress(BrokenProcessPool):
                 found[chain] = part.result()
+    except BaseException:
+        told.value = 1  # what the others have not committed is not waited for
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return found
 
 
-def _in_child(chain: int) -> Part:
+def _begin(parent: int, told: Any) -> None:
+    """Prepare a process for chains. A terminal's Ctrl-C reaches it, too, but its parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)  # the processes are the parallelism
+    end_with_parent(parent, told)
+
+
+def _in_child(chain: int) -> Part:
     assert _draw is not None
     return _part(_draw, chain)
 
@@ -145,7 +156,8 @@ def at_workers(
             progress=progress,
         ):  # fmt: skip
             if isinstance(part, Exception):
-                if tries == 1 and not isinstance(part, ChildProcessError):
+                busy = isinstance(part, BlockingIOError)  # a task that was cancelled still runs
+                if busy or (tries == 1 and not isinstance(part, ChildProcessError)):
                     raise part
                 raise RuntimeError(f"chain {chain} failed, {tries} times tried: {part}") from part
             found[chain] = part
