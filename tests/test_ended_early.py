@@ -147,14 +147,16 @@ def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None
     whole = kind.call()
     paths = [tmp_path / f"whole {k}" / kind.file for k in range(2)]
     seconds = min(processor_seconds(partial(kind.call, save_to=path)) for path in paths)
-    again = ended = between = 0
-    for number in range(times):
+    again = between = number = 0
+    while between < times:
+        number += 1
+        assert number < 4 * times
         folder = tmp_path / str(number)
         path = folder / kind.file
         moment = seconds * generator.uniform(0.1, 1)
         early = ended_after(moment, partial(kind.call, save_to=path))
-        ended += early
         between += early and has_committed(path)
+        seconds *= 1.0 if early else 0.95  # a busy machine has made it seem longer than it is
         if number % 3 == 0:  # and once more while it goes on
             moment = seconds * generator.uniform(0.1, 0.6)
             again += ended_after(moment, partial(go_on, kind.call, path))
@@ -166,10 +168,9 @@ def test_killed_at_random_moments(name: str, times: int, tmp_path: Path) -> None
         assert [file.name for file in folder.iterdir()] == [kind.file]
         assert not [file for file in folder.rglob("*") if "partial" in file.name]
     print(
-        f"{name}: {ended} of {times} ended early, {between} after a commit, {again} once more; "
-        f"{seconds:.1f} s each"
+        f"{name}: of {number} runs {between} ended between their first and last commits, "
+        f"{again} once more; {seconds:.1f} s each"
     )
-    assert ended >= times // 3
 
 
 @contextmanager
@@ -230,8 +231,10 @@ def test_a_parallel_run_killed_at_random_moments(whom: str, times: int, tmp_path
     generator, whole, begun = np.random.default_rng(times), parallel(), time.monotonic()
     parallel(save_to=tmp_path / "whole" / "run.zarr")
     seconds = time.monotonic() - begun
-    killed = between = 0
-    for number in range(times):
+    between = number = 0
+    while between < times:
+        number += 1
+        assert number < 4 * times
         path = tmp_path / str(number) / "run.zarr"
         child = os.fork()
         if child == 0:
@@ -247,7 +250,8 @@ def test_a_parallel_run_killed_at_random_moments(whom: str, times: int, tmp_path
                 os.kill(process, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         early = bool(chains) if whom == "a chain" else status != 0
-        killed, between = killed + early, between + (early and had)
+        between += early and had
+        seconds *= 1.0 if early else 0.95
         assert status == 0 or whom == "the run"
         until = time.monotonic() + 30
         while running_in(child) and time.monotonic() < until:
@@ -256,7 +260,6 @@ def test_a_parallel_run_killed_at_random_moments(whom: str, times: int, tmp_path
         same_draws(go_on(parallel, path), whole)
         assert [file.name for file in path.parent.iterdir()] == ["run.zarr"]
     print(
-        f"parallel, {whom}: {killed} of {times} killed, {between} after a commit; "
-        f"{seconds:.1f} s each"
+        f"parallel, {whom}: of {number} runs {between} were killed between their first and last "
+        f"commits; {seconds:.1f} s each"
     )
-    assert killed > times // 2
