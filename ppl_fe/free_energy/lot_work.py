@@ -41,6 +41,18 @@ class Materials(NamedTuple):
     head: FreshHead | None = None
     whole: bool = False
 
+    def refuse_part(self, interrupted: object) -> None:
+        """Go on with Ctrl-C after a run that gave what it had, where only what is whole counts.
+
+        Args:
+            interrupted: whether the run was; what it drew is kept, if it keeps any.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+        """
+        if self.whole and interrupted:
+            raise KeyboardInterrupt
+
 
 class Pilot(NamedTuple):
     """A heat after its pilot, and the held-out losses of its checkpoints."""
@@ -63,8 +75,7 @@ def all_draws(given: Materials, own: ChainOptions) -> Rows:
     shared = next(iter(given.networks.values()))
     anchors = anchors_of(given.networks.values())
     chains = sample_local_posteriors(shared, anchors, given.source, own)
-    if given.whole and chains.draws.attrs["interrupted"]:
-        raise KeyboardInterrupt  # its draws are kept, if any are, and gone on with
+    given.refuse_part(chains.draws.attrs["interrupted"])
     found: Rows = {}
     for group, name in enumerate(given.networks):
         try:
@@ -89,8 +100,7 @@ def pilot(given: Materials, own: ChainOptions, shelf: Path | None) -> dict[str, 
     """
     losses = _held_out_losses(given, own)
     heat = Heat(given.networks, given.source, own, shelf)
-    if given.whole and heat.interrupted:
-        raise KeyboardInterrupt
+    given.refuse_part(heat.interrupted)
     return dict.fromkeys(given.networks, Pilot(heat, losses))
 
 
@@ -106,8 +116,7 @@ def more_draws(given: Materials, own: ChainOptions, going: GoingOn) -> Stage:
         KeyboardInterrupt: Ctrl-C, where only what is whole counts.
     """
     stage = going.draw(given.networks, given.source, own)
-    if given.whole and stage.interrupted:
-        raise KeyboardInterrupt
+    given.refuse_part(stage.interrupted)
     return stage
 
 
@@ -126,8 +135,7 @@ def ladders(given: Materials, own: ChainOptions, num_rungs: int) -> dict[str, Cl
     shared = next(iter(given.networks.values()))
     all_rungs = Ladders(shared, given.source, own, num_rungs, given.head)
     climbed, draws = all_rungs.climb(anchors_of(given.networks.values()))
-    if given.whole and draws.attrs["interrupted"]:
-        raise KeyboardInterrupt
+    given.refuse_part(draws.attrs["interrupted"])
     return dict(zip(given.networks, climbed, strict=True))
 
 
