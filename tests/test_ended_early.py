@@ -217,9 +217,10 @@ def running_in(group: int) -> list[int]:
     for stat in stats:
         try:
             state, _, own, *_ = stat.read_text().rpartition(")")[2].split()
+            ended = state == "Z" and len(list((stat.parent / "task").iterdir())) == 1
         except OSError:
             continue
-        if int(own) == group and state != "Z":
+        if int(own) == group and not ended:  # its first thread may end before the others
             found.append(int(stat.parent.name))
     return found
 

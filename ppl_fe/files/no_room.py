@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,3 +40,21 @@ kept: make room, and repeat the call with resume=True
             f"save_to: no room for {error.filename or path} ({error.strerror}); "
             f"{kept() or 'nothing is'} kept: {advice}",
         ) from error
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """Let an error of the system say of which file it is.
+
+    Args:
+        file: what is written in the block.
+
+    Raises:
+        OSError: that of the block, with the file's name where it has none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(file)) from error

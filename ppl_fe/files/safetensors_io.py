@@ -9,20 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ppl_fe.files.atomic import atomic_write
 from ppl_fe.files.digest import digest
+from ppl_fe.files.no_room import named
 
 Result = TypeVar("Result")
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 # What reading a field raises that is missing or of another type than was written.
 MALFORMED = (
     AttributeError,
@@ -65,8 +76,8 @@ def write_checked(
     held = _apart(tensors)
     written = json.dumps(about)
     metadata = {"format": file_format, "about": written, "content": _sum(held, written)}
-    with atomic_write(path, lone=lone) as aside, _system_errors(path):
-        save_file(held, aside, metadata)
+    with atomic_write(path, lone=lone) as aside, named(path):
+        _write(held, aside, metadata)
 
 
 def read_checked(
@@ -168,17 +179,28 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return held
 
 
-@contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
-    """Give back the system's error that the library wraps in one of its own."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"(?:code: |os error )(\d+)", str(error))
-        if number is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
+def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write tensors that lie apart.
+
+    The library writes to a file of a name of its own, which stays where the process is killed.
+
+    Raises:
+        TypeError: a tensor of a type that the format has not.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # all aligned
+    header, end = dict[str, Any](__metadata__=metadata), 0
+    for name in names:
+        kind, shape = tensors[name].dtype, list(tensors[name].shape)
+        if kind not in TYPES:
+            raise TypeError(f"{name} is of {kind}, which safetensors has not")
+        begin, end = end, end + tensors[name].nbytes
+        header[name] = {"dtype": TYPES[kind], "shape": shape, "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _sum(tensors: Mapping[str, Tensor], about: str) -> str:

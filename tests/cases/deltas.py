@@ -87,4 +87,4 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checked_files, "save_file", half_way)
+    monkeypatch.setattr(checked_files, "_write", half_way)

@@ -17,7 +17,6 @@ from cases.killed import killed_at
 from cases.selection import means, observed_weights, select
 from cases.stored_runs import CrashError, files
 from cases.tuning import HEAD, LABELS, X, network, tune
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -209,17 +208,17 @@ def test_a_second_call_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_says_what_is_kept(tmp_path: Path) -> None:
-    path, calls = tmp_path / "run", 0
+    path, calls, write = tmp_path / "run", 0, safetensors_io._write
 
     def full(*what: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save_file(*what)
+        write(*what)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors_io, "save_file", full)
+        patch.setattr(safetensors_io, "_write", full)
         with pytest.raises(OSError, match=r"no room .*; the first 5 of 20 steps are kept: make ro"):
             tuned("mask", save_to=path)
     assert_same_tuning(tuned("mask", save_to=path, resume=True), tuned("mask"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -18,6 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
+from ppl_fe.files.no_room import named
 from ppl_fe.inference.program.dimensions import Labels
 from ppl_fe.inference.record.seal import METADATA, sealed
 
@@ -41,13 +41,13 @@ class Noting(LocalStore):
     async def set(self, key: str, value: Any) -> None:
         """Write a file, and note it."""
         self.noted.add(key)
-        with _named(self.root / key):
+        with named(self.root / key):
             await super().set(key, value)
 
     def set_sync(self, key: str, value: Any) -> None:
         """Write a file, and note it."""
         self.noted.add(key)
-        with _named(self.root / key):
+        with named(self.root / key):
             super().set_sync(key, value)
 
     def take_new_files(self) -> list[Path]:
@@ -56,17 +56,6 @@ class Noting(LocalStore):
         self.noted.clear()
         folders = {folder for file in files for folder in file.parents}
         return [*files, *(one for one in folders if one.is_relative_to(self.root.parent))]
-
-
-@contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Let an error of the system say of which file it is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(file)) from error
 
 
 def append_draws(group: zarr.Group, arrays: Mapping[str, NDArray[Any]], labels: Labels) -> None:
