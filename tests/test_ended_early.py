@@ -104,6 +104,7 @@ class Kind:
 
 KINDS = {
     "draws": Kind(draws, same_draws, "run.zarr"),
+    "chains as tasks": Kind(partial(draws, n_jobs=1), same_draws, "run.zarr"),
     "ranking": Kind(ranking, same_rows, "ranking"),
     "selection": Kind(selection, same_selection, "run"),
     "fine-tuning": Kind(tuning, same_tuning, "run"),

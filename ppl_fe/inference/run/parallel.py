@@ -8,6 +8,7 @@ chain whose process is gone is drawn anew, and what draws it goes on with what i
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.diverged import DivergedError
+from ppl_fe.files.no_room import FULL
 from ppl_fe.inference.record.zarr_folder import Arrays
 from ppl_fe.tasks.folder import TaskFolder, taken
 from ppl_fe.tasks.in_worker import end_with_parent
@@ -144,6 +146,8 @@ def at_workers(
         progress: show a bar of chains.
 
     Raises:
+        BlockingIOError: a task of an earlier call still draws one of the chains.
+        OSError: the disk is full.
         TypeError: the program, or what it has closed over, cannot be pickled.
         RuntimeError: a chain whose task has failed twice; what the program itself raises is raised
             as it is.
@@ -156,8 +160,9 @@ def at_workers(
             progress=progress,
         ):  # fmt: skip
             if isinstance(part, Exception):
-                busy = isinstance(part, BlockingIOError)  # a task that was cancelled still runs
-                if busy or (tries == 1 and not isinstance(part, ChildProcessError)):
+                # The disk is full, or a task of an earlier call still draws the chain.
+                of_store = isinstance(part, OSError) and part.errno in {errno.EAGAIN, *FULL}
+                if of_store or (tries == 1 and not isinstance(part, ChildProcessError)):
                     raise part
                 raise RuntimeError(f"chain {chain} failed, {tries} times tried: {part}") from part
             found[chain] = part
