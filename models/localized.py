@@ -190,12 +190,23 @@ def checked_anchor(network: Any, batch_size: int | None, num_data: int | None) -
     anchor: Tensor = network.anchor
     if not torch.isfinite(anchor).all():
         raise ValueError("network.anchor holds NaN or infinite weights; load another checkpoint")
-    if anchor.dtype.itemsize < torch.float32.itemsize:
-        raise ValueError(
-            f"network is in {anchor.dtype}, which rounds the steps of samplers away: make it of "
-            "module.float()"
-        )
+    require_precision(anchor.dtype)
     return anchor
+
+
+def require_precision(dtype: torch.dtype) -> None:
+    """Refuse weights in half precision, and say what to give.
+
+    Raises:
+        ValueError: bfloat16, float16 or smaller. The steps of samplers and of fine-tuning are
+            smaller than the distance between two numbers there, so that nothing would move.
+    """
+    if dtype.itemsize < torch.float32.itemsize:
+        raise ValueError(
+            f"network is in {dtype}, which rounds small updates away: give the module in float32, "
+            "by module.float() or from_pretrained(..., dtype=torch.float32); autocast="
+            "torch.bfloat16 of fe.FlatNetwork runs its products in half precision all the same"
+        )
 
 
 def _subsample(inputs: Inputs) -> Inputs:

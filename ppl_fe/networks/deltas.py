@@ -191,9 +191,7 @@ class AppliedDelta:
             ValueError: there is no delta of that name.
             RuntimeError: the weights have changed since the last switch; they are left as they are.
         """
-        if name not in self._new:
-            near = did_you_mean(name, self._new) or f"there are: {listed(self.names)}"
-            raise ValueError(f"no delta is called {name!r}; {near}")
+        self._require(name)
         self._take_off()
         new, old = self._new[name], self._old[name]
         if not _holds(old):
@@ -218,8 +216,8 @@ class AppliedDelta:
             RuntimeError: the module no longer holds the delta's values: it was removed before, or
                 the weights have changed since.
         """
-        if name is not None and name not in self._new:
-            raise ValueError(f"no delta is called {name!r}; there are: {listed(self.names)}")
+        if name is not None:
+            self._require(name)
         if not self._new:
             raise RuntimeError(CHANGED)
         if name is None or name == self.active:
@@ -253,6 +251,13 @@ class AppliedDelta:
                 "the module's weights were changed within the block of disabled(), so that the "
                 "delta was not put on again; load the pretrained checkpoint, and apply it anew"
             )
+
+    def _require(self, name: str) -> None:
+        """Refuse a name that no delta has, and give the nearest one."""
+        if name not in self._new:
+            others = f"there are: {listed(self.names) or 'none left'}"
+            near = did_you_mean(name, self._new) or others
+            raise ValueError(f"no delta is called {name!r}; {near}")
 
     def _take_off(self) -> None:
         """Put the values back that the delta which is on replaced, if one is."""

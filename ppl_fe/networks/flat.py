@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from ppl_fe.arguments import did_you_mean, named_arguments
+from ppl_fe.models.localized import require_precision
 from ppl_fe.networks.fresh_weights import fresh_weights, warn_of_fresh_weights
 from ppl_fe.networks.functional_copy import functional_copy, has_fused_layers, logits_of
 from ppl_fe.networks.half_precision import warn_if_slow
@@ -291,20 +292,14 @@ def require_network(network: object) -> None:
 
     Raises:
         TypeError: no `FlatNetwork`.
-        ValueError: one whose vector is in half precision. The steps of samplers and of fine-tuning
-            are smaller than the distance between two numbers there, so that nothing would move.
+        ValueError: one whose vector is in half precision.
     """
     if not isinstance(network, FlatNetwork):
         raise TypeError(
             f"network must be a fe.FlatNetwork, got {type(network).__name__}; "
             "wrap the module: fe.FlatNetwork(module)"
         )
-    if network.dtype.itemsize < torch.float32.itemsize:
-        raise ValueError(
-            f"network is in {network.dtype}, which rounds small updates away: give the module in "
-            "float32, by module.float() or from_pretrained(..., dtype=torch.float32); autocast="
-            "torch.bfloat16 of fe.FlatNetwork runs its products in half precision all the same"
-        )
+    require_precision(network.dtype)
 
 
 def _check_tensors(module: nn.Module, chosen: Mapping[str, Tensor]) -> None:
