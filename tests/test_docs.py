@@ -144,6 +144,7 @@ def test_the_code_for_users_of_peft_runs(tmp_path: Path, monkeypatch: pytest.Mon
     pytest.importorskip("peft", reason="peft is not installed")
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     bert().get_submodule("bert").bfloat16().save_pretrained("base")  # type: ignore[operator]
     text = (PAGES / "from_peft.md").read_text(encoding="utf-8")
     found: dict[str, Any] = {
@@ -158,6 +159,7 @@ def test_the_code_for_users_of_peft_runs(tmp_path: Path, monkeypatch: pytest.Mon
     given, expected = found["model"], found["logits"]
     assert {"sparse", "low_rank", "task.safetensors"} <= {path.name for path in tmp_path.iterdir()}
     assert found["tuned"].metrics.keys() == {"accuracy"}
+    torch.testing.assert_close(found["found"].eval()(**INPUTS).logits, expected, rtol=0, atol=1e-6)
     assert given.training
     assert expected.shape == (32, 3)
 

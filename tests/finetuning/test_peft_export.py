@@ -119,6 +119,67 @@ def test_peft_reads_adapters_of_a_transformer(kind: str, tmp_path: Path) -> None
         assert torch.equal(tuned.module()(**INPUTS).logits, expected)
 
 
+def pretrained(folder: Path, **more: Any) -> Any:
+    """Read a tiny DistilBERT from a folder: one without a head, if it is not there yet."""
+    import transformers
+
+    if not folder.exists():
+        config = transformers.DistilBertConfig(
+            vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=20
+        )
+        transformers.DistilBertModel(config).save_pretrained(folder)
+    return transformers.AutoModelForSequenceClassification.from_pretrained(folder, **more)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+@pytest.mark.parametrize("head", [["pre_classifier", "classifier"], None], ids=["head", "no head"])
+@pytest.mark.parametrize("kind", ["shira", "lora"])
+def test_peft_finds_the_base_by_itself(
+    kind: str, head: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    reader = peft.AutoPeftModelForSequenceClassification if head else peft.AutoPeftModel
+    more: dict[str, Any] = {"num_labels": 3}
+    base = pretrained(tmp_path / "base", **more)
+    if not head:  # a base that is whole: its last layers are adapted like the others
+        base.save_pretrained(tmp_path / "whole")
+        base, more = pretrained(tmp_path / "whole"), {}
+    network = FlatNetwork(base)
+    call: dict[str, Any] = {"method": "lora"}
+    if kind == "shira":
+        call = {"mask": selected(network, parameters="linear", head=head).mask}
+    tuned = tune(network, DATA, head=head, **call)
+    save_adapter(tuned, tmp_path / "adapter")
+    expected = tuned.predict(INPUTS)
+    for merged in (False, True):
+        loaded: Any = reader.from_pretrained(tmp_path / "adapter", **more).eval()
+        loaded = loaded.merge_and_unload() if merged else loaded
+        with torch.no_grad():
+            found = loaded(**INPUTS).logits
+        size = max(1.0, float(expected.abs().max()))  # of a rounding error
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * size)
+    assert (expected - base.eval()(**INPUTS).logits).abs().max() > 0.01
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_transformers_alone_takes_no_sparse_adapter_for_another(tmp_path: Path) -> None:
+    import transformers
+
+    network = FlatNetwork(pretrained(tmp_path / "base", num_labels=3))
+    head = ["pre_classifier", "classifier"]
+    mask = selected(network, parameters="linear", head=head).mask
+    save_adapter(tune(network, DATA, head=head, mask=mask), tmp_path / "adapter")
+    kind = transformers.AutoModelForSequenceClassification
+    loaded = kind.from_pretrained(tmp_path / "adapter", num_labels=3)
+    with pytest.raises(KeyError):  # it does not read where the entries are
+        loaded(**INPUTS)
+
+
 REFUSED: list[tuple[Tensor, str | None, str]] = [
     (mask_of(("norm.weight", 2), ("body.0.weight", 2)), None, r"entries are trained in: norm\.w"),
     (mask_of(("body.0.bias", 1)), None, r"trained in: body\.0\.bias"),

@@ -29,6 +29,15 @@ from ppl_fe.networks.matching import listed
 from ppl_fe.networks.parameter_names import linear_weights
 
 PREFIX = "base_model.model."  # peft's wrapper about the module
+TASKS = {  # of peft, and where transformers lists the classes for it
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "FEATURE_EXTRACTION": "MODEL_MAPPING_NAMES",
+}
+HEADS = ("classifier", "score", "qa_outputs")  # how the names of peft's heads of a task end
 Adapter = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and configuration
 
 
@@ -37,8 +46,12 @@ def save_adapter(tuned: FinetuneResult, folder: str | os.PathLike[str]) -> None:
     """Write what fine-tuning changed as an adapter of peft: LoRA or SHiRA, whichever it is.
 
     ``peft.PeftModel.from_pretrained(module, folder)`` then gives the fine-tuned network up to
-    rounding, as peft adds differences; `save_delta` is exact. peft does not check the base. The
-    files are ``adapter_config.json`` and ``adapter_model.safetensors``.
+    rounding, as peft adds differences; `save_delta` is exact. So does
+    ``peft.AutoPeftModelForSequenceClassification.from_pretrained(folder)``, or that of another
+    task, where the base came from transformers' ``from_pretrained``: it is read again from there,
+    with the arguments that it was read with (``num_labels=3``). Where the last layer is not part
+    of `head`, it is ``peft.AutoPeftModel``. peft does not check the base. The files are
+    ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Args:
         tuned: the result of `finetune`. That of method "lora" gives a LoRA adapter; any other one
@@ -67,12 +80,44 @@ def save_adapter(tuned: FinetuneResult, folder: str | os.PathLike[str]) -> None:
     about |= {
         "modules_to_save": _head_modules(tuned.network.module, list(tuned.head)),
         "inference_mode": True,
+        **_base(tuned.network.module, tuned.head),
     }
     tensors |= {PREFIX + name: tensor.cpu().clone() for name, tensor in tuned.head.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _base(module: nn.Module, head: Iterable[str]) -> dict[str, Any]:
+    """Name a pretrained base of transformers and its task or class, for peft's `AutoPeftModel...`.
+
+    A task makes peft replace the layers of `HEADS`, which it cannot where they are adapted, and
+    warns of where they are not saved: then the class is named instead, as peft does without a task.
+    """
+    place, kind = getattr(module, "name_or_path", None), type(module)
+    if not place:
+        return {"base_model_name_or_path": None}
+    layers = {name.rpartition(".")[0] for name in head}
+    replaced = {name for name, _ in module.named_modules() if name.endswith(HEADS)}
+    known = kind.__module__.startswith("transformers.") and replaced <= layers
+    task = _task(kind.__name__) if known else None
+    mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    return {
+        "base_model_name_or_path": place,
+        "task_type": task,
+        "auto_mapping": None if task else mapping,
+    }
+
+
+def _task(kind: str) -> str | None:
+    """Find which of peft's tasks a class of transformers is for, if for one."""
+    from transformers.models.auto import modeling_auto
+
+    for task, mapping in TASKS.items():
+        if kind in getattr(modeling_auto, mapping).values():
+            return task
+    return None
 
 
 def _lora(tuned: FinetuneResult) -> Adapter:
@@ -86,8 +131,6 @@ def _lora(tuned: FinetuneResult) -> Adapter:
         "r": rank,
         "lora_alpha": ALPHA_OVER_RANK * rank,
         "target_modules": _whole_names(tuned.adapters),
-        # By which transformers loads the folder; it would leave out the entries of SHiRA.
-        "base_model_name_or_path": getattr(tuned.network.module, "name_or_path", None) or None,
     }
 
 
@@ -130,8 +173,9 @@ def _shira(tuned: FinetuneResult) -> Adapter:
     return tensors, {
         "peft_type": "SHIRA",
         "r": rank,
-        "mask_type": "random",  # peft draws positions and then reads ours over them
-        "random_seed": 0,
+        # peft reads the positions from the file. transformers alone does not: by "random" it would
+        # put the values at others, by any other name its first call is an error.
+        "mask_type": "chosen",
         "target_modules": _whole_names(parts),
     }
 
