@@ -15,10 +15,12 @@ from cases.selection import means, observed_weights, select
 from cases.tuning import HEAD, LABELS, N, X, network
 from ppl_fe.models import LaplaceGamma, horseshoe, laplace_gamma
 from torch import nn
+from tqdm import tqdm
 
 import ppl_fe as fe
 from ppl_fe.diverged import DivergedError
 from ppl_fe.finetuning import Scores, Task
+from ppl_fe.finetuning.bayestune import restarts
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains, Tuning
 from ppl_fe.finetuning.rules.bayes_tune import _step_notes
 from ppl_fe.finetuning.rules.shorthands import RULES, find_rule
@@ -300,7 +302,10 @@ def test_a_selection_s_method_is_its_rule() -> None:
         assert found.method == found.rule == "random"
 
 
-def test_the_bar_of_stage_1_shows_chain_and_loss(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_of_stage_1_shows_chain_and_loss(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restarts, "tqdm", partial(tqdm, mininterval=0.0))  # it draws every step
     select(*means(4), "bayestune", likelihood=observed_weights, num_chains=2, progress_bar=True)
     shown = capsys.readouterr().err
     assert "stage 1" in shown
