@@ -134,9 +134,9 @@ def lots_done(path: Path) -> int:
     return sum(lot["rows"] is not None for lot in held["lots"])
 
 
-TIMES = [pytest.param(3, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
+TIMES = [pytest.param(2, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
 KILLS = [
-    *(pytest.param(name, 3, marks=pytest.mark.thorough) for name in KINDS),
+    *(pytest.param(name, 2, marks=pytest.mark.thorough) for name in KINDS),
     *(pytest.param(name, 20, marks=pytest.mark.slow) for name in KINDS if name != "draws"),
     pytest.param("draws", 100, marks=pytest.mark.slow),
 ]

@@ -143,12 +143,16 @@ CALLS: dict[str, Callable[[], Numbers]] = {
     # What a program's plate looks at is each rank's part: two of them are two micro-batches.
     "program": lambda: numbers_of(sampled(micro_batches=2 // ranks().total)),
 }
-FAST = ("few steps", "fine-tuning")
+# The others take turns of the same kinds: by hand.
+MARKS: dict[str, list[pytest.MarkDecorator]] = {"few steps": [], "fine-tuning": []} | {
+    name: [pytest.mark.thorough]
+    for name in ("fine-tuning by LoRA", "automatic step", "selection", "program")
+}
 
 
 @pytest.mark.filterwarnings("ignore:not an answer yet:RuntimeWarning")  # nor need it be one
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.thorough) for n in CALLS]
+    "name", [pytest.param(n, marks=MARKS.get(n, [pytest.mark.slow])) for n in CALLS]
 )
 def test_two_ranks_are_one_process_up_to_rounding(name: str, tmp_path: Path) -> None:
     first, second = on_ranks(tmp_path, lambda _: CALLS[name]())

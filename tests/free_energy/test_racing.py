@@ -102,7 +102,7 @@ def test_what_is_alike_ends_below_what_matters_and_is_said() -> None:
     assert "No best one is told apart: one, twin lie within" in table.attrs["read_first"]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_minibatches_race_too() -> None:
     table = rank(OFF, kernel=fe.BAOAB, batch_size=200)
     assert list(table.index)[2:] == ["far", "farther"]

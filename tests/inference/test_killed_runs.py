@@ -77,7 +77,7 @@ def test_killed_at_a_few_operations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "apart", [pytest.param(25, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+    "apart", [pytest.param(50, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_operations_one_after_another(kind: str, apart: int, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def both_resuming(path: Path, fork: Any, results: Any) -> list[Any]:
 
 @needs_fork
 @pytest.mark.parametrize(
-    "times", [pytest.param(4, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
+    "times", [pytest.param(2, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("begin", [begun_together, in_the_warm_up, both_resuming])
 def test_of_two_processes_one_runs(begin: Callable[..., Any], times: int, tmp_path: Path) -> None:

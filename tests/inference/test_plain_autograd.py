@@ -146,8 +146,13 @@ def test_what_pyro_s_own_kernels_take_has_its_gradient(program: Any) -> None:
     torch.testing.assert_close(terms.log_density, expected)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("metric", ["identity", "dense"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        pytest.param("identity", marks=pytest.mark.slow),
+        pytest.param("dense", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_law_is_right(metric: Any) -> None:
     """N(0, 1) times exp(−1.5x²) is N(0, 1/4)."""
     with warnings.catch_warnings():

@@ -255,8 +255,13 @@ def test_the_posterior_is_right(name: str, inside: str) -> None:
             assert abs(squares.mean() - 1) < 4.5 * mcse_of_mean(squares) + 0.06
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(
+    "name",
+    [  # those whose posterior is looked at above run by hand
+        pytest.param(name, marks=pytest.mark.slow if name in EXACT else pytest.mark.thorough)
+        for name in PROGRAMS
+    ],
+)
 def test_every_program_runs_in_both(name: str) -> None:
     model, args = PROGRAMS[name]
     with warnings.catch_warnings():

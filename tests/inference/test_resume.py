@@ -117,11 +117,17 @@ LIKE_OTHERS = {
 }
 
 
-def named(*names: str, thorough: Collection[str] = LIKE_OTHERS) -> pytest.MarkDecorator:
+def named(
+    *names: str, thorough: Collection[str] = LIKE_OTHERS, slow: Collection[str] = ()
+) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=pytest.mark.thorough) if name in thorough else name
+            pytest.param(name, marks=pytest.mark.slow)
+            if name in slow
+            else pytest.param(name, marks=pytest.mark.thorough)
+            if name in thorough
+            else name
             for name in names
         ],
     )
@@ -227,7 +233,11 @@ IN_WARM_UP: dict[str, tuple[Case, tuple[int, ...]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:not an answer yet:RuntimeWarning")
-@named(*IN_WARM_UP, thorough=[k for k in IN_WARM_UP if k not in ("a fixed step", "dense metric")])
+@named(
+    *IN_WARM_UP,
+    thorough=("MALT", "several rounds", "about a centre"),
+    slow=("SGLD auto", "PSGLD auto", "control variates", "loader", "cycles"),
+)
 def test_a_warm_up_that_was_stopped_goes_on_from_what_is_kept(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

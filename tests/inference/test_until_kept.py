@@ -78,9 +78,11 @@ def test_stopped_and_gone_on_with(stops: tuple[int, ...], tmp_path: Path) -> Non
     assert_gone_on_with("fixed step", path)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in KERNELS if name != "fixed step"])
-@pytest.mark.parametrize("share", [0.02, 0.6])
+@pytest.mark.parametrize(
+    "share",
+    [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.6, marks=pytest.mark.thorough)],
+)
 def test_what_was_found_in_warm_up_is_kept(name: str, share: float, tmp_path: Path) -> None:
     path, attrs = tmp_path / "run.zarr", whole_of(name).attrs
     drawing = attrs["num_samples"] * attrs["thinning"]

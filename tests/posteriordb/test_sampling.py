@@ -94,7 +94,7 @@ BATCHES = {
 }
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_sets(name: str) -> None:
     # The funnel of the eight schools is four times as wide as the curvature at its mode says.

@@ -44,8 +44,13 @@ def run(kernel: fe.Kernel, num_samples: int = 800, warmup_steps: int = 1500) -> 
     )
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kernel", [fe.PSGLD, fe.SGHMC, fe.SGNHT])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        pytest.param(fe.PSGLD, marks=pytest.mark.thorough),
+        *(pytest.param(kernel, marks=pytest.mark.slow) for kernel in (fe.SGHMC, fe.SGNHT)),
+    ],
+)
 def test_minibatch_noise_stays_within_the_tolerance(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, tolerance=TOLERANCE))
     assert max(tree.attrs["tuned_excess_temperature"]) <= TOLERANCE * (1 + 1e-3)

@@ -67,9 +67,12 @@ def show(widths: list[int], rank: int, found: fe.FreeEnergyEstimate, exact: floa
 TEN, DEEP = ([10, 10, 10], 3), ([4, 5, 6, 5, 4], 2)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("widths", "rank", "num_chains"), [(*TEN, 16), (*DEEP, 64)], ids=["ten", "deep"]
+    ("widths", "rank", "num_chains"),
+    [
+        pytest.param(*TEN, 16, marks=pytest.mark.slow, id="ten"),
+        pytest.param(*DEEP, 64, marks=pytest.mark.thorough, id="deep"),
+    ],
 )
 def test_a_tighter_localiser_against_exact_gibbs(
     widths: list[int], rank: int, num_chains: int

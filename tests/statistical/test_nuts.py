@@ -16,7 +16,7 @@ import ppl_fe as fe
 from ppl_fe.networks.flat import FlatNetwork
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_nuts_and_baoab_agree_on_a_small_network() -> None:
     torch.manual_seed(41)
     x = torch.randn(100, 2)
