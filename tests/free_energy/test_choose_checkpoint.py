@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly
+import xarray as xr
+from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly, uninterrupted
 from torch import nn
 
 import ppl_fe as fe
@@ -336,12 +337,12 @@ def test_of_candidates_side_by_side_one_that_fails_costs_no_other(
     anchors_of = {name: network.with_state(state).anchor for name, state in states().items()}
     tried = []
 
-    def climb(own: Ladders, anchors: torch.Tensor) -> tuple[list[Climbed], None]:
+    def climb(own: Ladders, anchors: torch.Tensor) -> tuple[list[Climbed], xr.DataTree]:
         tried.append(len(anchors))
         if any(torch.equal(anchor, anchors_of["blind"]) for anchor in anchors):
             raise fe.DivergedError("not finite")
         ladder = pd.DataFrame({"energy": [1.0, 2.0], "energy_mcse": 0.1, "r_hat": 1.0, "ess": 99.0})
-        return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], None
+        return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], uninterrupted()
 
     monkeypatch.setattr(Ladders, "climb", climb)
     monkeypatch.setattr(lots, "MOST_CHAINS", 128)

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from cases.fresh_heads import D_BODY, DATA, TRUE, TwoParts, body_state, exactly, with_body
+from cases.fresh_heads import (
+    D_BODY,
+    DATA,
+    TRUE,
+    TwoParts,
+    body_state,
+    exactly,
+    uninterrupted,
+    with_body,
+)
 from torch import Tensor
 
 import ppl_fe as fe
@@ -33,7 +42,7 @@ def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 exactly(body, gamma).free_energy for body in anchors[:, :D_BODY].double().numpy()
             ]
             ladder = pd.DataFrame([rung, rung])
-            return [Climbed(value, 0.1, 0.0, ladder) for value in values], xr.DataTree()
+            return [Climbed(value, 0.1, 0.0, ladder) for value in values], uninterrupted()
 
         monkeypatch.setattr(Ladders, "climb", climb)
 

@@ -441,7 +441,7 @@ def test_the_resume_file_is_written_aside(unfinished: Path) -> None:
         raise CrashError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors_io, "save_file", crashing)
+        patch.setattr(safetensors_io, "_write", crashing)
         with pytest.raises(CrashError):
             run(unfinished, resume=True)
     assert_goes_on(unfinished)
