@@ -10,8 +10,9 @@ from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.trajectories import Trajectories
 
-# Vectors (C, D) in hand while the stiffest direction is looked for, after the warm-up.
-MEASURING = 8
+# Vectors (C, D) in hand while the stiffest direction is looked for, after the warm-up: eight, and
+# four for what the allocator holds between them, which was up to two beyond the eight.
+MEASURING = 12
 TOLD_FROM = 1e9  # bytes; of less nothing need be said
 
 
