@@ -6,7 +6,7 @@
 `fe.rank_checkpoints(checkpoints, module, data)` of four networks of 1,910 weights, trained at four
 rates on 1,400 of scikit-learn's digits, in a process of its own. What it shows is read as it
 comes: the time of each line that says what the run would take, and of the end. After `--limit`
-seconds it is stopped, as one would who was told. Issue's aims: ranked within two minutes, or told
+seconds it is stopped, as one would who was told. The aims: ranked within two minutes, or told
 within 20 seconds what it would take and what to change.
 """
 

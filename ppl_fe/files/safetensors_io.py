@@ -182,7 +182,8 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write tensors that lie apart.
 
-    The library writes to a file of a name of its own, which stays where the process is killed.
+    The library writes to a file of a name of its own, which stays where the process is killed, or
+    else makes a copy of all tensors in memory, which may be as large as the run itself.
 
     Raises:
         TypeError: a tensor of a type that the format has not.

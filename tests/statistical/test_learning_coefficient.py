@@ -35,7 +35,7 @@ def linear_network() -> fe.FlatNetwork:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("gamma", [0.1, 10.0])
+@pytest.mark.parametrize("gamma", [0.1, pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_sgld_at_a_given_step(gamma: float) -> None:
     step_size = 1.0 / (N_BETA * CURVATURES.max() + gamma)  # a bias of a third where stiffest
     found = estimate(

@@ -336,9 +336,9 @@ class Store:
         Raises:
             OSError: the disk is full; what was committed before stays.
         """
-        is_same = self._root is not None and holds(self._root, tree)
+        is_other = self._root is None or not holds(self._root, tree)
         with self._told_if_full():
-            if self._root is None or not is_same:
+            if is_other:
                 kept = [name for name, node in tree.children.items() if {*node.sizes} >= DRAWS]
                 self._root = self._fresh_root(
                     {
@@ -346,10 +346,11 @@ class Store:
                         for group in kept
                     }
                 )
+            assert self._root is not None
             write_end(self._root, tree)
             sync(self._new_files())
             seal(self._root.store.root, self.facts, tree)
-        if not is_same:
+        if is_other:
             self.remember({}, {}, 0, is_over=True)
         if complete:
             self.abandon()
