@@ -108,6 +108,8 @@ def test_without_a_cpp_compiler_the_traced_graph_runs_and_says_so(
     assert_same_draws(fallen_back, plain, atol=0.0)
 
 
+# Of torch itself, where this test is the first to import Inductor; the package hides it as well.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is dep:DeprecationWarning")
 def test_a_failing_compiler_is_told_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **options: Any) -> None:
         raise RuntimeError("ld: cannot find -lgomp\nmore")
