@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from ppl_fe.files.syncing import sync
@@ -97,6 +98,13 @@ class Lock:
             return os.path.samestat(os.fstat(file), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove the file of a lock on `path` whose owner was killed, if there is one."""
+    if path.with_name(path.name + ".lock").exists():
+        with suppress(OSError):  # it has an owner, or nothing can be written here
+            Lock(path).release()
 
 
 def _locked(file: int) -> bool:

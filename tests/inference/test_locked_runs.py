@@ -179,6 +179,20 @@ def test_a_complete_run_is_read_without_a_lock(
     assert_draws(run(path, resume=True), path)
 
 
+def test_the_lock_of_a_process_killed_after_its_last_commit_goes_with_the_next_call(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run.zarr"
+    run(path)
+    left = path.with_name("run.zarr.lock")
+    left.write_bytes(lock_module._about_this_process())
+    assert_draws(run(path, resume=True), path)
+    held = Lock(path)  # of one that is about to end
+    run(path, resume=True)
+    assert left.exists()
+    held.release()
+
+
 def _contend(path: Path, wait: Callable[[], Any], results: Any, resume: bool) -> None:
     torch.set_num_threads(1)
     wait()

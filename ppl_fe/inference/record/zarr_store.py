@@ -16,7 +16,7 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from ppl_fe.files.lock import Lock
+from ppl_fe.files.lock import Lock, remove_left_over
 from ppl_fe.files.no_room import told_if_full
 from ppl_fe.files.state_file import StateFile
 from ppl_fe.files.syncing import sync
@@ -93,7 +93,9 @@ class Store:
         self.complete, self.stored_facts = False, dict[str, Any]()
         self._lock: Lock | None = None
         # What is complete is read, perhaps where nothing can be written.
-        if not (resume and is_sealed(self.path) and not self.resume_file.exists()):
+        if resume and is_sealed(self.path) and not self.resume_file.exists():
+            remove_left_over(self.path)  # its process was killed after the last commit
+        else:
             self._lock = Lock(self.path)
         try:
             self._find(resume)
