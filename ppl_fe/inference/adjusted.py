@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_positive
 from ppl_fe.inference.dynamics.malt import FRICTION, TRAJECTORY_LENGTH
+from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import Potential
 from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
@@ -139,11 +141,6 @@ class MALT(PyroKernel):
         if position is None:
             position = uniform_positions(target.density, plan.num_chains, plan.seed)
         density = batchable(target.density, position)
-        found = None
-        if given is None and self.metric == "auto" and density.num_parameters <= MOST_DENSE:
-            found = descend(density, position)
-            if found is not None:
-                found = with_other_modes(density, found.with_lost_at_the_best(), plan.seed)
         length = plan.length
         trajectories = length.num_steps if plan.until is None else EXPECTED_TRAJECTORIES
         chains = Trajectories(
@@ -156,12 +153,14 @@ class MALT(PyroKernel):
             compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
-        if found is not None:
-            _start_about(chains, found, plan.seed)
-        elif target.center is not None and self.metric == "auto":
-            start_about_center(chains, target.least_curvature or 1.0, plan.seed)
+        start = None
+        if self.metric == "auto" and target.center is not None:
+            start = partial(start_about_center, chains, target.least_curvature or 1.0, plan.seed)
+        elif self.metric == "auto" and given is None and density.num_parameters <= MOST_DENSE:
+            start = partial(_descend_and_start, chains, density, plan.seed)
         windows = Windows(
             chains,
+            start=start,
             target_acceptance=self.target_acceptance,
             step_size=None if self.step_size == "auto" else float(self.step_size),
             learns_metric=self.metric == "auto",
@@ -169,6 +168,13 @@ class MALT(PyroKernel):
             num_trajectories=None if plan.until is not None else length.warmup_steps,
         )
         return Prepared(chains, windows)
+
+
+def _descend_and_start(chains: Trajectories, density: Density, seed: int) -> None:
+    """Start about the modes that descents from the chains' positions find, if any arrives."""
+    found = descend(density, chains.position)
+    if found is not None:
+        _start_about(chains, with_other_modes(density, found.with_lost_at_the_best(), seed), seed)
 
 
 def _start_about(chains: Trajectories, found: Descent, seed: int) -> None:

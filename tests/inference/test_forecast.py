@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.inference import adjusted
 from ppl_fe.inference.run import progress
 from ppl_fe.inference.run.forecast import Prospect, of_relaxation, of_trajectories
 from ppl_fe.inference.run.progress import TIMED, Watch
@@ -77,6 +78,30 @@ def test_trajectories_say_it_as_early(
     seconds_a_step(0.7)
     said = said_by(lambda: fe.sample(normal), capsys)
     assert "MALT: about 13 min, 1,200 trajectories a chain" in said
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(0.5, True), (0.001, False)])
+def test_a_very_long_run_is_told_before_chains_are_started(
+    seconds: float,
+    says: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1,120 trajectories of 4 steps at first, so that half a second a gradient makes 37 minutes."""
+
+    def stop(*_: Any) -> None:
+        raise SaidError
+
+    monkeypatch.setattr(Trajectories, "seconds_of_a_gradient", lambda _: seconds)
+    monkeypatch.setattr(adjusted, "descend", stop)
+    said = said_by(lambda: fe.sample(normal), capsys)
+    guess = "MALT, a first guess by one gradient: about 37 min, 1,200 trajectories a chain"
+    assert (guess in said) == says
+
+
+def test_what_a_bar_times_is_not_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    bare, shown = (fe.sample(normal, compile="eager", progress_bar=bar) for bar in (False, True))
+    assert bare.attrs["num_gradients"] == shown.attrs["num_gradients"]
 
 
 def test_a_run_that_seemed_short_says_what_it_takes_after_its_warm_up(

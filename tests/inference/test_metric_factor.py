@@ -71,7 +71,9 @@ def test_one_position_teaches_no_metric() -> None:
         pyro.sample("w", dist.Normal(torch.zeros(3), torch.tensor([1.0, 5.0, 9.0])).to_event(1))
 
     plan = RunPlan(RunLength(1, 1), num_chains=2, compile="eager")
-    chains, windows = fe.MALT(normal).prepare(Target(Density(normal)), plan)
+    chains, windows = fe.MALT(normal).prepare(
+        Target(Density(normal), start=torch.zeros(2, 3)), plan
+    )
     before = cast(DenseFactor, chains.factor)
     windows.run(lambda phase: None, lambda: False, lambda: None)
     assert torch.equal(cast(DenseFactor, chains.factor).factor, before.factor)

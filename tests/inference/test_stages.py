@@ -45,3 +45,18 @@ def test_a_group_goes_on_where_its_chains_are() -> None:
         whole = np.concatenate([stage.losses[1][place] for stage in (first, second, third)])
         np.testing.assert_allclose(whole, losses(chain), rtol=1e-12)
     assert [stage.num_gradients for stage in (first, second, third)] == [6, 5, 2]
+
+
+def test_chains_that_go_on_are_not_started_anew() -> None:
+    """A start about a centre takes tens of gradients: a stage that goes on has its own alone."""
+    center = torch.zeros(4, 1, dtype=torch.float64)
+    target = Target(
+        Density(middle, (Y,)), start=center, center=center, least_curvature=1.0, num_groups=2
+    )
+    plan = RunPlan(RunLength(6, warmup_steps=20), num_chains=4, compile="eager")
+    stages = Stages(fe.MALT(middle), target, plan)
+    stages.begin()
+    second = stages.go_on([1], 5)
+    assert stages.standing is not None
+    steps = int(stages.standing.report["num_steps"][0])
+    assert second.num_gradients == 1 + 5 * steps

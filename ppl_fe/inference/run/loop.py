@@ -20,7 +20,7 @@ from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.record.zarr_folder import Arrays
 from ppl_fe.inference.record.zarr_store import Stopped, Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
-from ppl_fe.inference.run.forecast import look_ahead
+from ppl_fe.inference.run.forecast import Prospect, look_ahead
 from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run.progress import Watch
 from ppl_fe.inference.run.until import Until
@@ -162,6 +162,7 @@ class Sampling:
         if self.warm_up.is_over:
             return
         try:
+            self._guess()
             self.warm_up.run()
         except FloatingPointError:
             if self.store is not None:
@@ -250,11 +251,25 @@ class Sampling:
         if self.watch.after_step(phase):
             self._look_ahead(warmed_up=False)
 
+    def _guess(self) -> None:
+        """Say before the first trajectory, which may itself take long, what the run may take."""
+        chains = self.chains
+        if isinstance(chains, Trajectories) and not self.watch.said:
+            prospect = self._prospect(warmed_up=False)
+            assert prospect is not None
+            each = chains.num_steps * chains.seconds_of_a_gradient()
+            self.watch.guess(self.kernel.settings["sampler"], prospect, each)
+
     def _look_ahead(self, *, warmed_up: bool) -> None:
         """Say what is still to come, if that is not said and is known by now."""
         if self.watch.said:
             return
-        prospect = look_ahead(
+        prospect = self._prospect(warmed_up=warmed_up)
+        if prospect is not None:
+            self.watch.say(self.kernel.settings["sampler"], prospect, last=warmed_up)
+
+    def _prospect(self, *, warmed_up: bool) -> Prospect | None:
+        return look_ahead(
             self.chains,
             self.adaptation,
             self.target,
@@ -262,8 +277,6 @@ class Sampling:
             taken=self.watch.num_steps,
             warmed_up=warmed_up,
         )
-        if prospect is not None:
-            self.watch.say(self.kernel.settings["sampler"], prospect, last=warmed_up)
 
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""

@@ -19,6 +19,7 @@ from ppl_fe.inference.step.trajectories import Trajectories
 from ppl_fe.ranks import is_first
 
 TIMED = 50  # steps, by whose mean the rest is judged
+VERY_LONG = 120.0  # seconds, from which one wants to know before the first step
 PATIENCE, LEAST_TIMED = 10.0, 3  # seconds after which fewer steps must do
 
 
@@ -87,6 +88,19 @@ class Watch:
         line = prospect.line(sampler, fmean(self._timed), memory)
         self.said = last or bool(line)
         if line:
+            tqdm.write(line, file=sys.stderr)
+
+    def guess(self, sampler: str, prospect: Prospect, seconds: float) -> None:
+        """Write what a run may take that seems very long; what it will take is said later.
+
+        Args:
+            sampler: its name.
+            prospect: before the first step.
+            seconds: for one of what is counted, as far as anything tells.
+        """
+        if prospect.remaining * seconds > VERY_LONG:
+            memory = memory_of_run(self.chains, self.recorder)
+            line = prospect.line(f"{sampler}, a first guess by one gradient", seconds, memory)
             tqdm.write(line, file=sys.stderr)
 
     def before_step(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, NamedTuple
@@ -210,6 +211,13 @@ class Trajectories:
         still = torch.zeros_like(position[:, :1])
         at = self._move(rest, rest.velocity, still, still)
         return at._replace(velocity=rest.velocity, energy_error=torch.zeros_like(at.log_density))
+
+    def seconds_of_a_gradient(self) -> float:
+        """Time one gradient of all chains where they are, which the run does not count."""
+        counted, begun = self.num_gradients, time.perf_counter()
+        self.evaluate(self.position).log_density.sum().item()  # which waits for it
+        self.num_gradients = counted
+        return time.perf_counter() - begun
 
     def start_at(self, position: Tensor) -> None:
         """Put the chains at positions (C, D)."""

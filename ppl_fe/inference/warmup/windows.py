@@ -50,6 +50,9 @@ class Windows:
         learns_metric: or leaves it as it is.
         of_loss: whether the loss alone matters; by default every coordinate does.
         num_trajectories: the length of the warm-up; by default until it has settled.
+        start: puts the chains where the warm-up begins, and gives them a first metric; by default
+            they begin as they are. It is called in `run`, which a resumed run may not need, and
+            may take long.
 
     Attributes:
         num_steps: trajectories so far, in warm-up and after it.
@@ -66,8 +69,9 @@ class Windows:
         learns_metric: bool,
         of_loss: bool = False,
         num_trajectories: int | None,
+        start: Callable[[], None] | None = None,
     ) -> None:
-        self.chains, self.num_steps = chains, 0
+        self.chains, self.num_steps, self._start = chains, 0, start
         self._target, self._learns_metric = target_acceptance, learns_metric
         self._by_hand, self._of_loss = step_size, of_loss
         self._until_settled = num_trajectories is None
@@ -106,6 +110,8 @@ class Windows:
             spent: whether no more should go into the warm-up; its last window comes all the same.
             after_window: called where `state` and that of the chains are all that there is.
         """
+        if self._start is not None and self.num_steps == 0:
+            self._start()
         while not self._has_settled and self._windows < len(self._lengths):
             before = self.chains.steps
             seen = self._window(self._lengths[self._windows], after_step, spent)
