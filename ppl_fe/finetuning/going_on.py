@@ -13,7 +13,7 @@ from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.files.kept_run import KeptRun, State
 from ppl_fe.finetuning.objective import Batch, Objective, picked_rows
 from ppl_fe.inference.run.identity import refuse_other_run
-from ppl_fe.inference.run.loop import Interrupts
+from ppl_fe.inference.run.interrupts import Interrupts
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.networks.hashes import network_hash
 from ppl_fe.ranks import refuse_differences

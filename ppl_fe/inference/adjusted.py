@@ -21,6 +21,7 @@ from ppl_fe.inference.step.metric_factor import MOST_DENSE, DenseFactor
 from ppl_fe.inference.step.trajectories import Path, Trajectories
 from ppl_fe.inference.warmup.about_a_center import start_about_center
 from ppl_fe.inference.warmup.newton import Descent, descend
+from ppl_fe.inference.warmup.other_modes import OtherModes
 from ppl_fe.inference.warmup.scouts import with_other_modes
 from ppl_fe.inference.warmup.starts import OVERDISPERSION, spread_out, uniform_positions
 from ppl_fe.inference.warmup.windows import Windows
@@ -153,7 +154,7 @@ class MALT(PyroKernel):
             compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
-        start = None
+        start: Callable[[], OtherModes | None] | None = None
         if self.metric == "auto" and target.center is not None:
             start = partial(start_about_center, chains, target.least_curvature or 1.0, plan.seed)
         elif self.metric == "auto" and given is None and density.num_parameters <= MOST_DENSE:
@@ -170,11 +171,14 @@ class MALT(PyroKernel):
         return Prepared(chains, windows)
 
 
-def _descend_and_start(chains: Trajectories, density: Density, seed: int) -> None:
+def _descend_and_start(chains: Trajectories, density: Density, seed: int) -> OtherModes | None:
     """Start about the modes that descents from the chains' positions find, if any arrives."""
     found = descend(density, chains.position)
-    if found is not None:
-        _start_about(chains, with_other_modes(density, found.with_lost_at_the_best(), seed), seed)
+    if found is None:
+        return None
+    found = with_other_modes(density, found.with_lost_at_the_best(), seed)
+    _start_about(chains, found, seed)
+    return OtherModes.of(found)
 
 
 def _start_about(chains: Trajectories, found: Descent, seed: int) -> None:

@@ -30,7 +30,7 @@ from ppl_fe.finetuning.going_on import facts_of
 from ppl_fe.finetuning.objective import Objective
 from ppl_fe.finetuning.train.finetune_result import FinetuneResult
 from ppl_fe.finetuning.train.training_loop import Training
-from ppl_fe.inference.run.loop import Interrupts
+from ppl_fe.inference.run.interrupts import Interrupts
 
 Call = Callable[..., Any]
 

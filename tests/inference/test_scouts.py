@@ -51,6 +51,36 @@ def test_a_chain_is_put_where_no_chain_came(program: object, mode: float, other:
     assert int((abs(centers - mode) < 0.05).sum()) == 3
 
 
+@pytest.mark.parametrize(("share", "matters"), [(0.003, True), (1e-5, False)])
+def test_a_rare_mode_counts_by_what_it_adds_to_the_variance(share: float, matters: bool) -> None:
+    """At 40 standard deviations a share of 0.003 makes the variance about five times as large."""
+
+    def rare() -> None:
+        weights = torch.tensor([1 - share, share], dtype=torch.float64)
+        bumps = dist.Normal(torch.tensor([0.0, 40.0], dtype=torch.float64), 1.0)
+        w = pyro.sample("w", dist.Normal(torch.zeros((), dtype=torch.float64), 100.0))
+        pyro.factor("both", torch.logsumexp(weights.log() + bumps.log_prob(w[..., None]), -1))
+
+    density = Density(rare)
+    found = found_from(density, [0.5, -0.5, 1.0, -1.0])
+    moved = with_other_modes(density, found, seed=0).position
+    assert int(((moved - 40).abs() < 0.1).sum()) == matters
+
+
+def test_a_way_whose_best_point_is_beside_its_mode_has_ended_there() -> None:
+    """Two of five heavy-tailed data make a lumpy mode of 0.2 % of the mass at 20 deviations."""
+    y = 0.05 * torch.tensor([-1.0, 0.5, -0.7, 24.0, 25.5], dtype=torch.float64)
+
+    def model() -> None:
+        mu = pyro.sample("mu", dist.Normal(torch.zeros((), dtype=torch.float64), 0.5))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.StudentT(1.0, mu, 0.05), obs=y)
+
+    density = Density(model)
+    found = found_from(density, [1.0, 1.1, 1.3, 1.5])
+    assert bool(found.at_mode.all()), found
+
+
 def test_of_one_mode_nothing_changes() -> None:
     density = Density(normal)
     found = found_from(density, [0.5, -1.0])

@@ -1,4 +1,4 @@
-"""One chain unlike the others: failed, stuck, in another mode, or on the others' minibatches."""
+"""One chain unlike the others, or what one alone has known: failed, stuck, in another mode."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from arviz_stats.base import array_stats
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, Array, distance, errors_allowed
 from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.warmup.other_modes import MATTERS, unvisited
 
 # A chain whose interquartile range is a fifth of the others'. Of 100 effective draws it is known
 # to 12 %, so that a healthy one is six errors away.
@@ -31,6 +32,15 @@ def failed_chains(run: Run) -> Check:
         1,
         f"{why}: those left are no fair sample; give a smaller step_size, or {_elsewhere(run)}",
     )
+
+
+def unvisited_modes(run: Run) -> Check | None:
+    """Check what modes found at the start, and hardly seen since, would add to a variance."""
+    if "unvisited_modes" not in run.attrs:
+        return None
+    missing = json.loads(run.attrs["unvisited_modes"])
+    advice = unvisited(missing) if missing else ""
+    return Check.below("unvisited_modes", max(missing.values(), default=0.0), MATTERS, advice)
 
 
 def stuck_chains(run: Run) -> Check | None:

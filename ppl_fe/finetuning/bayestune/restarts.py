@@ -10,7 +10,7 @@ from ppl_fe.diverged import DivergedError
 from ppl_fe.files.kept_run import KeptRun
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.going_on import between_steps
-from ppl_fe.inference.run.loop import Interrupts
+from ppl_fe.inference.run.interrupts import Interrupts
 
 SHORTER, MOST_RESTARTS = 4.0, 3
 

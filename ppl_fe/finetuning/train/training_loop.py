@@ -17,7 +17,7 @@ from ppl_fe.finetuning.going_on import between_steps
 from ppl_fe.finetuning.objective import Batch, Objective, non_finite_layer
 from ppl_fe.finetuning.train.looks import OWN_COLUMNS, Looks
 from ppl_fe.finetuning.train.trained_entries import TrainedEntries
-from ppl_fe.inference.run.loop import Interrupts
+from ppl_fe.inference.run.interrupts import Interrupts
 from ppl_fe.networks.matching import listed
 from ppl_fe.ranks import are_several, is_first, own_part, own_share
 

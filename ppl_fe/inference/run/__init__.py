@@ -3,7 +3,8 @@
 one_run.py        from a kernel, a target and a plan to a DataTree
 stages.py         chains of some targets go on, those of others end
 identity.py       which run a call asks for, and where two differ
-loop.py           draws after a warm-up, Ctrl-C between two steps
+loop.py           draws after a warm-up
+interrupts.py     Ctrl-C between two steps
 warm_up.py        the warm-up, in rounds, and what is kept of it
 progress.py       the progress bar
 forecast.py       the line before the long part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.warmup.other_modes import unvisited
 
 
 def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
@@ -34,6 +36,9 @@ def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+    missing = json.loads(attrs.get("unvisited_modes", "{}"))
+    if missing:
+        warnings.warn(f"not an answer: {unvisited(missing)}", RuntimeWarning, stacklevel=3)
 
 
 def _line(attrs: Mapping[Any, Any]) -> str:

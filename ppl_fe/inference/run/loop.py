@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import json
 import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from types import FrameType, TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from ppl_fe.inference.record.zarr_store import Stopped, Store
 from ppl_fe.inference.run.failed_chains import failures, stop_if_all_failed
 from ppl_fe.inference.run.forecast import Prospect, look_ahead
 from ppl_fe.inference.run.identity import refuse_other_run
+from ppl_fe.inference.run.interrupts import Interrupts
 from ppl_fe.inference.run.progress import Watch
 from ppl_fe.inference.run.until import Until
 from ppl_fe.inference.run.warm_up import CHECK_EVERY, Events, WarmUp
@@ -29,54 +28,10 @@ from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.warmup.other_modes import OtherModes
 from ppl_fe.inference.warmup.step_size import Adaptation
 from ppl_fe.inference.warmup.windows import Windows
 from ppl_fe.ranks import are_several, told_by_first
-
-
-class Interrupts:
-    """Hold Ctrl-C back until `check` is called, while this context lasts.
-
-    A second Ctrl-C is raised at once, wherever it falls. Where another handler than Python's own is
-    in place, outside the main thread, or where several ranks run a chain, nothing changes: the
-    others would wait for a rank that stopped at a step of its own.
-
-    Example:
-        >>> with Interrupts() as interrupts:
-        ...     interrupts.check()
-    """
-
-    def __enter__(self) -> Self:
-        self._asked = False
-        in_main = threading.current_thread() is threading.main_thread()
-        usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        self._ours = in_main and usual and not are_several()
-        if self._ours:
-            signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def check(self) -> None:
-        """Raise a Ctrl-C that was held back.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C was pressed.
-        """
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
 
 
 class Collected(NamedTuple):
@@ -148,6 +103,11 @@ class Sampling:
     def adaptation(self) -> Adaptation | Windows:
         """What tuned the chains, and holds their settings."""
         return self.warm_up.adaptation
+
+    @property
+    def modes(self) -> OtherModes | None:
+        """Modes that were found at the start beside the largest, if any."""
+        return self.adaptation.modes if isinstance(self.adaptation, Windows) else None
 
     def begin(self) -> None:
         """Warm the chains up, or with `resume` go on where the stored run stands.
@@ -225,7 +185,9 @@ class Sampling:
                 self.store.abandon()
             raise
         seconds = time.perf_counter() - started
-        known = {f"tuned_{name}": value for name, value in self.report.items()}
+        known: dict[str, Any] = {f"tuned_{name}": value for name, value in self.report.items()}
+        if self.modes is not None:
+            known["unvisited_modes"] = json.dumps(self.modes.missing(self.chains.density.blocks))
         facts = {**self.found, **known, "sampling_time": seconds, **self._reached()}
         return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
 
@@ -242,6 +204,7 @@ class Sampling:
                 "looks": torch.tensor(0 if self.until is None else self.until.looks),
             },
             "report": self.report,
+            "modes": {} if self.modes is None else self.modes._asdict(),
             "warm-up": {} if self.warm_up.is_over else self.warm_up.state(),
         }
         self.store.remember(in_one(parts), self.found, self.recorder.num_draws)
@@ -300,6 +263,8 @@ class Sampling:
         """Go on in the warm-up, or after it with its report and what it found about lengths."""
         num_steps = int(self.chains.totals.num_steps[0])
         self.watch.skip(num_steps)
+        if "modes" in parts and isinstance(self.adaptation, Windows):
+            self.adaptation.modes = OtherModes(**parts["modes"])
         if "warm-up" in parts:
             self.warm_up.restore(parts["warm-up"])
             return

@@ -1,9 +1,10 @@
 """What is learnt in warm-up, then held fixed.
 
 starts.py             where chains start, and the modes that they start about
-about_a_center.py    starts about a centre that is given, and the metric there
+about_a_center.py     starts about a centre that is given, and the metric there
 newton.py             where the posterior has its mass, by damped Newton steps
 scouts.py             modes that no chain has found
+other_modes.py        modes that were found, held against the draws
 many_data.py          mode and metric of more data than a Hessian should be taken of
 gradient_choice.py    minibatches or control variates, by the noise of each
 windows.py            step size and metric of trajectories

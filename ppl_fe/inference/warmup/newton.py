@@ -23,6 +23,7 @@ from ppl_fe.inference.step.dense_metric import curvatures
 
 MOST_STEPS, MOST_DAMPED = 100, 1e10
 ARRIVED = 0.05  # nats that the quadratic model still promises
+NEAR = 2.0  # standard deviations between the mode and the point of most mass on the way to it
 LOST = 10.0  # nats of mass below the best, and one a parameter, from which a descent is given up
 
 
@@ -30,7 +31,8 @@ class Descent(NamedTuple):
     """What descending found, each chain by itself, in float64.
 
     position (C, D); factor (C, D, D), whose square FFᵀ is the inverse of the Hessian made positive;
-    mass (C,), the logarithm of Laplace's; at_mode (C,), whether the way ended there.
+    mass (C,), the logarithm of Laplace's; at_mode (C,), whether the way ended there, or so near
+    that one mode is meant.
     """
 
     position: Tensor
@@ -103,8 +105,10 @@ def descend(density: Density, start: Tensor, most_steps: int = MOST_STEPS) -> De
         done |= mass < most - _lost(start.shape[1])
         if done.all():
             break
-    at_mode = arrived & (here.position == best.position).all(-1)
-    return Descent(best.position, best.axes * best.sizes.rsqrt()[:, None], best.mass(), at_mode)
+    factor = best.axes * best.sizes.rsqrt()[:, None]
+    away = torch.linalg.solve(factor, (here.position - best.position)[..., None])[..., 0]
+    at_mode = arrived & (torch.linalg.vector_norm(away, dim=-1) < NEAR)
+    return Descent(best.position, factor, best.mass(), at_mode)
 
 
 def _lost(num_parameters: int) -> float:

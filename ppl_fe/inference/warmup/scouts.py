@@ -2,13 +2,13 @@
 
 Chains that all descend into one mode of several agree with each other, and no number of theirs
 shows what they have missed. Scouts descend as well, from more starts and from draws of the
-program's own prior, and where one finds another mode of some mass a chain is put there. If the
-chains then pass from mode to mode, all is well; if they do not, R-hat says it.
+program's own prior, and where one finds another mode a chain is put there, if that mode matters:
+with a share m of the mass at d standard deviations it adds about m d² to the variance, so that a
+rare mode far away counts, too. If the chains then pass from mode to mode, all is well; if they do
+not, R-hat says it.
 """
 
 from __future__ import annotations
-
-from math import log
 
 import torch
 from torch import Tensor
@@ -16,13 +16,12 @@ from torch import Tensor
 from ppl_fe.inference.program.ancestors import prior_positions
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.warmup.newton import Descent, descend
+from ppl_fe.inference.warmup.other_modes import APART, MATTERS, added_variances, distances
 from ppl_fe.inference.warmup.starts import uniform_positions
 
 NUM_SCOUTS = 16  # half of them from the prior, if it can be drawn from
 MOST_STEPS = 40
 MOST_VALUES = 10**7  # that the scouts' Hessians hold at once, for each datum: D² · N · scouts
-APART = 4.0  # standard deviations of the nearer mode
-LEAST_MASS = 0.02  # of the mode of most mass
 
 
 def with_other_modes(density: Density, found: Descent, seed: int) -> Descent:
@@ -42,10 +41,10 @@ def with_other_modes(density: Density, found: Descent, seed: int) -> Descent:
     if scouts is None:
         return found
     mass = torch.where(scouts.at_mode, scouts.mass, -torch.inf).nan_to_num(-torch.inf)
-    enough = torch.maximum(mass.max(), found.mass.nan_to_num(-torch.inf).max()) + log(LEAST_MASS)
+    added, _ = added_variances(scouts._replace(mass=mass), found)
     for scout in mass.argsort(descending=True).tolist():
         one = Descent(*(values[scout : scout + 1] for values in scouts))
-        if mass[scout] < enough or (_distances(one, found) < APART).any():
+        if added[scout] < MATTERS or (distances(one, found) < APART).any():
             continue
         chain = _redundant(found)
         if chain is None:
@@ -56,20 +55,10 @@ def with_other_modes(density: Density, found: Descent, seed: int) -> Descent:
 
 def _redundant(found: Descent) -> int | None:
     """Find a chain that shares its mode with another; None where every chain has its own."""
-    apart = _distances(found, found)
+    apart = distances(found, found)
     apart.fill_diagonal_(torch.inf)
     nearest = apart.amin(0)
     return int(nearest.argmin()) if bool(nearest.min() < APART) else None
-
-
-def _distances(these: Descent, those: Descent) -> Tensor:
-    """Compute distances (A, B) of modes, in standard deviations of the wider of the two."""
-    away = these.position[:, None] - those.position  # (A, B, D)
-    by_each = [
-        torch.linalg.vector_norm(torch.linalg.solve(factor, away[..., None])[..., 0], dim=-1)
-        for factor in (these.factor[:, None], those.factor[None])
-    ]
-    return torch.minimum(*by_each)
 
 
 def _replaced(values: Tensor, by: Tensor, chain: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppl_fe.inference.record.split_statistics import split_r_hat
 from ppl_fe.inference.step.metric_factor import MOST_DENSE
 from ppl_fe.inference.step.trajectories import Trajectories
+from ppl_fe.inference.warmup.other_modes import OtherModes
 
 # Trajectories; each window's metric is that of the next. Three at least, the last for the step.
 WINDOWS = (25, 25, 40, 60, 100, 150, 200, 300)
@@ -51,11 +52,12 @@ class Windows:
         of_loss: whether the loss alone matters; by default every coordinate does.
         num_trajectories: the length of the warm-up; by default until it has settled.
         start: puts the chains where the warm-up begins, and gives them a first metric; by default
-            they begin as they are. It is called in `run`, which a resumed run may not need, and
-            may take long.
+            they begin as they are. It returns the modes that it found, if it looked for any. It
+            is called in `run`, which a resumed run may not need, and may take long.
 
     Attributes:
         num_steps: trajectories so far, in warm-up and after it.
+        modes: that were found at the start, to be held against the draws.
     """
 
     exploring = False
@@ -69,9 +71,10 @@ class Windows:
         learns_metric: bool,
         of_loss: bool = False,
         num_trajectories: int | None,
-        start: Callable[[], None] | None = None,
+        start: Callable[[], OtherModes | None] | None = None,
     ) -> None:
         self.chains, self.num_steps, self._start = chains, 0, start
+        self.modes: OtherModes | None = None
         self._target, self._learns_metric = target_acceptance, learns_metric
         self._by_hand, self._of_loss = step_size, of_loss
         self._until_settled = num_trajectories is None
@@ -87,8 +90,10 @@ class Windows:
         chains.steps = (first,) * chains.num_groups
 
     def before_step(self) -> None:
-        """Count a trajectory of the run; nothing changes after warm-up."""
+        """Count a trajectory of the run, and see where it begins; no setting changes any more."""
         self.num_steps += 1
+        if self.modes is not None:
+            self.modes.look(self.chains.position)
 
     @property
     def least_remaining(self) -> int:
@@ -111,7 +116,7 @@ class Windows:
             after_window: called where `state` and that of the chains are all that there is.
         """
         if self._start is not None and self.num_steps == 0:
-            self._start()
+            self.modes = self._start()
         while not self._has_settled and self._windows < len(self._lengths):
             before = self.chains.steps
             seen = self._window(self._lengths[self._windows], after_step, spent)
@@ -129,6 +134,8 @@ class Windows:
         self.chains.measure_temperature(last.positions or [self.chains.position])
         self.chains.take_means(1)
         self.chains.take_own_statistics(1)
+        if self.modes is not None:
+            self.modes.forget()
 
     def state(self) -> dict[str, Tensor]:
         """Give what `restore` takes, at the end of a window."""

@@ -1,0 +1,146 @@
+"""Modes that descents found, and whether the draws came near them.
+
+A chain that begins in a rare mode may leave it in warm-up for good. R-hat then sees chains that
+agree, and the mode is in no draw: with a share m of the mass at d standard deviations, m d² of the
+variance is missing. What a descent found is therefore remembered, and held against the draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from ppl_fe.inference.program.density import Blocks
+from ppl_fe.inference.warmup.newton import Descent
+
+APART = 4.0  # standard deviations of the nearer mode
+MATTERS = 0.1  # of the variance of some coordinate: 5 % of its standard deviation
+LEAST_SEEN = 0.1  # of the share that Laplace's mass gives a mode, which is no exact one
+
+
+class OtherModes(NamedTuple):
+    """Remember modes that matter, beside the one of most mass, and count draws near each.
+
+    Attributes:
+        position: (M, D).
+        inverse: (M, D, D), of the factor whose square is the inverse of the Hessian there.
+        share: (M,), of the mass of the largest mode.
+        added: (M,), what each would add to the variance of its coordinate, as a share of it.
+        coordinate: (M,), the one to which it would add most.
+        near: (M,), the share of the draws that was near each, times their number.
+        looks: that number, (1,).
+
+    Example:
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> where = 40 * one[:, None], one[:, None, None]
+        >>> modes = OtherModes(*where, 0.003 * one, 4.8 * one, 0 * one, 0 * one, 0 * one)
+        >>> modes.look(torch.tensor([[0.1], [0.3]]))
+        >>> modes.missing({"w": slice(0, 1)})
+        {'w': 4.8}
+    """
+
+    position: Tensor
+    inverse: Tensor
+    share: Tensor
+    added: Tensor
+    coordinate: Tensor
+    near: Tensor
+    looks: Tensor
+
+    @classmethod
+    def of(cls, found: Descent) -> Self | None:
+        """Take those of descents that matter; of several in one mode the one of most mass."""
+        mass = found.mass.nan_to_num(-torch.inf)
+        added, coordinate = added_variances(found, found)
+        kept = [int(mass.argmax())]
+        for one in mass.argsort(descending=True).tolist():
+            apart = distances(_picked(found, [one]), _picked(found, kept)) >= APART
+            if found.at_mode[one] and added[one] >= MATTERS and apart.all():
+                kept.append(one)
+        first, *others = kept
+        if not others:
+            return None
+        share, zero = (mass[others] - mass[first]).exp(), torch.zeros_like(mass[others])
+        inverse = torch.linalg.inv(found.factor[others])
+        where = found.position[others], inverse
+        return cls(*where, share, added[others], coordinate[others], zero, zero[:1].clone())
+
+    def look(self, position: Tensor) -> None:
+        """Count the chains (C, D) that are near each mode."""
+        away = position.to(self.position)[None] - self.position[:, None]
+        distance = torch.linalg.vector_norm(away @ self.inverse.mT, dim=-1)
+        self.near.add_((distance < APART).to(self.near).mean(1))
+        self.looks.add_(1)
+
+    def forget(self) -> None:
+        """Forget what was seen: the draws begin."""
+        self.near.zero_()
+        self.looks.zero_()
+
+    def missing(self, blocks: Blocks) -> dict[str, float]:
+        """Give what modes that the draws hardly saw would add to a variance, the most of a site.
+
+        Args:
+            blocks: name of a site -> its run of coordinates.
+        """
+        found = dict[str, float]()
+        for k in torch.nonzero(self.near < LEAST_SEEN * self.share * self.looks)[:, 0].tolist():
+            at = int(self.coordinate[k])
+            site = next(name for name, block in blocks.items() if block.start <= at < block.stop)
+            found[site] = max(found.get(site, 0.0), float(self.added[k]))
+        return found
+
+
+def unvisited(missing: Mapping[str, float]) -> str:
+    """Say what is missing for want of a mode, and what to do.
+
+    Args:
+        missing: of a site with modes that the draws hardly saw, what they would add to the
+            variance of one of its values.
+
+    Example:
+        >>> unvisited({"mu": 1.13})[:61]
+        'a descent before the run found a mode that the draws hardly s'
+    """
+    sites = " and ".join(map(repr, missing))
+    most = max(missing.values())
+    return (
+        f"a descent before the run found a mode that the draws hardly saw, far off in {sites}; by "
+        f"its mass a variance is some {1 + most:.2g} times as large as theirs: look there by "
+        "initial_params, or give a prior or a likelihood that leaves one mode"
+    )
+
+
+def added_variances(modes: Descent, found: Descent) -> tuple[Tensor, Tensor]:
+    """Estimate what each mode (A,) would add to a variance, of the coordinate that it is farthest in.
+
+    Args:
+        modes: to be held against the one of most mass among them and those found.
+        found: where chains would start.
+
+    Returns:
+        The shares of that variance, and the coordinates.
+    """
+    both = Descent(*(torch.cat(pair) for pair in zip(modes, found, strict=True)))
+    mass = both.mass.nan_to_num(-torch.inf)
+    most = mass.argmax()
+    sd = torch.linalg.vector_norm(both.factor[most], dim=-1)
+    away, coordinate = ((modes.position - both.position[most]) / sd).abs().max(-1)
+    return (mass[: len(modes.mass)] - mass[most]).exp() * away.square(), coordinate
+
+
+def distances(these: Descent, those: Descent) -> Tensor:
+    """Compute distances (A, B) of modes, in standard deviations of the wider of the two."""
+    away = these.position[:, None] - those.position  # (A, B, D)
+    by_each = [
+        torch.linalg.vector_norm(torch.linalg.solve(factor, away[..., None])[..., 0], dim=-1)
+        for factor in (these.factor[:, None], those.factor[None])
+    ]
+    return torch.minimum(*by_each)
+
+
+def _picked(found: Descent, which: list[int]) -> Descent:
+    return Descent(*(values[which] for values in found))
