@@ -115,7 +115,7 @@ def unvisited(missing: Mapping[str, float]) -> str:
 
 
 def added_variances(modes: Descent, found: Descent) -> tuple[Tensor, Tensor]:
-    """Estimate what each mode (A,) would add to a variance, of the coordinate that it is farthest in.
+    """Estimate what each mode (A,) would add to the variance of the coordinate it is farthest in.
 
     Args:
         modes: to be held against the one of most mass among them and those found.
