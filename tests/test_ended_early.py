@@ -136,7 +136,7 @@ def lots_done(path: Path) -> int:
 
 TIMES = [pytest.param(2, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
 KILLS = [
-    *(pytest.param(name, 2, marks=pytest.mark.thorough) for name in KINDS),
+    *(pytest.param(name, 2, marks=pytest.mark.thorough) for name in ("draws", "fine-tuning")),
     *(pytest.param(name, 20, marks=pytest.mark.slow) for name in KINDS if name != "draws"),
     pytest.param("draws", 100, marks=pytest.mark.slow),
 ]

@@ -171,7 +171,7 @@ def test_a_plain_list_is_named_by_its_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rankings",
-    [pytest.param(15, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.slow)],
+    [pytest.param(5, marks=pytest.mark.thorough), pytest.param(200, marks=pytest.mark.slow)],
 )
 def test_rankings_of_good_and_bad_keep_their_five_rows(rankings: int, tmp_path: Path) -> None:
     drawn = set()

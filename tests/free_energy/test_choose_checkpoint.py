@@ -64,7 +64,7 @@ def test_eight_candidates_come_out_in_exactly_the_right_order() -> None:
     assert table.attrs["localization"] == GAMMA
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_gamma_is_chosen_once_for_all_by_evidence() -> None:
     bodies = eight()
     table = fe.choose_checkpoint(
@@ -282,7 +282,7 @@ def test_chains_that_have_not_mixed_are_not_recommended() -> None:
     assert said.startswith("No checkpoint can be recommended by free_energy: the chains of none")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_ladders_are_the_same_as_tasks() -> None:
     six = {name: body_state(weights) for name, weights in list(eight().items())[:6]}
     short: dict[str, Any] = {**SHORT, "num_samples": 30, "warmup_steps": 20, "num_rungs": 12}

@@ -65,7 +65,7 @@ def test_processes_give_the_table_of_this_process(alone: pd.DataFrame, tmp_path:
         assert_same(rank(paths, executor=pool), alone)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_race_is_the_same_race_and_right() -> None:
     alone = race()
     assert alone.attrs["order"]["rounds"] > 0

@@ -113,7 +113,7 @@ def test_the_walk_over_gamma_ends_at_the_largest_evidence(shift: float) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("shift", [0.6, 1.5])
+@pytest.mark.parametrize("shift", [pytest.param(0.6, marks=pytest.mark.slow), 1.5])
 def test_gamma_is_chosen_where_the_evidence_is_largest(shift: float) -> None:
     body = TRUE[:D_BODY] + shift * np.array([1.0, -1.0, 1.0, 1.0])
     found = fe.integrate_free_energy(

@@ -105,7 +105,7 @@ def test_groups_have_metrics_and_temperatures_of_their_own() -> None:
         assert stats[name].values.reshape(2, -1).mean(1) == pytest.approx([1.0, 1.0], abs=0.15)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_one_chain_after_another_gives_the_same_answer() -> None:
     found = fe.estimate_free_energy(
         network(), DATA, likelihood="normal", chain_method="sequential", progress_bar=False

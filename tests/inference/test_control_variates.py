@@ -89,7 +89,7 @@ def variance(chains: Chains, draws: int = 60) -> Tensor:
     return found.var(0).sum(-1)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_variance_near_w_star_is_cut_tenfold() -> None:
     network = trained()
     model = fe.models.local_posterior(network, localization=LOCALIZATION, batch_size=BATCH)

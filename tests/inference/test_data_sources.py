@@ -52,7 +52,7 @@ def means_and_errors(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kernel", [fe.SGLD, fe.BAOAB])
+@pytest.mark.parametrize("kernel", [pytest.param(fe.SGLD, marks=pytest.mark.slow), fe.BAOAB])
 def test_a_loader_gives_the_posterior_that_tensors_give(kernel: type[fe.Kernel]) -> None:
     arguments: dict[str, Any] = {
         "num_samples": 250,

@@ -133,8 +133,8 @@ def test_large_models_keep_their_starts() -> None:
 @pytest.mark.parametrize(
     ("kernel", "metric"),
     [
-        # Of `make test` itself: test_control_variates.py
-        pytest.param(fe.SGLD, "identity", marks=pytest.mark.thorough),
+        # Of CI: test_control_variates.py
+        pytest.param(fe.SGLD, "identity", marks=pytest.mark.slow),
         pytest.param(fe.BAOAB, "dense", marks=pytest.mark.slow),
         pytest.param(fe.SGLD, "dense", marks=pytest.mark.slow),
         pytest.param(fe.SGHMC, "identity", marks=pytest.mark.slow),

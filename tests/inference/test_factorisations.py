@@ -48,7 +48,7 @@ def run(**changed: Any) -> Any:
         {"compile": "traced"},
         pytest.param({"compile": "eager"}, marks=pytest.mark.thorough),
         pytest.param({"chain_method": "sequential"}, marks=pytest.mark.thorough),
-        pytest.param({"compile": "compiled"}, marks=pytest.mark.thorough),
+        pytest.param({"compile": "compiled"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -96,7 +96,7 @@ def test_what_is_kept_is_said(tmp_path: Path, whole: xr.DataTree) -> None:
         assert fill_and_go_on(writes, folder / "run.zarr", whole).endswith(end)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write(tmp_path: Path, whole: xr.DataTree) -> None:
     with full_after(10**6) as count:
         run(tmp_path / "whole.zarr")

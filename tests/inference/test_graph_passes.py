@@ -138,7 +138,7 @@ def test_a_mask_becomes_the_places_it_chooses_unless_an_input_changes_it() -> No
         pytest.param(
             "compiled",
             marks=[
-                pytest.mark.thorough,
+                pytest.mark.slow,
                 pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler"),
             ],
         ),

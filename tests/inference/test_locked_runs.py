@@ -242,7 +242,13 @@ def both_resuming(path: Path, fork: Any, results: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "times", [pytest.param(2, marks=pytest.mark.thorough), pytest.param(20, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("begin", [begun_together, in_the_warm_up, both_resuming])
+@pytest.mark.parametrize(
+    "begin",
+    [
+        begun_together,
+        *(pytest.param(begin, marks=pytest.mark.slow) for begin in (in_the_warm_up, both_resuming)),
+    ],
+)
 def test_of_two_processes_one_runs(begin: Callable[..., Any], times: int, tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     whole, count = run(None, num_samples=200), dict[str, int]()

@@ -168,7 +168,7 @@ def test_a_program_that_branches_needs_no_warning() -> None:
     assert tree.attrs["compile"] == "eager"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_estimates_agree_with_vectorised_ones() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(100, 2)

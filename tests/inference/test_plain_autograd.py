@@ -150,7 +150,7 @@ def test_what_pyro_s_own_kernels_take_has_its_gradient(program: Any) -> None:
     "metric",
     [
         pytest.param("identity", marks=pytest.mark.slow),
-        pytest.param("dense", marks=pytest.mark.thorough),
+        pytest.param("dense", marks=pytest.mark.slow),
     ],
 )
 def test_the_law_is_right(metric: Any) -> None:

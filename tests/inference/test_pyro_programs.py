@@ -104,7 +104,7 @@ def exact_y_prob() -> tuple[float, float]:
     return one_dimensional((one * high + (1 - one) * low).log().sum(0), grid)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_potential_of_a_program_with_discrete_sites() -> None:
     """`initialize_model` sums over them, and its potential is a kernel's target."""
     pyro.set_rng_seed(3)
@@ -230,7 +230,11 @@ EXACT: dict[str, dict[str, tuple[Tensor, Tensor]]] = {
     ("name", "inside"),
     [
         *((name, "fe.sample") for name in EXACT),
-        *((name, "MCMC") for name in ("beta-bernoulli, dim=-2", "gamma-normal", "gaussian chain")),
+        ("gamma-normal", "MCMC"),
+        *(
+            pytest.param(name, "MCMC", marks=pytest.mark.slow)
+            for name in ("beta-bernoulli, dim=-2", "gaussian chain")
+        ),
     ],
 )
 def test_the_posterior_is_right(name: str, inside: str) -> None:

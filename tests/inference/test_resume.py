@@ -181,7 +181,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
     assert_complete(path, run(save_to=path, resume=True), whole)
 
 
-@named("SGLD auto", "PSGLD auto", "loader", "cycles", thorough=("SGLD auto", "PSGLD auto"))
+@named("SGLD auto", "PSGLD auto", "loader", "cycles", thorough=("SGLD auto",), slow=("PSGLD auto",))
 def test_interrupted_within_the_first_block_and_twice(name: str, tmp_path: Path) -> None:
     run, path = CASES[name], tmp_path / "run.zarr"
     cut(run, WARMUP + 5, save_to=path)  # cycles: after two draws and a half

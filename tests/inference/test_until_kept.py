@@ -78,7 +78,14 @@ def test_stopped_and_gone_on_with(stops: tuple[int, ...], tmp_path: Path) -> Non
     assert_gone_on_with("fixed step", path)
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if name != "fixed step"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "preconditioned"))
+        for name in KERNELS
+        if name != "fixed step"
+    ],
+)
 @pytest.mark.parametrize(
     "share",
     [pytest.param(0.02, marks=pytest.mark.slow), pytest.param(0.6, marks=pytest.mark.thorough)],

@@ -98,7 +98,7 @@ def rates_known() -> dict[str, Moments]:
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "data", "known"),
     [

@@ -31,7 +31,7 @@ def observed(output: Tensor, targets: Tensor) -> object:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("times", [1, 5, 40])
+@pytest.mark.parametrize("times", [*(pytest.param(k, marks=pytest.mark.slow) for k in (1, 5)), 40])
 def test_scales_agree_with_quadrature_at_every_weight(times: int) -> None:
     generator = torch.Generator().manual_seed(4)
     x = torch.rand(NUM_ROWS, NUM_WEIGHTS, generator=generator) + 0.5

@@ -71,7 +71,7 @@ TEN, DEEP = ([10, 10, 10], 3), ([4, 5, 6, 5, 4], 2)
     ("widths", "rank", "num_chains"),
     [
         pytest.param(*TEN, 16, marks=pytest.mark.slow, id="ten"),
-        pytest.param(*DEEP, 64, marks=pytest.mark.thorough, id="deep"),
+        pytest.param(*DEEP, 64, marks=pytest.mark.slow, id="deep"),
     ],
 )
 def test_a_tighter_localiser_against_exact_gibbs(

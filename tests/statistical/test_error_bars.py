@@ -15,7 +15,7 @@ import ppl_fe as fe
 NUM_SEEDS, NUM_REPLICATES = 3, 64
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_intervals_cover_and_scores_have_unit_size() -> None:
     n, step_size = 20, 0.1
     spread = torch.tensor([1.0, 0.6, 0.3])

@@ -56,7 +56,9 @@ def test_sgld_at_a_given_step(gamma: float) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("gamma", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize(
+    "gamma", [1.0, *(pytest.param(other, marks=pytest.mark.slow) for other in (0.1, 10.0))]
+)
 def test_the_default_step_is_right_within_two_per_cent(gamma: float) -> None:
     found = estimate(
         linear_network(),

@@ -71,7 +71,7 @@ def test_wbic_from_minibatches() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("which", [0, 3])
+@pytest.mark.parametrize("which", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_free_energy_by_thermodynamic_integration(which: int) -> None:
     found = fe.integrate_free_energy(
         network(ANCHORS[which]), DATA, localization=GAMMA, seed=1, **QUIET

@@ -86,7 +86,7 @@ def columns(values: Mapping[str, float]) -> dict[str, Tensor]:
     "kernel",
     [
         fe.SGLD,
-        pytest.param(fe.SGHMC, marks=pytest.mark.thorough),
+        pytest.param(fe.SGHMC, marks=pytest.mark.slow),
         pytest.param(fe.BAOAB, marks=pytest.mark.thorough),
     ],
 )
@@ -104,7 +104,10 @@ def test_minibatch_noise_heats_as_predicted(kernel: type[fe.Kernel]) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kernel", [fe.SGLD, fe.SGHMC, fe.SGNHT, fe.BAOAB])
+@pytest.mark.parametrize(
+    "kernel",
+    [fe.SGLD, fe.BAOAB, *(pytest.param(k, marks=pytest.mark.slow) for k in (fe.SGHMC, fe.SGNHT))],
+)
 def test_automatic_steps_are_as_hot_as_they_say(kernel: type[fe.Kernel]) -> None:
     tree = run(kernel(model, gradient="full_data", temperature=T, tolerance=0.3), Y)
     predicted = np.mean(tree.attrs["tuned_excess_temperature"])
@@ -123,7 +126,7 @@ def test_a_learnt_metric_is_no_hotter_than_predicted() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("kernel", [fe.SGNHT, fe.BAOAB])
+@pytest.mark.parametrize("kernel", [pytest.param(fe.SGNHT, marks=pytest.mark.slow), fe.BAOAB])
 @pytest.mark.parametrize("friction", [5.0, pytest.param(50.0, marks=pytest.mark.slow)])
 def test_an_automatic_step_respects_a_friction_given_by_hand(
     kernel: type[fe.Kernel], friction: float
@@ -172,8 +175,8 @@ def test_overall_and_by_block_it_is_the_temperature_asked_for(temperature: float
     ("kernel", "settings"),
     [
         (fe.BAOAB, {"friction": 2.0}),
-        (fe.SGHMC, {"friction": 0.3}),
-        (fe.SGNHT, {"friction": 2.0, "coupling": 1.0}),
+        pytest.param(fe.SGHMC, {"friction": 0.3}, marks=pytest.mark.slow),
+        pytest.param(fe.SGNHT, {"friction": 2.0, "coupling": 1.0}, marks=pytest.mark.slow),
     ],
 )
 def test_momenta_have_it_too(kernel: type[fe.Kernel], settings: dict[str, Any]) -> None:
