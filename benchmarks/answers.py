@@ -7,7 +7,9 @@ The ten posteriors of posteriordb, each as one call at its library's defaults: `
 and NumPyro's and Pyro's NUTS with 4 chains of 1000 draws after 1000 of warm-up (doubled until the
 ESS is there, the last run counts). Every cell is a process of its own; its first call is "cold"
 (tracing and compiling included, imports not), a second with another seed "warm". Processor seconds
-count both cores. The error is the worst over parameters of |mean − reference|/sd and |sd/ref − 1|.
+count both cores. A peer that has not ended at fifteen times our processor seconds is stopped: they
+are its bound, marked ">". The error is the worst over parameters of |mean − reference|/sd and
+|sd/ref − 1|.
 
 `--tall N`: a logistic regression of 50 slopes on N rows, ppl-fe and NumPyro's HMCECS in minibatches
 of a thousand, NumPyro's NUTS on all rows (`tall_data.py`); the first call alone.
@@ -20,6 +22,8 @@ import importlib
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +40,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 WAYS = ("ppl-fe", "NumPyro NUTS", "Pyro NUTS")
 TALL_WAYS = ("ppl-fe", "NumPyro HMCECS", "NumPyro NUTS")
 ESS = 400.0
+PATIENCE, IMPORTS = 15.0, 15.0  # times ours, and seconds, after which a peer is stopped
 Draws = dict[str, Any]  # name -> (C, S, *shape)
 
 
@@ -174,6 +179,7 @@ def cell(way: str, name: str) -> dict[str, Any]:
         found[f"{state} wall"], found[f"{state} processor"] = CLOCK.read()
         found[f"{state} ess"] = worst_ess(draws)
         found[f"{state} errors"] = errors(name, draws)
+        print(json.dumps(found), flush=True)  # each state as it comes, should the next be stopped
     return found
 
 
@@ -229,12 +235,16 @@ def table(cells: list[dict[str, Any]], load: float) -> str:
         head + f"{'ESS':>7}{'mean':>7}{'sd':>7}",
     ]
     for one in cells:
-        mean, sd = one["cold errors"]
-        lines.append(
-            f"{one['name']:42}{one['way']:14}{one['cold wall']:8.1f}{one['cold processor']:8.1f}"
-            f"{one['warm wall']:8.1f}{one['warm processor']:8.1f}{one['cold ess']:7.0f}"
-            f"{mean:7.3f}{sd:7.3f}"
-        )
+        text = f"{one['name']:42}{one['way']:14}"
+        for state in ("cold", "warm"):
+            for clock in ("wall", "processor"):
+                seconds = one.get(f"{state} {clock}")
+                bound = ">" if state == one["stopped"] else ""
+                text += f"{'' if seconds is None else f'{bound}{seconds:.1f}':>8}"
+        if "cold errors" in one:
+            mean, sd = one["cold errors"]
+            text += f"{one['cold ess']:7.0f}{mean:7.3f}{sd:7.3f}"
+        lines.append(text)
     lines += ["", "ppl-fe's processor seconds over a peer's, geometric mean and largest"]
     found = {(one["way"], one["name"]): one for one in cells}
     for way, aim in (("NumPyro NUTS", 1.0), ("Pyro NUTS", 0.1)):
@@ -242,7 +252,7 @@ def table(cells: list[dict[str, Any]], load: float) -> str:
             ratios = [
                 found["ppl-fe", name][f"{state} processor"] / peer[f"{state} processor"]
                 for (other, name), peer in found.items()
-                if other == way and ("ppl-fe", name) in found
+                if other == way and ("ppl-fe", name) in found and f"{state} processor" in peer
             ]
             if ratios:
                 mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
@@ -269,21 +279,36 @@ def main() -> None:
     given = parser.parse_args()
     if given.cell:
         way, name = given.cell
-        print(json.dumps(tall_cell(way, int(name)) if name.isdigit() else cell(way, name)))
+        if name.isdigit():
+            print(json.dumps(tall_cell(way, int(name))))
+        else:
+            cell(way, name)
         return
     load, names = os.getloadavg()[0], map(str, given.tall or given.only)
     known = TALL_WAYS if given.tall else WAYS
-    cells = [
-        found
-        for name in names
-        for way in known
-        if way in given.ways and (found := in_a_process(way, name, given.python)) is not None
-    ]
+    cells = list[dict[str, Any]]()
+    for name in names:
+        ours = math.inf
+        for way in known:
+            if way not in given.ways:
+                continue
+            found = in_a_process(way, name, given.python, PATIENCE * ours)
+            if found is not None:
+                cells.append(found)
+                ours = found["cold processor"] if way == "ppl-fe" and not given.tall else ours
     show((tall_table if given.tall else table)(cells, load), given.output)
 
 
-def in_a_process(way: str, name: str, python: str) -> dict[str, Any] | None:
-    """Measure a cell in a process of its own; None where it fails, with the reason printed."""
+def in_a_process(way: str, name: str, python: str, most: float) -> dict[str, Any] | None:
+    """Measure a cell in a process of its own; None where it fails, with the reason printed.
+
+    It is stopped after `most` processor seconds, and what imports take.
+    """
+
+    def limited() -> None:
+        if most < math.inf:
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(most + IMPORTS),) * 2)
+
     done = subprocess.run(
         [sys.executable if way == "ppl-fe" else python, __file__, "--cell", way, name],
         capture_output=True,
@@ -294,11 +319,17 @@ def in_a_process(way: str, name: str, python: str) -> dict[str, Any] | None:
             "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         },
         check=False,
+        preexec_fn=limited,
     )
-    if done.returncode:
+    stopped = -done.returncode in (signal.SIGXCPU, signal.SIGKILL) and most < math.inf
+    if done.returncode and not stopped:
         print(f"{way} on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = {"way": way, "name": name, "stopped": ""}
+    if done.stdout:
+        found |= json.loads(done.stdout.splitlines()[-1])
+    elif stopped:  # of the second call nothing is known where the first took nearly all
+        found |= {"cold processor": most, "stopped": "cold"}
     print(found, file=sys.stderr, flush=True)
     return found
 
