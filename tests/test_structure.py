@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up; a module may import from its own floor's package and from floors below.
 FLOORS = [
-    {"arguments", "diverged", "ranks", "renamed", "settings_table", "version"},
+    {"arguments", "diverged", "l_bfgs", "ranks", "renamed", "settings_table", "version"},
     {"files"},
     {"models", "data", "tasks"},
     {"inference", "networks"},

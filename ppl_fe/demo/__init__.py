@@ -1,12 +1,14 @@
-"""`ppl-fe demo`: pretrain, rank, fine-tune, and see whether the ranking predicted the accuracy.
+"""`ppl-fe demo`: pretrain, rank, fine-tune, see whether the ranking predicted it, and choose.
 
 The digits 0-4 serve as pretraining data. Two downstream tasks follow: the same digits under pixel
 noise, where the theory's density ratio stays bounded, and the new digits 5-9, where it does not.
+For those a checkpoint is chosen by 25 labels, too.
 
-    digits.py       the data
-    pretraining.py  24 checkpoints of one training loss
-    transfer.py     few-shot fine-tuning of each
-    report.py       table, verdicts, picture
+    digits.py           the data
+    pretraining.py      24 checkpoints of one training loss
+    transfer.py         few-shot fine-tuning of each
+    labelled_choice.py  the choice by 25 labels, and what it was worth
+    report.py           table, verdicts, picture
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import pandas as pd
 import torch
 
 from ppl_fe.demo.digits import embedded_digits
+from ppl_fe.demo.labelled_choice import CRITERION, NEW, choose, worth
 from ppl_fe.demo.pretraining import digits_network, pretrain
 from ppl_fe.demo.report import Report, write_report
 from ppl_fe.demo.transfer import transfer
@@ -108,9 +111,14 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
                 raise outcome
             table[task] = outcome.mean.numpy()
             table[f"{task}_error"] = outcome.paired_error.numpy()
-            found[task] = correlations(table, CRITERIA, task, seed=seed)
+            if task == NEW:
+                states = {name: by_name[name].state_dict for name in table.index}
+                table[CRITERION] = choose(states, digits.tasks[NEW], seed=seed + 1)
+            criteria = [*CRITERIA, CRITERION] if task == NEW else CRITERIA
+            found[task] = correlations(table, criteria, task, seed=seed)
             verdicts[task] = verdict(found[task], outcome=f"accuracy on {task}")
-        report = Report(table, found, verdicts, time.perf_counter() - started, output)
+        choice = worth(table, NEW, found[NEW]["pearson"])
+        report = Report(table, found, verdicts, choice, time.perf_counter() - started, output)
         report.save(folder)
     return report
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ppl_fe.demo.labelled_choice import CRITERION, NEW, NUM_LABELS
 from ppl_fe.plots import plot_transfer
 
 MARK = "verdict.txt"  # by which a folder is known as an earlier demonstration
@@ -33,6 +34,7 @@ class Report:
         table: of `rank_checkpoints`, with a column of accuracies and one of errors a task.
         correlations: task -> criterion's correlations with its accuracy.
         verdicts: task -> sentences.
+        choice: the checkpoint chosen by a few labels, and what it was worth, in sentences.
         seconds: what it all took.
         folder: where table.csv, correlations.csv, verdict.txt, transfer.png and draws/ lie.
     """
@@ -40,6 +42,7 @@ class Report:
     table: pd.DataFrame
     correlations: Mapping[str, pd.DataFrame]
     verdicts: Mapping[str, str]
+    choice: str
     seconds: float
     folder: Path
 
@@ -58,6 +61,7 @@ class Report:
         parts += [
             "\nThe training losses were matched, so they can predict nothing and are left out.",
             textwrap.fill(LESSON, 100),
+            "\n" + textwrap.fill(self.choice, 100),
             f"\nWrote {self.folder}/ in {self.seconds:.0f} s: table.csv, correlations.csv, "
             "verdict.txt, transfer.png, draws/",
         ]
@@ -67,15 +71,18 @@ class Report:
         """Write the tables, the text and the picture."""
         self.table.to_csv(folder / "table.csv")
         pd.concat(self.correlations, names=["task"]).to_csv(folder / "correlations.csv")
-        figure = Figure(figsize=(9, 3.8), layout="constrained")
-        every_axes = figure.subplots(1, len(self.correlations), squeeze=False)[0]
-        for axes, (task, frame) in zip(every_axes, self.correlations.items(), strict=True):
-            plot_transfer(self.table, task, groups=self.table["learning_rate"].tolist(), axes=axes)
-            row = frame.loc["wbic"]
+        shown = [(task, "wbic") for task in self.correlations] + [(NEW, CRITERION)]
+        figure = Figure(figsize=(4.5 * len(shown), 3.8), layout="constrained")
+        every_axes = figure.subplots(1, len(shown), squeeze=False)[0]
+        groups = self.table["learning_rate"].tolist()
+        for axes, (task, criterion) in zip(every_axes, shown, strict=True):
+            plot_transfer(self.table, task, criterion=criterion, groups=groups, axes=axes)
+            row = self.correlations[task].loc[criterion]
             axes.set_title(
                 f"{task}: r = {row['pearson']:+.2f} "
                 f"[{row['pearson_low']:+.2f}, {row['pearson_high']:+.2f}]"
             )
+        every_axes[-1].set_xlabel(f"{CRITERION}, of {NUM_LABELS} labels of the task")
         every_axes[-1].legend(title="learning rate", frameon=False)
         figure.savefig(folder / "transfer.png", dpi=150)
         (folder / MARK).write_text(f"{self}\n", encoding="utf-8")

@@ -40,7 +40,7 @@ class Transfer:
         return Transfer(self.accuracies - self.accuracies.mean(0)).standard_error
 
 
-def _episodes(
+def episodes(
     labels: Tensor, shots: int, num_episodes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draw the indices of the support, (E, classes · shots), and of the rest to test on, (E, R)."""
@@ -133,7 +133,7 @@ def transfer(
     if num_episodes < 2:
         raise ValueError(f"num_episodes={num_episodes}: a standard error needs two or more")
     generator = torch.Generator().manual_seed(seed)
-    support, rest = _episodes(labels, how.shots, num_episodes, generator)
+    support, rest = episodes(labels, how.shots, num_episodes, generator)
     shown, unseen = images[support], images[rest]
     fresh = {
         name: (2 * torch.rand(num_episodes, *shape, generator=generator) - 1)

@@ -54,7 +54,7 @@ def test_everything_is_written(made: Report) -> None:
         assert table[task].between(0, 1).all()
         assert (table[f"{task}_error"] >= 0).all()
     found = pd.read_csv(folder / "correlations.csv", index_col=["task", "criterion"])
-    assert len(found) == 2 * len(demo.CRITERIA)
+    assert len(found) == 2 * len(demo.CRITERIA) + 1  # and that of the labels, on one task
     assert (folder / "transfer.png").read_bytes().startswith(b"\x89PNG")
     with xr.open_datatree(folder / "draws" / "0.zarr", engine="zarr") as draws:
         assert draws.posterior.sizes["chain"] == 4 * 2
@@ -80,6 +80,17 @@ def test_each_row_s_accuracy_is_its_own_checkpoint_s(made: Report) -> None:
         assert made.table["new classes"][name] == pytest.approx(alone.mean.item(), abs=2e-3)
         assert made.table["learning_rate"][name] == trained[name].configuration.learning_rate
         assert made.table["anchor_loss"][name] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_it_ends_with_a_choice_and_what_it_was_worth(made: Report) -> None:
+    table = made.table
+    chosen, without = table["pactran"].idxmin(), table["wbic"].idxmin()
+    accuracy = 100 * table["new classes"]
+    text = " ".join((made.folder / "verdict.txt").read_text(encoding="utf-8").split())
+    assert f"pactran chooses {chosen}: {accuracy[chosen]:.1f} % in other episodes" in text
+    assert f"The lowest wbic is {without}: {accuracy[without]:.1f} %" in text
+    pearson = made.correlations["new classes"]["pearson"]
+    assert f"its r with the accuracy is {pearson['wbic']:+.2f}" in text
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_fe.demo.digits import Task
-from ppl_fe.demo.transfer import FewShot, Transfer, _episodes, transfer
+from ppl_fe.demo.transfer import FewShot, Transfer, episodes, transfer
 from ppl_fe.networks.flat import FlatNetwork
 
 
@@ -33,7 +33,7 @@ def vectors(flat: FlatNetwork, number: int = 3) -> Tensor:
 
 def test_episodes_hold_the_shots_of_each_class_and_test_on_all_the_rest() -> None:
     labels = clusters().labels
-    support, rest = _episodes(labels, 4, 5, torch.Generator().manual_seed(0))
+    support, rest = episodes(labels, 4, 5, torch.Generator().manual_seed(0))
     assert support.shape == (5, 12)
     for chosen, left in zip(support, rest, strict=True):
         assert labels[chosen].bincount().tolist() == [4, 4, 4]
@@ -54,7 +54,7 @@ def test_result_equals_torch_optimisers_one_network_at_a_time() -> None:
         seed=9,
     )
     generator = torch.Generator().manual_seed(9)
-    support, rest = _episodes(y, 3, 4, generator)
+    support, rest = episodes(y, 3, 4, generator)
     draws = [torch.rand(4, *shape, generator=generator).flatten(1) for shape in ((3, 8), (3,))]
     heads = (2 * torch.cat(draws, dim=1) - 1) / math.sqrt(8)
     shown = x[support] + 0.7 * torch.randn(4, 9, 6, generator=generator)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ppl_fe.free_energy.downstream.labels import is_classes
+from ppl_fe.l_bfgs import l_bfgs
 
 REGULARIZATION = 1.0  # λ of the authors' release, in units of n
 PRIOR_VARIANCE = 10.0  # σ₀² of theirs that goes with it, in units of 1/F
@@ -56,12 +56,12 @@ def pactran(features: Tensor, targets: Tensor) -> float:
         value = loss + layer[:size].square().sum() / (2 * weight)
         return value.item(), gradient.flatten().numpy()
 
-    found: Any = minimize(
+    found = l_bfgs(
         objective,
         np.zeros((size + 1) * classes),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-9},
+        most_iterations=1000,
+        least_fall=1e-14,
+        least_slope=1e-9,
     )
     layer = torch.tensor(found.x).reshape(size + 1, classes)
     p = (f @ layer[:size] + layer[size]).softmax(1)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Density, Indices
@@ -23,6 +22,7 @@ from ppl_fe.inference.step.chains import Chains
 from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, LinearMap
 from ppl_fe.inference.step.gradients import Batch, minibatch
 from ppl_fe.inference.warmup.curvature import hessian_product
+from ppl_fe.l_bfgs import l_bfgs
 
 OVERDISPERSION = 2.0  # standard deviations of the posterior, as R-hat's derivation assumes
 NUM_PROBES = 16
@@ -236,12 +236,8 @@ class _Mode(NamedTuple):
 
 def _descend(energy: Energy, start: Array) -> _Mode | None:
     """Find the mode downhill of a start, or None where L-BFGS has not arrived at one."""
-    found: Any = minimize(
-        energy,
-        start,
-        method="L-BFGS-B",
-        jac=True,
-        options={"maxiter": MOST_ITERATIONS, "ftol": 1e-10, "gtol": 1e-8},
+    found = l_bfgs(
+        energy, start, most_iterations=MOST_ITERATIONS, least_fall=1e-10, least_slope=1e-8
     )
     inverse: Array = found.hess_inv.todense()
     promised = 0.5 * found.jac @ inverse @ found.jac
