@@ -45,7 +45,7 @@ def l_bfgs(
         >>> bool(abs(found.x).max() < 1e-8)
         True
     """
-    options = {"maxiter": most_iterations, "ftol": least_fall, "gtol": least_slope}
+    options: Any = {"maxiter": most_iterations, "ftol": least_fall, "gtol": least_slope}
     with _controller().limit(limits=1, user_api="blas"):
         return minimize(function, start, method="L-BFGS-B", jac=True, options=options)
 

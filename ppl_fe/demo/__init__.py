@@ -117,7 +117,7 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
             criteria = [*CRITERIA, CRITERION] if task == NEW else CRITERIA
             found[task] = correlations(table, criteria, task, seed=seed)
             verdicts[task] = verdict(found[task], outcome=f"accuracy on {task}")
-        choice = worth(table, NEW, found[NEW]["pearson"])
+        choice = worth(table, NEW, found[NEW]["pearson"].to_dict())
         report = Report(table, found, verdicts, choice, time.perf_counter() - started, output)
         report.save(folder)
     return report

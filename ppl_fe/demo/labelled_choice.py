@@ -69,7 +69,7 @@ def worth(table: pd.DataFrame, outcome: str, pearson: Mapping[Any, float]) -> st
         'With 25 labels of new, pactran chooses b: 75.0 % in other episod'
     """
     accuracy = 100 * table[outcome]
-    chosen, without = table[CRITERION].idxmin(), table["wbic"].idxmin()
+    chosen, without = str(table[CRITERION].idxmin()), str(table["wbic"].idxmin())
     loss = accuracy[chosen] - accuracy[without]
     return (
         f"With {NUM_LABELS} labels of {outcome}, {CRITERION} chooses {chosen}: "

@@ -84,7 +84,7 @@ def test_each_row_s_accuracy_is_its_own_checkpoint_s(made: Report) -> None:
 
 def test_it_ends_with_a_choice_and_what_it_was_worth(made: Report) -> None:
     table = made.table
-    chosen, without = table["pactran"].idxmin(), table["wbic"].idxmin()
+    chosen, without = str(table["pactran"].idxmin()), str(table["wbic"].idxmin())
     accuracy = 100 * table["new classes"]
     text = " ".join((made.folder / "verdict.txt").read_text(encoding="utf-8").split())
     assert f"pactran chooses {chosen}: {accuracy[chosen]:.1f} % in other episodes" in text
