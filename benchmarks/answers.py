@@ -12,7 +12,8 @@ are its bound, marked ">". The error is the worst over parameters of |mean − r
 |sd/ref − 1|.
 
 `--tall N`: a logistic regression of 50 slopes on N rows, ppl-fe and NumPyro's HMCECS in minibatches
-of a thousand, NumPyro's NUTS on all rows (`tall_data.py`); the first call alone.
+of a thousand, NumPyro's NUTS on all rows (`tall_data.py`); the first call alone, and peers are
+stopped at four times ours.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 WAYS = ("ppl-fe", "NumPyro NUTS", "Pyro NUTS")
 TALL_WAYS = ("ppl-fe", "NumPyro HMCECS", "NumPyro NUTS")
 ESS = 400.0
-PATIENCE, IMPORTS = 15.0, 15.0  # times ours, and seconds, after which a peer is stopped
+# Times ours, and seconds, after which a peer is stopped.
+PATIENCE, TALL_PATIENCE, IMPORTS = 15.0, 4.0, 15.0
 Draws = dict[str, Any]  # name -> (C, S, *shape)
 
 
@@ -216,11 +218,17 @@ def tall_table(cells: list[dict[str, Any]], load: float) -> str:
     known = {n: tall_data.reference(n) for n in {one["num_data"] for one in cells}}
     ours = {one["num_data"]: one["processor"] for one in cells if one["way"] == "ppl-fe"}
     for one in cells:
+        ratio = ours.get(one["num_data"], math.nan) / one["processor"]
+        row = f"{one['num_data']:9}  {one['way']:16}"
+        if one["stopped"]:
+            lines.append(
+                f"{row}{'':8}{'>' + format(one['processor'], '.1f'):>8}{'':21}{ratio:10.3f}"
+            )
+            continue
         mean, sd = known[one["num_data"]]
         off = abs((np.array(one["mean"]) - mean) / sd).max(), abs(one["sd"] / sd - 1).max()
-        ratio = ours.get(one["num_data"], math.nan) / one["processor"]
         lines.append(
-            f"{one['num_data']:9}  {one['way']:16}{one['wall']:8.1f}{one['processor']:8.1f}"
+            f"{row}{one['wall']:8.1f}{one['processor']:8.1f}"
             f"{one['ess']:7.0f}{off[0]:7.3f}{off[1]:7.3f}{ratio:10.3f}"
         )
     return "\n".join(lines)
@@ -292,10 +300,12 @@ def main() -> None:
         for way in known:
             if way not in given.ways:
                 continue
-            found = in_a_process(way, name, given.python, PATIENCE * ours)
+            patience = TALL_PATIENCE if given.tall else PATIENCE
+            found = in_a_process(way, name, given.python, patience * ours)
             if found is not None:
                 cells.append(found)
-                ours = found["cold processor"] if way == "ppl-fe" and not given.tall else ours
+                if way == "ppl-fe":
+                    ours = found["processor" if given.tall else "cold processor"]
     show((tall_table if given.tall else table)(cells, load), given.output)
 
 
@@ -330,6 +340,8 @@ def in_a_process(way: str, name: str, python: str, most: float) -> dict[str, Any
         found |= json.loads(done.stdout.splitlines()[-1])
     elif stopped:  # of the second call nothing is known where the first took nearly all
         found |= {"cold processor": most, "stopped": "cold"}
+        if name.isdigit():
+            found |= {"processor": most, "num_data": int(name)}
     print(found, file=sys.stderr, flush=True)
     return found
 
