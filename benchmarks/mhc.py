@@ -74,7 +74,8 @@ LENGTH_OF_CHAINS: dict[str, Any] = {
 class Binder(nn.Module):
     """The architecture: an LSTM of 64 units over a peptide, then 64 tanh, then one sigmoid.
 
-    Inputs (B, 15, 21) are letters, 0.9 where it is this one and 0.005 elsewhere; zeros pad the end.
+    Inputs (B, L, 21) are letters, 0.9 where it is this one and 0.005 elsewhere; zeros pad the end,
+    up to any L.
     """
 
     def __init__(self) -> None:
@@ -90,7 +91,7 @@ class Binder(nn.Module):
         there = (x.sum(-1, keepdim=True) > 0.5).to(x)
         h = torch.zeros_like(entered[:, 0, :UNITS])
         c = h
-        for k in range(LENGTH):
+        for k in range(x.shape[1]):
             i, f, g, o = (entered[:, k] + h @ self.recurrent).chunk(4, -1)
             new = hard_sigmoid(f) * c + hard_sigmoid(i) * torch.tanh(g)
             c = c + there[:, k] * (new - c)

@@ -11,6 +11,9 @@ no longer than this, and on a busy machine the clock says more of the neighbours
 notebook. The aim is 45 seconds; refused is what takes twice that, since a core shared with a
 neighbour's thread does half the work in its time. The time is that of the kernel's process and all
 it started, imports included.
+
+A notebook may need a package that the project does not install: its metadata name the version,
+`"needs": {"mhcnuggets": "2.4.1"}`. Where that is not installed it is passed over, and said so.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import re
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -41,13 +45,17 @@ def execute(path: Path) -> str:
     """Run a notebook and write its outputs into it, aside first and then by renaming.
 
     Returns:
-        What it took, in words.
+        What it took, in words; or what it needs, if it was passed over.
 
     Raises:
         NotebookError: a cell failed, hung or wrote to stderr, or a limit was passed; the file is
             as it was.
     """
     notebook = nbformat.read(path, as_version=4)
+    for package, version in notebook.metadata.get("needs", {}).items():
+        if _installed(package) != version:
+            wanted = f"{package}=={version}"
+            return f"{path.name}: passed over, needs {wanted} (pip install --no-deps {wanted})"
     before = _processor_time()
     client = NotebookClient(
         notebook,
@@ -71,6 +79,14 @@ def execute(path: Path) -> str:
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
     return f"{path.name}: {seconds:.0f} s of processor time, {size / 1000:.0f} kB"
+
+
+def _installed(package: str) -> str | None:
+    """Give the version of a package, without importing it; None if it is not there."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor_time() -> float:

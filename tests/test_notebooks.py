@@ -132,6 +132,28 @@ def test_the_limit_counts_processor_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert path.read_bytes() == before
 
 
+def test_one_that_needs_a_package_is_passed_over_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(RUN.parent))
+    import run as runner
+
+    path = tmp_path / "needy.ipynb"
+    for package, version in (("no-such-package", "1.0"), ("nbformat", "0.1")):
+        write(path, "1 / 0")
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["needs"] = {"nbformat": nbformat.__version__, package: version}
+        nbformat.write(notebook, path)
+        before = path.read_bytes()
+        said = runner.execute(path)
+        assert said.startswith(f"needy.ipynb: passed over, needs {package}=={version} (pip install")
+        assert path.read_bytes() == before
+    notebook.metadata["needs"] = {"nbformat": nbformat.__version__}
+    nbformat.write(notebook, path)
+    with pytest.raises(runner.NotebookError, match="ZeroDivisionError"):
+        runner.execute(path)
+
+
 def test_a_notebook_that_is_not_there(tmp_path: Path) -> None:
     done = run(tmp_path / "none.ipynb")
     assert done.returncode == 2
