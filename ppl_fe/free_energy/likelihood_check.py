@@ -14,8 +14,7 @@ def check_likelihood(likelihood: Likelihood, outputs: Tensor, targets: Tensor) -
     """Refuse a likelihood that makes no observed site, or a latent one, or no number a datum.
 
     Without an observed site every loss would be zero, and with one number for all the data each
-    datum would count as often as there are data. One that fails is left to the density, which
-    names the argument to change.
+    datum would count as often as there are data.
 
     Args:
         likelihood: (outputs, targets) -> observed site.
@@ -41,8 +40,11 @@ def likelihood(outputs, targets): pyro.sample("y", dist.Normal(outputs[:, 0], 0.
             f"likelihood has a latent site {error}, and the chains sample the network's weights "
             "alone: give it a value"
         ) from error
-    except (ValueError, RuntimeError, TypeError, IndexError):
-        return
+    except (ValueError, RuntimeError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"the likelihood fails on outputs of {outputs.dtype}, shape {tuple(outputs.shape)}, "
+            f"and targets of {targets.dtype}, shape {tuple(targets.shape)}: {error}"
+        ) from error
     if not run.pointwise:
         raise ValueError(
             "likelihood makes no observed site; it has to be a function such as "
@@ -54,4 +56,13 @@ def likelihood(outputs, targets): pyro.sample("y", dist.Normal(outputs[:, 0], 0.
                 f"likelihood's site {name!r} has one log-density for all rows together, and "
                 "one a row is wanted: it is called inside a plate over the data; leave out "
                 ".to_event(...) for their axis"
+            )
+        if site.log_prob.shape != targets.shape[:1]:
+            raise ValueError(
+                f"likelihood's site {name!r} has log-densities of shape "
+                f"{tuple(site.log_prob.shape)} for {len(targets)} rows, of outputs "
+                f"{tuple(outputs.shape)} and targets {tuple(targets.shape)}, and one a row is "
+                "wanted: take a column as targets[:, 0] or outputs[:, 0], give classes by their "
+                "number and not one-hot, by targets.argmax(1), or make an axis part of an event by "
+                ".to_event(1)"
             )

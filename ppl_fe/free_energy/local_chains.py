@@ -309,8 +309,7 @@ def check_data(
         output = try_inputs(partial(network, network.anchor), one, network.dtype, what)
         if program.likelihood is categorical:
             check_labels(targets, output.shape[-1])
-        else:
-            check_likelihood(program.likelihood, output, targets[:1])
+        check_likelihood(program.likelihood, output, targets[:1])
 
 
 def held_out_loss(

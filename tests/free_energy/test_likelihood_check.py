@@ -45,12 +45,22 @@ def has_a_plate_of_its_own(outputs: Tensor, targets: Tensor) -> None:
         pyro.sample("y", dist.Normal(outputs[:, 0], 1.0), obs=targets)
 
 
+def broadcasts(outputs: Tensor, targets: Tensor) -> None:
+    pyro.sample("y", dist.Normal(outputs, 1.0), obs=targets)
+
+
+def fails(outputs: Tensor, targets: Tensor) -> None:
+    pyro.sample("y", dist.Normal(outputs[:, 1], 1.0), obs=targets)
+
+
 BAD = [
     (returns_a_loss, "makes no observed site.*pyro.sample"),
     (returns_a_density, "makes no observed site"),
     (makes_a_factor, "makes no observed site"),
     (has_a_latent_noise, "latent site 'noise'"),
     (makes_an_event_of_the_rows, "one log-density for all rows together"),
+    (broadcasts, r"log-densities of shape \(1, 1\) .* outputs\[:, 0\]"),
+    (fails, r"fails on outputs of .* \(1, 1\), and targets of .* \(1,\): index 1"),
     (has_a_plate_of_its_own, "count all of them 12 times"),
 ]
 
@@ -88,3 +98,19 @@ def test_a_noise_of_one_s_own_is_that_of_rescaled_targets() -> None:
     own = fe.estimate_free_energy(fe.FlatNetwork(module), (X, Y), likelihood=half, **short)
     unit = fe.estimate_free_energy(fe.FlatNetwork(twice), (X, 2 * Y), likelihood="normal", **short)
     assert own.anchor_loss == pytest.approx(unit.anchor_loss - torch.tensor(2.0).log().item())
+
+
+@pytest.mark.parametrize(
+    ("targets", "likelihood", "message"),
+    [
+        (torch.eye(2, dtype=torch.long).repeat(6, 1), "categorical", r"one-hot, by .*argmax\(1\)"),
+        (torch.zeros(12, 1, dtype=torch.long), "categorical", r"targets\[:, 0\]"),
+        (torch.zeros(12), "normal", r"fails on outputs of .* \(1, 2\), and targets of .* \(1,\)"),
+    ],
+)
+def test_targets_of_another_shape_are_said_to_be(
+    targets: Tensor, likelihood: str, message: str
+) -> None:
+    network = fe.FlatNetwork(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=message):
+        fe.estimate_free_energy(network, (X, targets), likelihood=likelihood, progress_bar=False)

@@ -147,6 +147,7 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         ({"num_samples": 0}, "num_samples"),
         ({"chain_method": "threads"}, "chain_method"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
+        ({"batch_size": "all"}, "batch_size must be a positive integer or None for all the data"),
     ],
 )
 def test_other_options_out_of_range(options: dict[str, Any], message: str) -> None:
