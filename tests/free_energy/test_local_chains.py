@@ -148,6 +148,7 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         ({"chain_method": "threads"}, "chain_method"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
         ({"batch_size": "all"}, "batch_size must be a positive integer or None for all the data"),
+        ({"seed": 1.5}, "seed must be an integer of at least 0, got 1.5"),
     ],
 )
 def test_other_options_out_of_range(options: dict[str, Any], message: str) -> None:

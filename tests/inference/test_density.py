@@ -802,6 +802,15 @@ def test_an_error_of_a_program_that_reads_columns_is_the_program_s() -> None:
         assert "more than numbers" not in str(raised.value)
 
 
+def test_a_plate_and_a_site_of_one_name_are_said_to_be() -> None:
+    def twice(y: Tensor) -> None:
+        with pyro.plate("place", 2):
+            pyro.sample("place", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"a plate and a site, .* own: Multiple .* named 'place'"):
+        Density(twice, (TARGET,))
+
+
 def test_a_program_without_a_signature_is_called_by_place() -> None:
     call = ProgramCall(max, (torch.tensor(1.0), torch.tensor(2.0)), {"key": None})
     assert call.variables == ["argument.0", "argument.1"]

@@ -119,6 +119,8 @@ def raise_explained(
     if advice:  # the shapes that Pyro met until then do not matter any more
         own = " ".join(str(error).partition("Trace Shapes:")[0].split())
         raise ValueError(f"{what}: {'; '.join(advice)} ({type(error).__name__}: {own})") from error
+    if "Multiple sample sites named" in str(error):
+        what += "; a plate and a site, or two sites, of one name: give each its own"
     if isinstance(error, OF_DATA):
         raise ValueError(f"{what}: {error}") from error
     raise error from error.__cause__
