@@ -1,11 +1,13 @@
 """A hook of mkdocs: every notebook of the repository becomes a page, outputs and pictures as kept.
 
 The notebooks stay where they are; nothing is run. Their pages are Markdown like all others, so
-formulas, code and search work the same. The gallery shows the first picture of each.
+formulas, code and search work the same. The gallery shows the first picture of each. Links to a
+notebook lead to its file where a page is read in the repository, and to its page on the site.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
+LINK = re.compile(r"\]\(\.\./\.\./((?:\.\./)?notebooks/\w+)\.ipynb")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -39,7 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(text: str, page: Page, **_: Any) -> str:
-    """Fill the gallery, a thumbnail for each notebook that has a picture."""
+    """Lead links to the notebooks' pages, and fill the gallery, a thumbnail a notebook."""
+    text = LINK.sub(r"](\1.md", text)
     if page.file.src_uri != "gallery.md":
         return text
     shown = []

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable
 from difflib import get_close_matches
 from math import isfinite
+from numbers import Integral
 from typing import NoReturn, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -225,3 +226,22 @@ def require_integer(name: str, value: object, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def require_batch_size(value: object) -> None:
+    """Refuse anything but a positive integer, or None for all the data.
+
+    Raises:
+        ValueError: as it says.
+
+    Example:
+        >>> require_batch_size("all")
+        Traceback (most recent call last):
+        ValueError: batch_size must be a positive integer or None for all the data, got 'all'
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(
+            f"batch_size must be a positive integer or None for all the data, got {value!r}"
+        )

@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = DOCS / "pages"
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
-READ_IN_THE_REPOSITORY = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+READ_IN_THE_REPOSITORY = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *PAGES.rglob("*.md")]
 NOT_CODE = {"__version__", "models", "plots"}  # modules have a page
 
 

@@ -65,8 +65,14 @@ def parser() -> Parser:
 
 def _add_chains(group: Any) -> None:
     # The defaults are those of `ChainOptions`, which takes seconds to import; a test compares them.
-    group.add_argument("--likelihood", choices=LIKELIHOODS, help="default categorical")
-    group.add_argument("--localization", type=float, help="gamma, in 1/weight squared; default 1.0")
+    group.add_argument(
+        "--likelihood", choices=LIKELIHOODS, help="normal is of sd 1; default categorical"
+    )
+    group.add_argument(
+        "--localization",
+        type=float,
+        help="gamma, in 1/weight squared: larger is narrower and sooner sampled; default 1.0",
+    )
     group.add_argument(
         "--inverse-temperature", type=float, help="beta, without unit; default 1/log n"
     )

@@ -38,7 +38,9 @@ def add_task(command: argparse.ArgumentParser, batch_size: int, parameters: str)
         metavar="PREFIX",
         help="of the fresh head's parameters, which stay as the factory makes them; default none",
     )
-    command.add_argument("--likelihood", choices=LIKELIHOODS, help="default categorical")
+    command.add_argument(
+        "--likelihood", choices=LIKELIHOODS, help="normal is of sd 1; default categorical"
+    )
     command.add_argument(
         "--parameters",
         nargs="+",

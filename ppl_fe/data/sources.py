@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ppl_fe.arguments import named_arguments
+from ppl_fe.arguments import named_arguments, require_batch_size
 from ppl_fe.data.loaders import LoaderData
 from ppl_fe.data.rows import Inputs, as_tensor, check_labels, check_rows, convert, split
 
@@ -68,7 +68,7 @@ def as_data(data: object, *, batch_size: int | None = None) -> TensorData | Load
     Raises:
         TypeError: a form other than these, or entries that are no tensors.
         ValueError: empty, lengths that disagree, NaN or infinite values, not a pair, items of
-            different shapes, a batch size below one or against a loader's own.
+            different shapes, a batch size that is none or against a loader's own.
 
     Example:
         >>> as_data((torch.zeros(3, 2), np.array([0, 1, 1]))).targets
@@ -76,8 +76,7 @@ def as_data(data: object, *, batch_size: int | None = None) -> TensorData | Load
         >>> as_data({"input_ids": torch.ones(2, 5), "labels": torch.zeros(2)}).inputs.keys()
         dict_keys(['input_ids'])
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_batch_size(batch_size)
     if isinstance(data, DataLoader):
         data = LoaderData(data)
     if isinstance(data, LoaderData):

@@ -17,6 +17,7 @@ thermodynamic_estimate.py  what that found
 ladders.py        the ladders of several checkpoints, and the sum along each
 neighbourhoods.py  γ by the evidence of the data
 local_chains.py   the chains behind all of them
+likelihood_check.py  is a likelihood of one's own one
 chain_options.py  how these are made, and what "auto" chooses
 correlation.py    does a criterion order checkpoints as their transfer does
 baselines/        cheap criteria to beat

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ppl_fe.arguments import given
+from ppl_fe.arguments import given, require_batch_size
 from ppl_fe.data.sources import LoaderData, TensorData
 from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.kernels import Kernel
@@ -73,9 +73,10 @@ class ChainOptions:
             source: the data.
 
         Raises:
-            ValueError: minibatches for a sampler that needs exact gradients.
+            ValueError: minibatches for a sampler that needs exact gradients; no batch size.
         """
         n, kernel, size = source.num_data, self.kernel, self.batch_size
+        require_batch_size(None if size == "auto" else size)
         if kernel == "auto":
             whole = size is None or (size == "auto" and n <= MOST_ROWS)
             until = self.has_targets and self.step_size == "auto"

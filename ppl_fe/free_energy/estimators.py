@@ -67,10 +67,12 @@ def estimate_free_energy(
     Args:
         network: a `FlatNetwork`; its anchor is w*.
         data: (inputs, targets), a mapping, a Dataset or a DataLoader; n is its length.
-        likelihood: "categorical" (default), "normal", "next_token", or a function of
-            (outputs, targets) that makes the observed site.
+        likelihood: "categorical" (default), "normal" (of sd 1), "next_token", or a function of
+            (outputs, targets) that makes the observed site; with a noise of sd 0.3 its body is
+            ``pyro.sample("y", dist.Normal(outputs[:, 0], 0.3), obs=targets)``.
         localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
-            neighbourhood of w*.
+            neighbourhood of w*. A larger one is narrower and sooner sampled; numbers compare at one
+            γ alone.
         head: the prefix of a fresh head's parameters, as "classifier"; None by default. What the
             network holds there does not matter.
         head_precision: of the head's prior, 1.0 by default, in units of 1/weight²; without a head

@@ -16,6 +16,7 @@ from ppl_fe.arguments import require_positive
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions
+from ppl_fe.free_energy.likelihood_check import check_likelihood
 from ppl_fe.inference.adjusted import MALT
 from ppl_fe.inference.kernels import Kernel
 from ppl_fe.inference.program.density import Density, merge_blocks
@@ -298,7 +299,7 @@ def data_loss(
 def check_data(
     program: LocalPosterior, network: FlatNetwork, inputs: Any, targets: Tensor, what: str = "data"
 ) -> None:
-    """Refuse inputs that the network fails on, and labels that it has no class for.
+    """Refuse inputs that the network fails on, labels without a class, and no likelihood.
 
     Raises:
         TypeError, ValueError: what the argument `what` should give instead.
@@ -306,8 +307,9 @@ def check_data(
     one = pytree.tree_map(lambda value: value[:1], inputs)
     with torch.no_grad():
         output = try_inputs(partial(network, network.anchor), one, network.dtype, what)
-    if program.likelihood is categorical:
-        check_labels(targets, output.shape[-1])
+        if program.likelihood is categorical:
+            check_labels(targets, output.shape[-1])
+        check_likelihood(program.likelihood, output, targets[:1])
 
 
 def held_out_loss(

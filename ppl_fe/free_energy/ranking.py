@@ -71,6 +71,7 @@ def rank_checkpoints(
 
     Each checkpoint's WBIC = E[nL_n(w)] under its localised tempered posterior (see
     `estimate_free_energy`). Checkpoints run side by side as further chains of one vectorised step.
+    Where there are labels of the task itself, `choose_checkpoint` asks those.
 
     Args:
         checkpoints: name -> file, folder or state dict, all of one architecture; or a list of
@@ -84,10 +85,12 @@ def rank_checkpoints(
             training loss after Gaussian noise on the weights), False by default; the training loss
             is the column anchor_loss.
         features: the module whose input counts as the features; the last linear layer by default.
-        likelihood: "categorical" (default), "normal", "next_token", or a function of
-            (outputs, targets) that makes the observed site.
+        likelihood: "categorical" (default), "normal" (of sd 1), "next_token", or a function of
+            (outputs, targets) that makes the observed site; with a noise of sd 0.3 its body is
+            ``pyro.sample("y", dist.Normal(outputs[:, 0], 0.3), obs=targets)``.
         localization: γ, 1.0 by default, in units of 1/weight²: 1/√γ is the radius of the
-            neighbourhood of w*.
+            neighbourhood of w*. A larger one is narrower and sooner sampled; numbers compare at one
+            γ alone.
         inverse_temperature: β; 1/log n by default.
         batch_size: examples a step; None for all the data. "auto" by default: all of them for
             `fe.MALT`, otherwise 256. A loader has its own.

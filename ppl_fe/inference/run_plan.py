@@ -84,8 +84,8 @@ class RunPlan:
         progress: show a progress bar. Default False.
 
     Raises:
-        ValueError: a number of chains below one, an unknown method or way to compile, a run that
-            cannot be resumed.
+        ValueError: a number of chains below one, a seed that is none, an unknown method or way to
+            compile, a run that cannot be resumed.
     """
 
     length: RunLength
@@ -100,6 +100,7 @@ class RunPlan:
 
     def __post_init__(self) -> None:
         check_chains(self.num_chains, self.chain_method)
+        require_integer("seed", self.seed, 0)
         if self.compile not in COMPILE_MODES:
             raise ValueError(f"compile must be one of {COMPILE_MODES}, got {self.compile!r}")
         if self.resume and self.save_to is None:

@@ -74,10 +74,10 @@ def sample(
             `fe.BAOAB(model, ...)`.
         *args: the program's arguments: tensors, NumPy arrays, data frames, or anything else that it
             takes. Arrays become tensors where it needs them: floats in the precision of its sites,
-            whole numbers as int64; a data frame's columns go by name. A single `DataLoader` stands
-            for data larger than memory: the program is called with its minibatches (inputs,
-            targets), reshuffled for each chain.
-            They may differ in shape, as batches that are padded each to its own length.
+            whole numbers as int64; a data frame's columns go by name, as tensors, and a category of
+            text is its codes. A single `DataLoader` stands for data larger than memory: the program
+            is called with its minibatches (inputs, targets), reshuffled for each chain. They may
+            differ in shape, as batches that are padded each to its own length.
         num_samples: S, kept draws a chain, 1000 by default; with a target the most that are kept.
         warmup_steps: steps before the first kept draw, in which "auto" settings are tuned: 500 by
             default, and with a target as many as it takes.

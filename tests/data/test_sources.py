@@ -148,8 +148,9 @@ def test_tensor_data_checks_itself() -> None:
 
 def test_batch_size_is_given_once() -> None:
     assert tensors((X, Y), batch_size=4).num_data == 10
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        as_data((X, Y), batch_size=0)
+    for none in (0, 2.5, True, "all"):
+        with pytest.raises(ValueError, match="batch_size must be a positive integer or None"):
+            as_data((X, Y), batch_size=none)  # type: ignore[arg-type]
     assert loaded(loader(), batch_size=4).batch_size == 4
     with pytest.raises(ValueError, match=r"batch_size=5 .* brings its own, 4"):
         as_data(loader(), batch_size=5)

@@ -244,6 +244,13 @@ def test_criteria_that_mean_nothing_here_are_refused() -> None:
         cheap(states(), Digits(), loader)
 
 
+def test_why_there_is_no_number_is_said_of_a_checkpoint_that_was_read() -> None:
+    rows = {"logme": math.nan, "note": ["", "no features"], "error": ["no file at a", ""]}
+    table = pd.DataFrame({**rows, "logme_error": math.nan}, index=["a", "b"])
+    assert recommend(table, "logme", ("logme",), 5).endswith("by logme (b: no features).")
+    assert recommend(table[:1], "logme", ("logme",), 5).endswith("by logme (a: no file at a).")
+
+
 def test_the_expected_regret_is_that_of_two_normals() -> None:
     # With an error far below the spread nothing is shrunk: the difference is 1.
     values, errors = np.array([0.0, 1.0]), np.array([0.01, 0.01])

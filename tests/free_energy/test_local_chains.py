@@ -147,6 +147,8 @@ def test_what_must_be_positive(name: str, value: float) -> None:
         ({"num_samples": 0}, "num_samples"),
         ({"chain_method": "threads"}, "chain_method"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
+        ({"batch_size": "all"}, "batch_size must be a positive integer or None for all the data"),
+        ({"seed": 1.5}, "seed must be an integer of at least 0, got 1.5"),
     ],
 )
 def test_other_options_out_of_range(options: dict[str, Any], message: str) -> None:

@@ -51,3 +51,21 @@ def test_a_ranking_is_one() -> None:
 def test_in_a_notebook_what_is_no_ranking_any_more_is_shown_as_pandas_does() -> None:
     numbers = table()[["wbic"]]
     assert numbers._repr_html_() == pd.DataFrame(numbers).to_html()
+
+
+def test_a_wide_table_is_printed_whole_and_its_recommendation_below() -> None:
+    found = table()
+    for k in range(20):
+        found.insert(k, f"criterion_{k}", float(k))
+    found.insert(20, "criterion_1_error", 0.25)
+    found.attrs["recommendation"] = "Take 'a': of 2 checkpoints the best."
+    printed = repr(found)
+    numbers = printed.partition("note:")[0]
+    assert all(f"criterion_{k} " in numbers for k in range(20))
+    assert max(map(len, numbers.splitlines())) <= 100
+    assert "..." not in numbers
+    assert "1.000 ± 0.250" in numbers
+    assert "criterion_1_error" not in numbers
+    assert "criterion_1_error" in found
+    assert printed.index("Take 'a'") < printed.index("Lower WBIC")
+    assert "<p>Take &#x27;a&#x27;: of 2" in found._repr_html_()

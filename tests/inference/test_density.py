@@ -22,6 +22,7 @@ from ppl_fe.inference.program.data_frames import Columns
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.each_chain import Way, over_chains
 from ppl_fe.inference.program.equal_forms import OutOfPlaceDraws
+from ppl_fe.inference.program.explain import called
 from ppl_fe.inference.program.full_data import full_data_terms
 from ppl_fe.inference.program.program_call import ProgramCall
 
@@ -502,7 +503,7 @@ def test_data_that_are_not_finite(bad: float) -> None:
 
     y = torch.zeros(4)
     y[1:3] = bad
-    with pytest.raises(ValueError, match=r"tensor 1 .*\(shape \(4,\)\) holds 2 NaN or infinite"):
+    with pytest.raises(ValueError, match=r"^data\.y, of shape \(4,\), holds 2 NaN or infinite"):
         Density(model, (torch.ones(4), {"y": y}))
 
 
@@ -650,8 +651,9 @@ def test_columns_of_a_frame_are_read_by_name() -> None:
         level = pyro.sample("level", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         pyro.sample("y", dist.Normal(level[frame["place"]], 1.0).to_event(1), obs=frame["y"])
 
-    with pytest.raises(ValueError, match=r"more than numbers; give codes in place .*cat\.codes"):
+    with pytest.raises(KeyError, match=r"column 'place' holds no numbers; give codes .*'category'"):
         Density(by_place, (frame,))
+    assert Density(by_place, (frame.astype({"place": "category"}),)).num_parameters == 2
 
 
 @pytest.mark.parametrize("columns", [1, 2, 7])
@@ -681,7 +683,7 @@ def test_arguments_by_keyword_and_in_mappings_are_taken_and_have_names() -> None
 
     found = Density(model, ({"x": X.numpy()},), {"response": TARGET.numpy()})
     assert found.program.names == ["argument 0['x']", "argument 'response'"]
-    with pytest.raises(ValueError, match=r"tensor 1 of the program's arguments .* holds 3 NaN"):
+    with pytest.raises(ValueError, match=r"^y, of shape \(6,\), holds 3 NaN"):
         Density(regression, (X, COLUMN.where(COLUMN > 0)))
 
 
@@ -736,6 +738,8 @@ def test_columns_of_a_frame_are_found_by_name() -> None:
     frame = Columns({"age": torch.ones(3), "dose": torch.arange(3.0)}, ["name"])
     assert "age" in frame
     assert "name" not in frame
+    assert frame.get("does") is None
+    assert frame.get("dose") is frame["dose"]
     assert frame[["age", "dose"]].tolist() == [[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]
     with pytest.raises(KeyError, match="there is no column 'does'; did you mean 'dose'"):
         frame["does"]
@@ -743,6 +747,68 @@ def test_columns_of_a_frame_are_found_by_name() -> None:
         frame["name"]
     with pytest.raises(AttributeError, match="no attribute 'does'"):
         frame.does  # noqa: B018
+
+
+def by_group(frame: Any) -> None:
+    level = pyro.sample("level", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", len(frame)):
+        law = dist.Normal(level[frame["place"]] + frame["a"], 1.0)
+        pyro.sample("y", law, obs=frame.get("y"))
+
+
+PLACES = FRAME.assign(y=COLUMN, place=pd.Categorical(["b", "a", "b", "c", "a", "a"]))
+
+
+def test_a_category_is_read_as_its_codes_in_new_data_too() -> None:
+    """Of some of the rows it has the codes of all; numbers keep their values, text is refused."""
+    codes = PLACES["place"].cat.codes
+    position = torch.tensor([0.3, -0.2, 1.0])
+    wanted = Density(by_group, (PLACES.assign(place=codes),))(position)
+    assert Density(by_group, (PLACES,))(position) == wanted
+    few = PLACES.iloc[3:5]
+    assert called(by_group, (few,), {}).arguments[0][0]["place"].tolist() == [2, 0]
+    years = PLACES.assign(a=pd.Categorical([2010, 2011, 2010, 2011, 2010, 2010]))
+    assert called(by_group, (years,), {}).arguments[0][0]["a"].tolist()[:2] == [2010, 2011]
+
+
+@pytest.mark.parametrize(
+    ("frame", "error", "message"),
+    [
+        (PLACES.drop(columns="a"), KeyError, "there is no column 'a'; there are b, y, place"),
+        (PLACES.rename(columns={"a": "as"}), KeyError, "there is no column 'a'; did you mean 'as'"),
+        (PLACES.astype({"place": "str"}), KeyError, "column 'place' holds no numbers"),
+        (PLACES.assign(a=[1, 2, float("nan"), 4, 5, 6]), ValueError, r"^frame\.a, .* holds 1 NaN"),
+        (PLACES.assign(y=None), ValueError, r"^frame\.y, .* holds 6 NaN"),
+        (PLACES.assign(place=PLACES["place"].where(PLACES["a"] > 0)), ValueError, "frame.place"),
+    ],
+)
+def test_what_is_wrong_with_a_column_is_said_of_the_column(
+    frame: pd.DataFrame, error: type[Exception], message: str
+) -> None:
+    """Of frames of numbers alone, too, which a program that fails once might take as a matrix."""
+    with pytest.raises(error, match=message):
+        Density(by_group, (frame,))
+
+
+def test_an_error_of_a_program_that_reads_columns_is_the_program_s() -> None:
+    def counts(frame: Any) -> None:
+        rate = pyro.sample("rate", dist.Exponential(1.0))
+        with pyro.plate("rows", len(frame)):
+            pyro.sample("y", dist.Poisson(rate), obs=frame["a"])
+
+    for frame in (FRAME - 10, (FRAME - 10).assign(place="north")):
+        with pytest.raises(ValueError, match="be within the support") as raised:
+            Density(counts, (frame,))
+        assert "more than numbers" not in str(raised.value)
+
+
+def test_a_plate_and_a_site_of_one_name_are_said_to_be() -> None:
+    def twice(y: Tensor) -> None:
+        with pyro.plate("place", 2):
+            pyro.sample("place", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match=r"a plate and a site, .* own: Multiple .* named 'place'"):
+        Density(twice, (TARGET,))
 
 
 def test_a_program_without_a_signature_is_called_by_place() -> None:

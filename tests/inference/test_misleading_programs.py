@@ -121,3 +121,32 @@ def test_a_direction_has_an_angle_that_mixes() -> None:
     error = mcse_of_mean(cosine)
     assert abs(z_score(float(cosine.mean()), float(wanted), error)) < 4
     assert error < 0.04
+
+
+def rows_as_an_event(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0).expand([len(y)]).to_event(1), obs=y)
+
+
+def rows_in_two_plates(y: Tensor) -> None:
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)), pyro.plate("again", len(y)):
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+@pytest.mark.parametrize("program", [rows_as_an_event, rows_in_two_plates])
+def test_rows_that_their_plate_repeats_are_refused(program: Callable[[Tensor], None]) -> None:
+    with pytest.raises(ValueError, match=r"'y' has values of shape .* count all of them 12 times"):
+        fe.sample(program, Y, progress_bar=False)
+
+
+def test_a_plate_of_several_fits_of_the_same_data_is_taken() -> None:
+    def fits(y: Tensor) -> None:
+        with pyro.plate("fit", len(y), dim=-2):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(y), dim=-1):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    draws = fe.sample(fits, Y, num_samples=20, warmup_steps=5, progress_bar=False)
+    assert draws.posterior["mean"].sizes["fit"] == len(Y)

@@ -197,6 +197,7 @@ def test_the_progress_bar_runs(capsys: pytest.CaptureFixture[str]) -> None:
         ({"num_samples": 10.0}, "num_samples must be an integer"),
         ({"warmup_steps": -1}, "warmup_steps must be an integer of at least 0"),
         ({"thinning": 0}, "thinning must be an integer of at least 1"),
+        ({"seed": None}, "seed must be an integer of at least 0, got None"),
         ({"num_chains": 0}, "num_chains must be a positive integer, got 0"),
         ({"num_chains": True}, "num_chains must be a positive integer"),
         ({"chain_method": "threads"}, "chain_method must be one of .*'threads'"),

@@ -81,8 +81,9 @@ def choose_checkpoint(
         criteria: what to compute, by name; all that mean something here by default.
         features: the module whose input counts as the features; by default the head, or the last
             linear layer.
-        likelihood: "categorical" (default), "normal", "next_token", or a function of
-            (outputs, targets) that makes the observed site.
+        likelihood: "categorical" (default), "normal" (of sd 1), "next_token", or a function of
+            (outputs, targets) that makes the observed site; with a noise of sd 0.3 its body is
+            ``pyro.sample("y", dist.Normal(outputs[:, 0], 0.3), obs=targets)``.
         localization: γ, in units of 1/weight²; "auto" (default) chooses one for all candidates by
             the evidence of up to four of them, and `attrs` say what was tried.
         kernel: the sampler's class; "auto" by default, which is `fe.BAOAB` at these lengths.

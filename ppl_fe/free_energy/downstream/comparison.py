@@ -42,6 +42,7 @@ from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
 from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import anchors_of, side_by_side
 from ppl_fe.free_energy.places import Elsewhere, Here, chosen_place
+from ppl_fe.free_energy.ranking_table import RankingTable
 from ppl_fe.models.likelihoods import find_likelihood
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.tasks.workers import Workers
@@ -196,7 +197,7 @@ def _ordered(
         names += ["r_hat", "ess"]
     if FINETUNED in wanted:
         names += ["finetune_score", "finetune_score_error", "finetune_steps"]
-    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=[*names, "note", "error"])
+    table = RankingTable(list(rows.values()), index=list(rows), columns=[*names, "note", "error"])
     table.index.name = "checkpoint"
     numbers = table.columns.drop(["note", "error"])
     table[numbers] = table[numbers].astype(float)

@@ -104,10 +104,9 @@ def recommend(table: pd.DataFrame, by: str, criteria: tuple[str, ...], num_label
                 f"No checkpoint can be recommended by {by}: the chains of none have mixed (R-hat "
                 f"below {MOST_R_HAT}); raise num_samples or localization."
             )
-        first = next(filter(None, [*table["error"], *table["note"]]), "")
         return (
             f"No checkpoint can be recommended: none of {len(table)} came to a number by {by}"
-            + (f" ({first})." if first else ".")
+            f"{_why_none(table)}."
         )
     rows = table[good]
     values = oriented(rows, by).to_numpy()
@@ -126,6 +125,13 @@ def recommend(table: pd.DataFrame, by: str, criteria: tuple[str, ...], num_label
         f"{source}: how well {by} foretells fine-tuning is not in them. "
         + _others(rows, by, criteria)
     )
+
+
+def _why_none(table: pd.DataFrame) -> str:
+    """Say of one checkpoint why it has no number: of one that was read, where there is one."""
+    was_read = table["error"] == ""
+    said = [*table["note"][was_read].items(), *table["error"][~was_read].items()]
+    return next((f" ({name}: {text})" for name, text in said if text), "")
 
 
 def _others(rows: pd.DataFrame, by: str, criteria: tuple[str, ...]) -> str:

@@ -19,6 +19,9 @@ class Columns:
         columns: name -> (N,) tensor.
         others: names of columns that hold no numbers. Default none.
 
+    Attributes:
+        was_read: whether a column was asked for, by whichever name.
+
     Example:
         >>> frame = Columns({"x": torch.ones(3), "n": torch.arange(3)})
         >>> frame.n, len(frame), frame[["x", "n"]].shape
@@ -27,23 +30,30 @@ class Columns:
 
     def __init__(self, columns: Mapping[str, Tensor], others: Iterable[str] = ()) -> None:
         self.columns, self.others = dict(columns), tuple(others)
+        self.was_read = False
 
     def __getitem__(self, name: str | list[str]) -> Tensor:
+        self.was_read = True
         if isinstance(name, list):
             return torch.stack([self[one] for one in name], -1)
         if name in self.columns:
             return self.columns[name]
         if name in self.others:
             raise KeyError(
-                f"column {name!r} holds no numbers; give codes in its place: "
-                f"frame[{name!r}].astype('category').cat.codes"
+                f"column {name!r} holds no numbers; give codes in its place, by "
+                f"frame[{name!r}] = frame[{name!r}].astype('category')"
             )
-        raise KeyError(f"there is no column {name!r}; {did_you_mean(name, self.columns)}")
+        near = did_you_mean(name, self.columns) or f"there are {', '.join(self.columns)}"
+        raise KeyError(f"there is no column {name!r}; {near}")
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("_") or name not in self.__dict__.get("columns", {}):
             raise AttributeError(f"a data frame's columns have no attribute {name!r}")
         return self[name]
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:
+        """Give a column, or the default where there is none, as pandas' frames do."""
+        return self[name] if name in {*self.columns, *self.others} else default
 
     def __contains__(self, name: object) -> bool:
         return name in self.columns

@@ -133,7 +133,7 @@ class Density:
         self.data_per_chain, self.way = data_per_chain, Way(vectorized)
         first = {name: value[0] for name, value in self.chain_kwargs.items()}
         self.program = called(model, args, kwargs or {}, first)
-        refuse_non_finite(self.tensors)
+        refuse_non_finite(self.program)
         try:
             found = trial_run(
                 lambda: self.program(self.tensors, first),
@@ -141,7 +141,7 @@ class Density:
                 gradient=any(map(is_array, self.program.leaves)),
             )
         except TrialRunError as failed:
-            raise_explained(failed, partial(model, **first), args, kwargs or {})
+            raise_explained(failed, partial(model, **first), *self.program.arguments)
         self._found = found
         self.sites: tuple[Site, ...] = found.sites
         self._plates: tuple[Subsample, ...] = found.subsamples

@@ -27,18 +27,18 @@ OF_DATA = (ValueError, IndexError, RuntimeError)  # errors that the data may hav
 MOST_TRIALS = 32  # runs with some of the tensors in another dtype
 
 
-def refuse_non_finite(tensors: Sequence[Tensor]) -> None:
+def refuse_non_finite(call: ProgramCall) -> None:
     """Refuse NaN and infinity among a program's tensors.
 
     Raises:
-        ValueError: the tensor, and how many values.
+        ValueError: the argument or column, and how many values.
     """
-    for position, tensor in enumerate(tensors):
+    for name, tensor in zip(call.variables, call.tensors, strict=True):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
             raise ValueError(
-                f"tensor {position} of the program's arguments (shape {tuple(tensor.shape)}) holds "
-                f"{count} NaN or infinite values; remove or impute them first"
+                f"{name}, of shape {tuple(tensor.shape)}, holds {count} NaN or infinite values; "
+                "remove or impute them first"
             )
 
 
@@ -77,11 +77,14 @@ def called(
         return call
     given = dict(more or {})
     try:
-        trial_run(lambda: call(call.tensors, given), call.tensors, gradient=True)
+        with warnings.catch_warnings(action="ignore"):  # of pandas and torch; the next run warns
+            trial_run(lambda: call(call.tensors, given), call.tensors, gradient=True)
     except TrialRunError as failed:
         leaves, structure = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        as_tensors = [_as_tensor(leaf, failed.dtype) for leaf in leaves]
-        refuse_non_finite([new for new in as_tensors if isinstance(new, Tensor)])
+        as_tensors = [
+            _by_column(leaf, failed.dtype) or _as_tensor(leaf, failed.dtype) for leaf in leaves
+        ]
+        refuse_non_finite(ProgramCall(model, *pytree.tree_unflatten(as_tensors, structure)))
         run = _runner(partial(model, **given), structure)
         changed = _changed(failed, run, leaves)
         pairs = zip(leaves, changed, strict=True)
@@ -116,6 +119,8 @@ def raise_explained(
     if advice:  # the shapes that Pyro met until then do not matter any more
         own = " ".join(str(error).partition("Trace Shapes:")[0].split())
         raise ValueError(f"{what}: {'; '.join(advice)} ({type(error).__name__}: {own})") from error
+    if "Multiple sample sites named" in str(error):
+        what += "; a plate and a site, or two sites, of one name: give each its own"
     if isinstance(error, OF_DATA):
         raise ValueError(f"{what}: {error}") from error
     raise error from error.__cause__
@@ -141,8 +146,8 @@ def _advice(
     ]
     texts = [name for name, leaf in zip(names, given, strict=True) if _is_frame_of_text(leaf)]
     return advice or [
-        f"{name} is of pandas and holds more than numbers; give codes in place of text, "
-        "frame[column].astype('category').cat.codes, or a tensor of the columns of numbers: "
+        f"{name} is of pandas and holds more than numbers; give codes in place of text, by "
+        "frame[column].astype('category'), or a tensor of the columns of numbers: "
         f"torch.tensor(frame[columns].values, dtype={failed.dtype})"
         for name in texts
     ]
@@ -184,6 +189,8 @@ def _changed(
             _columns_in_dtype(by_column, failed.dtype),
         )
         found = next((other for other in others if run(other) is None), None)
+        if found is None and any(isinstance(new, Columns) and new.was_read for new in by_column):
+            return by_column  # whose error is the program's
         if found is None:  # with tensors another error may come: both need a change
             return leaves if str(still) != str(failed.error) else given
         leaves = found
@@ -243,7 +250,7 @@ def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
     """
     if not is_array(value):
         return value
-    array = np.asarray(value)
+    array = _codes(value)
     kind = array.dtype.kind
     if kind in "iub":
         return torch.tensor(array.astype(bool if kind == "b" else np.int64))
@@ -251,6 +258,15 @@ def _as_tensor(value: Any, dtype: torch.dtype) -> Any:
         return torch.tensor(array.astype(float), dtype=dtype) if kind in "fO" else value
     except (ValueError, TypeError):
         return value
+
+
+def _codes(value: Any) -> np.ndarray[Any, Any]:
+    """Make an array of a column, of a category of text its codes, and NaN of what is missing."""
+    held = getattr(value, "cat", None)
+    if held is None or held.categories.dtype.kind in "biufcM":
+        return np.asarray(value)
+    codes = np.asarray(held.codes, dtype=np.int64)
+    return codes if (codes >= 0).all() else np.where(codes < 0, np.nan, codes)
 
 
 def _is_frame_of_text(value: Any) -> bool:

@@ -44,6 +44,12 @@ class ProgramCall:
         return self.model(*args, **kwargs, **more)
 
     @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give the positional and the keyword arguments."""
+        args, kwargs = pytree.tree_unflatten(self.leaves, self._structure)
+        return args, kwargs
+
+    @property
     def variables(self) -> list[str]:
         """Name each of `tensors` by the parameter that it was given for, and its place in it.
 

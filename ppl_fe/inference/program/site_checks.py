@@ -246,6 +246,36 @@ def refuse_broadcast(name: str, site: Any) -> None:
         )
 
 
+def refuse_repeated(name: str, site: Any, of_its_own: frozenset[str]) -> None:
+    """Refuse observations that a plate of their own length repeats.
+
+    With `.to_event(1)` on rows that a plate declares already, or with a second plate around them,
+    the same N observations stand at each of the N places of the plate: N² terms. One value that
+    stands for all, and the plate of several fits of the same data, are as they should be.
+
+    Args:
+        name: of the site.
+        site: node of a trace.
+        of_its_own: plates that have latent sites within them.
+
+    Raises:
+        ValueError: the plate, and what to leave out.
+    """
+    shape = tuple(torch.as_tensor(site["value"]).shape)
+    own = shape[: len(shape) - site["fn"].event_dim]
+    for frame in site["cond_indep_stack"]:
+        if not frame.vectorized or frame.name in of_its_own or frame.size < 2:
+            continue
+        held = -frame.dim <= len(own) and own[frame.dim] > 1
+        if not held and frame.size in shape:
+            raise ValueError(
+                f"observed site {name!r} has values of shape {shape}, no axis of which belongs to "
+                f"the plate {frame.name!r} of {frame.size}: it would count all of them "
+                f"{frame.size} times. A plate stands for the rows by itself: leave out "
+                ".to_event(1), or any further plate, for their axis"
+            )
+
+
 def _size(frame: Any) -> int:
     return 1 if frame is None else int(frame.size)
 

@@ -20,6 +20,7 @@ from ppl_fe.inference.program.site_checks import (
     refuse_broadcast,
     refuse_loop,
     refuse_name,
+    refuse_repeated,
     transform_of,
 )
 from ppl_fe.inference.program.trace import (
@@ -97,6 +98,8 @@ def trial_run(
     hidden = {*handler.latent, *(enumeration.dependent if enumeration else ())}
     subsamples, computed, observed, num_data = list[Subsample](), [], [], 1
     named = {name: msg for name, (_, msg) in handler.latent.items()}
+    frames = [frame for msg in named.values() for frame in msg["cond_indep_stack"]]
+    with_latents = frozenset(frame.name for frame in frames)
     for name, node in trace.nodes.items():
         if node["type"] != "sample":
             continue
@@ -106,6 +109,7 @@ def trial_run(
         if is_likelihood(node):
             refuse_loop(name, node)
             refuse_broadcast(name, node)
+            refuse_repeated(name, node, with_latents)
             num_data = max(num_data, largest_plate(node))
             observed.append(_of_all_data(name, node))
         elif is_computed(node) and not minibatch_plates(node) and name not in hidden:
