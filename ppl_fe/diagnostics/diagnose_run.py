@@ -37,8 +37,9 @@ def diagnose(
     - temperatures, configurational (overall, worst layer, stiffest direction) and kinetic, within
       10 % of the target's or within their error; the excess predicted for the step; the heat of
       minibatches and step; λ̂ at half the step where `check_half_step` was asked for;
-    - single chains: failed, on shared minibatches, stuck, in another place than the others; a
-      mode that a descent found at the start and the draws hardly saw;
+    - single chains: failed, on shared minibatches, stuck, in another place than the others;
+      trajectories whose energy was lost; a mode that a descent found at the start and the draws
+      hardly saw;
     - the level: λ̂ below zero (chains below L_n(w*)), drift of the loss;
     - mixing: worst rank R-hat < 1.01 and worst bulk and tail ESS > 400 of the loss and the sites of
       few values (Vehtari et al. 2021); of networks the split R-hat of all coordinates, and the
@@ -100,6 +101,7 @@ def diagnose(
         lengths.interrupted(run),
         temperatures.predicted_excess(run),
         *(by_relaxation if predicted else ()),
+        single_chains.diverging(run),
         single_chains.unvisited_modes(run),
         single_chains.stuck_chains(run),
         single_chains.chain_apart(run),

@@ -99,8 +99,8 @@ class MALT(PyroKernel):
 
     @property
     def own_statistics(self) -> tuple[str, ...]:
-        """The chance with which trajectories were accepted."""
-        return ("acceptance_rate",)
+        """The chance with which trajectories were accepted, and whether any was lost."""
+        return ("acceptance_rate", "diverging")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -13,13 +13,17 @@ import pytest
 import torch
 import xarray as xr
 from arviz_stats.base import array_stats
+from cases.honest import examine
 from exact import z_score
 from pyro.infer import MCMC
 from torch import Tensor
 
 import ppl_fe as fe
+from ppl_fe.inference.dynamics import malt
 from ppl_fe.inference.program.density import Density
+from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.step.metric_factor import LowRankFactor, identity_factor
+from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.warmup.newton import descend
 
 LENGTH: dict[str, Any] = {"num_samples": 800, "warmup_steps": 50, "progress_bar": False}
@@ -233,3 +237,49 @@ def test_a_loader_s_minibatches_are_refused() -> None:
     data = torch.utils.data.TensorDataset(torch.randn(8, 2), torch.randn(8))
     with pytest.raises(ValueError, match="MALT needs exact gradients"):
         fe.sample(fe.MALT(line), torch.utils.data.DataLoader(data, 4), progress_bar=False)
+
+
+@pytest.mark.parametrize(("sd", "lost"), [(1.0, False), (0.01, True)])
+def test_a_trajectory_whose_energy_is_lost_is_diverging(sd: float, lost: bool) -> None:
+    """At steps of a hundred standard deviations the energy error is of the order of 10⁸."""
+
+    def model() -> None:
+        pyro.sample("w", dist.Normal(torch.zeros(2, dtype=torch.float64), sd).to_event(1))
+
+    kernel = fe.MALT(model, step_size=1.0, metric="identity")
+    draws = fe.sample(kernel, num_samples=20, warmup_steps=20, progress_bar=False, compile="eager")
+    diverging = draws.sample_stats["diverging"]
+    assert diverging.dtype == bool
+    assert bool((diverging == lost).all())
+    check = fe.diagnose(draws).table.set_index("check").loc["diverging"]
+    assert check["passed"] != lost
+    assert ("target_acceptance=0.95" in check["advice"]) == lost
+
+
+def test_what_left_the_support_or_is_merely_rejected_has_not_diverged() -> None:
+    error = torch.tensor([0.0, 50.0, 1001.0, math.nan, math.inf])
+    end = malt.State(*(torch.zeros(5, 2) for _ in range(3)), torch.zeros(5), torch.zeros(5), error)
+    assert malt.diverged(end).tolist() == [False, False, True, False, False]
+
+
+def test_draws_that_are_put_together_have_diverged_if_one_has() -> None:
+    def normal() -> None:
+        pyro.sample("w", dist.Normal(0.0, 1.0))
+
+    recorder = Recorder(Density(normal), {"w": slice(0, 1)}, 1, 6, own_statistics=("diverging",))
+    one, far = torch.ones(1), torch.zeros(1, 1)
+    for diverged in (0.0, 0.0, 1.0, 0.0, 0.0, 2.0):
+        statistics = Statistics(torch.zeros(1, 2))
+        recorder.add(far, statistics, one, torch.ones(1, 2), one, (torch.tensor([diverged]),))
+    recorder.flush()
+    recorder.halve()
+    kept = recorder.contents()[0]["sample_stats"]["diverging"]
+    assert kept.tolist() == [[False, True, True]]
+
+
+@pytest.mark.slow
+def test_a_neck_that_no_chain_enters_is_not_silent() -> None:
+    """Number 81: the scale of four groups' means is centred, and 2.5 % of the mass is its neck."""
+    found = examine(81)
+    assert found.wrong
+    assert found.said.startswith("doubtful: 0.0")

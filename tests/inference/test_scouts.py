@@ -81,6 +81,18 @@ def test_a_way_whose_best_point_is_beside_its_mode_has_ended_there() -> None:
     assert bool(found.at_mode.all()), found
 
 
+def test_the_mode_of_most_mass_counts_though_chains_know_another() -> None:
+    def uneven() -> None:
+        weights = torch.tensor([0.05, 0.95], dtype=torch.float64)
+        bumps = dist.Normal(torch.tensor([0.0, 40.0], dtype=torch.float64), 1.0)
+        pyro.sample("w", dist.MixtureSameFamily(dist.Categorical(probs=weights), bumps))
+
+    density = Density(uneven)
+    found = found_from(density, [0.5, -0.5, 1.0, -1.0])
+    moved = with_other_modes(density, found, seed=0).position
+    assert int(((moved - 40).abs() < 0.1).sum()) == 1
+
+
 def test_of_one_mode_nothing_changes() -> None:
     density = Density(normal)
     found = found_from(density, [0.5, -1.0])

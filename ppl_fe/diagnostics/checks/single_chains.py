@@ -11,6 +11,7 @@ from arviz_stats.base import array_stats
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, Array, distance, errors_allowed
 from ppl_fe.diagnostics.run_data import Run
+from ppl_fe.inference.run.conclusion import MOST_DIVERGING, too_long
 from ppl_fe.inference.warmup.other_modes import MATTERS, unvisited
 
 # A chain whose interquartile range is a fifth of the others'. Of 100 effective draws it is known
@@ -32,6 +33,17 @@ def failed_chains(run: Run) -> Check:
         1,
         f"{why}: those left are no fair sample; give a smaller step_size, or {_elsewhere(run)}",
     )
+
+
+def diverging(run: Run) -> Check | None:
+    """Check the share of trajectories whose energy was lost, where there are any.
+
+    A funnel's neck is too narrow for the step: what lies in it is proposed, and never accepted.
+    """
+    if "diverging" not in run.stats:
+        return None
+    share = float(np.mean(run.stats["diverging"])) / int(run.attrs["thinning"])
+    return Check.below("diverging", share, MOST_DIVERGING, too_long(share))
 
 
 def unvisited_modes(run: Run) -> Check | None:

@@ -31,6 +31,7 @@ from torch import Tensor
 # In units of the whitened posterior, where every direction has about unit variance: a trajectory
 # of a little more than a quarter period, and friction that halves its memory over the way.
 TRAJECTORY_LENGTH, FRICTION = 1.7, 1.0
+LOST_ENERGY = 1000.0  # nats
 
 
 class State(NamedTuple):
@@ -63,6 +64,16 @@ def acceptance(end: State) -> Tensor:
     finite = end.log_density.isfinite() & end.gradient.isfinite().all(-1)
     chance = torch.exp(-end.energy_error.clamp_min(0.0))
     return torch.where(finite & end.energy_error.isfinite(), chance, torch.zeros_like(chance))
+
+
+def diverged(end: State) -> Tensor:
+    """Say of which trajectories (C,) the energy is lost: Δ above 1000 nats, and finite.
+
+    In a funnel's neck, narrower than the step, that happens; where the step fits it does not. The
+    threshold is that of Stan (Betancourt 2017, arXiv 1701.02434, section 6.2). A trajectory that
+    leaves the support has met an end of the density, and no neck.
+    """
+    return end.energy_error.isfinite() & (end.energy_error > LOST_ENERGY)
 
 
 def accept(start: State, end: State, uniform: Tensor) -> State:

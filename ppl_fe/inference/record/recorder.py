@@ -48,6 +48,7 @@ AVERAGED = {
     "block_temperature",
     "acceptance_rate",
 }
+OF_ANY = {"diverging"}  # whether any of a draw's steps did
 MOMENTS = ("mean", "sd", "r_hat", "ess")
 
 
@@ -178,6 +179,7 @@ class Recorder:
         rows = np.array(_numpy(self._statistics[: self._filled].permute(2, 1, 0)))
         count = len(self._scalars)
         stats = dict(zip(self._scalars, rows[:count], strict=True))
+        stats |= {name: stats[name] > 0 for name in OF_ANY & stats.keys()}
         if len(rows) > count:
             stats["block_temperature"] = np.moveaxis(rows[count:], 0, -1)
         groups = {"posterior": posterior, "sample_stats": stats}
@@ -198,6 +200,8 @@ class Recorder:
             later = {name: values[:, 1::2] for name, values in arrays.items()}
             for name in AVERAGED & later.keys():
                 later[name] = (later[name] + arrays[name][:, : 2 * later[name].shape[1] : 2]) / 2
+            for name in OF_ANY & later.keys():
+                later[name] = later[name] | arrays[name][:, : 2 * later[name].shape[1] : 2]
             self._kept[group] = [later]
         if self._kept_positions is not None:
             self._kept_positions[:] = [torch.cat(self._kept_positions, 1)[:, 1::2]]

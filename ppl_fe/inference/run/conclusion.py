@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.warmup.other_modes import unvisited
 
+MOST_DIVERGING = 2e-4  # of trajectories; where the step fits everywhere there are none
+
 
 def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
     """Say what a run until its targets came to, and warn where it fell short.
@@ -36,9 +38,29 @@ def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+    stats = draws["sample_stats"]
+    if "diverging" in stats:
+        share = float(stats["diverging"].mean()) / attrs["thinning"]
+        if not attrs["target_missed"] and share >= MOST_DIVERGING:
+            warnings.warn(f"doubtful: {too_long(share, density)}", RuntimeWarning, stacklevel=3)
     missing = json.loads(attrs.get("unvisited_modes", "{}"))
     if missing:
         warnings.warn(f"not an answer: {unvisited(missing)}", RuntimeWarning, stacklevel=3)
+
+
+def too_long(share: float, density: Density | None = None) -> str:
+    """Say that a share of the trajectories was lost, and what to do.
+
+    Example:
+        >>> too_long(0.001)[:75]
+        '0.1 % of the trajectories lost their energy, as in a neck that is too narro'
+    """
+    return (
+        f"{100 * share:.2g} % of the trajectories lost their energy, as in a neck that is too "
+        "narrow for the step, and what lies there may be missing: give "
+        "fe.MALT(model, target_acceptance=0.95), or another parametrisation. "
+        + (_funnel(density) if density is not None else "")
+    ).strip()
 
 
 def _line(attrs: Mapping[Any, Any]) -> str:
@@ -59,16 +81,24 @@ def _worst(attrs: Mapping[Any, Any]) -> str:
 
 def _advice(attrs: Mapping[Any, Any], density: Density) -> str:
     """Name the reparametrisation that a funnel wants, or else what is left to try."""
-    centred = density.centred_sites()
-    if centred:
-        names = " and ".join(map(repr, centred))
-        return (
-            f"The scale of {names} is latent, which makes a funnel: write x = loc + scale * z with "
-            "z ~ Normal(0, 1), or wrap the program in pyro.poutine.reparam with LocScaleReparam(0)"
-        )
+    funnel = _funnel(density)
+    if funnel:
+        return funnel
     site = attrs["worst_ess_of"].split("[")[0]
     return (
         f"{site!r} is where it is slowest: its posterior has separate modes, a heavy tail, or a "
         "scale that others narrow and widen with; give such a site a lighter-tailed prior or "
         "another parametrisation, or raise max_steps"
+    )
+
+
+def _funnel(density: Density) -> str:
+    """Name the sites whose scale is latent, if there are any, and what to write instead."""
+    centred = density.centred_sites()
+    if not centred:
+        return ""
+    names = " and ".join(map(repr, centred))
+    return (
+        f"The scale of {names} is latent, which makes a funnel: write x = loc + scale * z with "
+        "z ~ Normal(0, 1), or wrap the program in pyro.poutine.reparam with LocScaleReparam(0)"
     )

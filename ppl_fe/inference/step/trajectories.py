@@ -134,7 +134,8 @@ class Trajectories:
         )
         self._build(full_data(density), compile, num_calls)
         self.totals = Totals.zero(position, len(self.blocks))
-        self.acceptance, self._acceptances = torch.ones_like(zeros[0]), torch.zeros_like(zeros[0])
+        self.acceptance = torch.ones_like(zeros[0])
+        self._ended = torch.stack(zeros[:2])  # sums over trajectories: acceptance, and divergences
         self._thermometer = Thermometer(*(torch.zeros_like(position[0]) for _ in range(3)))
         self.start_at(position)
 
@@ -260,7 +261,7 @@ class Trajectories:
             end = self._move(end, noise, h, kept if number else afresh)
         self._add_up(start)
         self.acceptance = malt.acceptance(end)
-        self._acceptances += self.acceptance
+        self._ended += torch.stack([self.acceptance, malt.diverged(end).to(self.acceptance)])
         uniform = torch.rand(
             self.num_chains,
             generator=self._uniform,
@@ -295,10 +296,10 @@ class Trajectories:
         return loss, temperatures
 
     def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
-        """Take the mean acceptance (C,) over the trajectories since the last call."""
-        mean = self._acceptances / num_steps
-        self._acceptances = torch.zeros_like(mean)
-        return (mean,)
+        """Take the mean acceptance (C,) since the last call, and how many trajectories diverged."""
+        acceptances, diverged = self._ended
+        self._ended = torch.zeros_like(self._ended)
+        return acceptances / num_steps, diverged
 
     def left(self) -> Left:
         """Give what others go on from."""
@@ -323,7 +324,7 @@ class Trajectories:
             **{f"factor/{k}": leaf for k, leaf in enumerate(pytree.tree_leaves(self.factor))},
             **{f"stream/{name}": value for name, value in self.stream.state().items()},
             "uniform": self._uniform.get_state(),
-            "acceptances": self._acceptances,
+            "ended": self._ended,
             **{f"thermometer/{k}": value for k, value in self._thermometer._asdict().items()},
             "steps": torch.tensor(self.steps, dtype=torch.float64),
             "gradients": torch.tensor(self.num_gradients),
@@ -340,7 +341,7 @@ class Trajectories:
         own = [state[f"factor/{k}"].clone() for k in range(len(leaves))]
         self.factor = pytree.tree_unflatten(own, structure)
         self._uniform.set_state(state["uniform"])
-        self._acceptances = state["acceptances"].clone()
+        self._ended = state["ended"].clone()
         self._thermometer = part("thermometer", Thermometer)
         self.steps = tuple(state["steps"].tolist())
         self.num_gradients = int(state["gradients"])

@@ -22,21 +22,23 @@ LEAST_SEEN = 0.1  # of the share that Laplace's mass gives a mode, which is no e
 
 
 class OtherModes(NamedTuple):
-    """Remember modes that matter, beside the one of most mass, and count draws near each.
+    """Remember modes that matter, beside the one of most mass, and count the draws about each.
 
     Attributes:
-        position: (M, D).
+        position: (M, D), that of most mass first.
         inverse: (M, D, D), of the factor whose square is the inverse of the Hessian there.
-        share: (M,), of the mass of the largest mode.
+        level: (M,), log p there.
+        share: (M,), of the mass of all of them.
         added: (M,), what each would add to the variance of its coordinate, as a share of it.
         coordinate: (M,), the one to which it would add most.
-        near: (M,), the share of the draws that was near each, times their number.
-        looks: that number, (1,).
+        near: (M,), the share of the chains that was about each, summed over the looks.
+        looks: their number, (1,).
 
     Example:
-        >>> one = torch.ones(1, dtype=torch.float64)
-        >>> where = 40 * one[:, None], one[:, None, None]
-        >>> modes = OtherModes(*where, 0.003 * one, 4.8 * one, 0 * one, 0 * one, 0 * one)
+        >>> two, one = torch.tensor([[0.0], [40.0]]).double(), torch.ones(2).double()
+        >>> where = two, one[:, None, None], torch.tensor([0.0, -5.8]).double()
+        >>> share = torch.tensor([0.997, 0.003]).double()
+        >>> modes = OtherModes(*where, share, 4.8 * one, 0 * one, 0 * one, 0 * one[:1])
         >>> modes.look(torch.tensor([[0.1], [0.3]]))
         >>> modes.missing({"w": slice(0, 1)})
         {'w': 4.8}
@@ -44,6 +46,7 @@ class OtherModes(NamedTuple):
 
     position: Tensor
     inverse: Tensor
+    level: Tensor
     share: Tensor
     added: Tensor
     coordinate: Tensor
@@ -60,19 +63,29 @@ class OtherModes(NamedTuple):
             apart = distances(_picked(found, [one]), _picked(found, kept)) >= APART
             if found.at_mode[one] and added[one] >= MATTERS and apart.all():
                 kept.append(one)
-        first, *others = kept
-        if not others:
+        if len(kept) == 1:
             return None
-        share, zero = (mass[others] - mass[first]).exp(), torch.zeros_like(mass[others])
-        inverse = torch.linalg.inv(found.factor[others])
-        where = found.position[others], inverse
-        return cls(*where, share, added[others], coordinate[others], zero, zero[:1].clone())
+        added[kept[0]] = added[kept[1:]].max()  # of draws that are all about another one
+        level = mass - torch.linalg.slogdet(found.factor).logabsdet
+        zero = torch.zeros_like(mass[kept])
+        return cls(
+            found.position[kept],
+            torch.linalg.inv(found.factor[kept]),
+            level[kept],
+            mass[kept].softmax(0),
+            added[kept],
+            coordinate[kept],
+            zero,
+            zero[:1].clone(),
+        )
 
     def look(self, position: Tensor) -> None:
-        """Count the chains (C, D) that are near each mode."""
+        """Count each chain (C, D) for the mode whose normal density is largest there."""
         away = position.to(self.position)[None] - self.position[:, None]
-        distance = torch.linalg.vector_norm(away @ self.inverse.mT, dim=-1)
-        self.near.add_((distance < APART).to(self.near).mean(1))
+        whitened = away @ self.inverse.mT
+        about = (self.level[:, None] - 0.5 * whitened.square().sum(-1)).argmax(0)
+        counts = torch.bincount(about, minlength=len(self.level)).to(self.near)
+        self.near.add_(counts / len(position))
         self.looks.add_(1)
 
     def forget(self) -> None:
@@ -122,14 +135,16 @@ def added_variances(modes: Descent, found: Descent) -> tuple[Tensor, Tensor]:
         found: where chains would start.
 
     Returns:
-        The shares of that variance, and the coordinates.
+        The shares of that variance, infinite for the one of most mass; and the coordinates.
     """
     both = Descent(*(torch.cat(pair) for pair in zip(modes, found, strict=True)))
     mass = both.mass.nan_to_num(-torch.inf)
     most = mass.argmax()
     sd = torch.linalg.vector_norm(both.factor[most], dim=-1)
     away, coordinate = ((modes.position - both.position[most]) / sd).abs().max(-1)
-    return (mass[: len(modes.mass)] - mass[most]).exp() * away.square(), coordinate
+    added = (mass[: len(modes.mass)] - mass[most]).exp() * away.square()
+    added[int(most) : int(most) + 1] = torch.inf  # where it is one of them
+    return added, coordinate
 
 
 def distances(these: Descent, those: Descent) -> Tensor:
