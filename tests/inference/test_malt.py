@@ -258,7 +258,8 @@ def test_a_trajectory_whose_energy_is_lost_is_diverging(sd: float, lost: bool) -
 
 def test_what_left_the_support_or_is_merely_rejected_has_not_diverged() -> None:
     error = torch.tensor([0.0, 50.0, 1001.0, math.nan, math.inf])
-    end = malt.State(*(torch.zeros(5, 2) for _ in range(3)), torch.zeros(5), torch.zeros(5), error)
+    still, zero = torch.zeros(5, 2), torch.zeros(5)
+    end = malt.State(still, still, still, zero, zero, error)
     assert malt.diverged(end).tolist() == [False, False, True, False, False]
 
 
