@@ -83,6 +83,10 @@ def test_the_pull_at_a_group_is_its_norm() -> None:
     assert found.settings["data_size"] == pytest.approx(TELLING * 100 / 2.0)
 
 
+# By how much the ways to halve the batches are alike where these are not equal eighths.
+TOGETHER = {50: 0.15, 64: 0.0, 9: 0.15}
+
+
 @pytest.mark.parametrize(("rows", "batch"), [(50, 7), (64, 64), (9, 4)])
 def test_pulls_and_what_of_them_is_chance(rows: int, batch: int) -> None:
     noise = 3 * torch.randn(rows, 4000, generator=torch.Generator().manual_seed(1))
@@ -91,17 +95,22 @@ def test_pulls_and_what_of_them_is_chance(rows: int, batch: int) -> None:
     source = TensorData(torch.zeros(rows, 1), 0.5 + noise, rows)
     pulls = measure_pulls(working, source, batch, 1000, 0)
     torch.testing.assert_close(pulls.gradient, -source.targets.mean(0))
-    # As large as the noise of a mean of as many rows, and free of the mean itself.
+    # As large as the noise of a mean of as many rows, free of the mean itself, and each its own.
     error = 3 / rows**0.5
-    assert pulls.by_chance.std().item() == pytest.approx(error, rel=0.05)
-    assert abs(pulls.by_chance.mean().item()) < 4.5 * error / 4000**0.5
+    assert len(pulls.by_chance) == 7
+    for vector in pulls.by_chance:
+        assert vector.std().item() == pytest.approx(error, rel=0.05)
+        assert abs(vector.mean().item()) < 4.5 * error / 4000**0.5
+    together = torch.corrcoef(torch.cat([pulls.by_chance, pulls.gradient[None]]))
+    assert (together - torch.eye(8)).abs().max().item() < TOGETHER[rows] + 4.5 / 4000**0.5
 
 
 def test_pulls_of_one_row_and_of_a_choice_of_rows() -> None:
     net, data, pull = steep(20, 64)
     working = WorkingCopy(net, Objective("normal", net.device))
-    one = TensorData(data[0][:1], data[1][:1], 1)
-    assert not measure_pulls(working, one, 1, 1000, 0).by_chance.any()
+    for rows, ways in ((1, 0), (3, 1), (4, 3), (7, 3), (8, 7), (64, 7)):
+        few = TensorData(data[0][:rows], data[1][:rows], rows)
+        assert measure_pulls(working, few, 1, 1000, 0).by_chance.shape == (ways, 20)
     some = measure_pulls(working, TensorData(*data, 64), 4, 2, 0)  # eight rows of 64
     assert 0.1 < (some.gradient + pull).abs().mean().item() < 1
     found = selected(  # 12 steps of 4 rows
@@ -117,6 +126,13 @@ def test_noise_alone_is_told_from_pulls() -> None:
     for targets, told in ((noise, True), (pulled, False)):
         found = selected(fe.FlatNetwork(Means(2000)), (torch.zeros(64, 1), targets), sparsity=0.01)
         assert any("by the choice of the rows alone" in note for note in found.notes) is told
+
+
+def test_groups_pulled_by_noise_alone_are_counted_as_groups() -> None:
+    noise = torch.randn(64, 400 * 5, generator=torch.Generator().manual_seed(3))
+    net = fe.FlatNetwork(Rows(400, 5))
+    found = selected(net, (torch.zeros(64, 1), noise), sparsity=0.05, groups="row")
+    assert any(note.startswith("of the 20 groups that the data pull") for note in found.notes)
 
 
 def test_a_fresh_head_is_trained_before_pulls_are_measured() -> None:
@@ -176,9 +192,14 @@ def test_a_tensor_that_a_batch_does_not_use() -> None:
 
 
 def test_pulls_leave_the_head_out() -> None:
-    pulls = Pulls(torch.tensor([1.0, -2.0, 9.0]), torch.tensor([0.5, 0.0, 9.0]))
-    pull, chance = pulls.outside(torch.tensor([True, True, False]), None)
-    assert (pull.tolist(), chance.tolist()) == ([1.0, 2.0], [0.5, 0.0])
+    pulls = Pulls(torch.tensor([1.0, -2.0, 9.0]), torch.tensor([[0.5, 0.0, 9.0]]))
+    ranked = torch.tensor([True, True, False])
+    sizes = pulls.outside(ranked, None)
+    assert (sizes.pull.tolist(), sizes.by_chance.tolist()) == ([1.0, 2.0], [[0.5, 0.0]])
+    groups = pulls.outside(ranked, torch.tensor([2, 2, 1]))
+    assert groups.pull.tolist() == [pytest.approx(5**0.5)]
+    assert groups.by_chance.tolist() == [[0.5]]
+    assert groups.of_weights.tolist() == [pytest.approx(5**0.5)] * 2
 
 
 def test_a_reference_is_gone_back_to() -> None:

@@ -30,6 +30,7 @@ The folder, in the order of reading:
     proximal_step.py     y, Δ': equation (2)
     quantile_tables.py   the tables that Δ' is read off
     pulls.py             how hard the data pull at weights, and the N̂ at which a posterior can tell
+    chance.py            which share of the strongest pulls the choice of the rows alone would give
     control_variates.py  gradients without most of the minibatches' noise
     data_count.py        both put together for a task
     at_scale/            the same step for 10⁷ weights; the stiffness that sets ε and σ

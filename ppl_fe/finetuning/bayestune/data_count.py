@@ -13,11 +13,13 @@ from torch import Tensor
 
 from ppl_fe.data.sources import LoaderData
 from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning.bayestune.chance import MOSTLY_CHANCE, chance_among
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import Grouping, group_index
 from ppl_fe.finetuning.bayestune.pulls import (
     Pulls,
-    chance_share,
+    Sizes,
+    least_of,
     measure_pulls,
     rows_of_a_pass,
     telling_weight,
@@ -35,7 +37,6 @@ NOISY = (
     "the noise of minibatches grows with data_size and has a part in the ranking; give "
     "gradient='control_variate', or batch_size=None for all the data in a step"
 )
-MOSTLY_CHANCE = 0.8  # from this share of the strongest pulls on a note says so
 
 
 class DataCount(NamedTuple):
@@ -129,8 +130,8 @@ def _choose(
     num_data, num_ranked = task.source.num_data, int(task.ranked.sum())
     count = task.num_selected or max(1, round(USUAL_SHARE * num_ranked))
     group = None if groups is None else group_index(task.network, groups).long()
-    pull, by_chance = pulls.outside(task.ranked, group)
-    data_size = telling_weight(pull, count, beta, num_data)
+    sizes = pulls.outside(task.ranked, group)
+    data_size = telling_weight(sizes.of_weights, count, beta, num_data)
     notes = []
     if data_size > num_data:
         notes.append(
@@ -138,11 +139,21 @@ def _choose(
             f"{num_data:,} rows), so that {count:,} weights can stand out: the scales are a "
             f"ranking, not a posterior at data_size={num_data}"
         )
-    share = chance_share(pull, by_chance, count)
-    if share >= MOSTLY_CHANCE:
-        notes.append(
-            f"of the {count:,} weights that the data pull hardest about {100 * share:.0f} % would "
-            "be pulled as hard by the choice of the rows alone: the data hardly tell which weights "
-            "have to move, and another sample would select others"
-        )
-    return data_size, tuple(notes)
+    return data_size, (*notes, *_chance_notes(sizes, count))
+
+
+def _chance_notes(sizes: Sizes, count: int) -> list[str]:
+    """Note how much of the strongest pulls may be chance, where that is most of them or all."""
+    what = "weights"
+    if sizes.members is not None:
+        count = int((sizes.pull >= least_of(sizes.of_weights, count)).sum())
+        what = "groups"
+    chance = chance_among(sizes.pull, sizes.by_chance, count)
+    if not chance.noted:
+        return []
+    more = "" if chance.share >= MOSTLY_CHANCE else ", and it cannot be excluded that all would"
+    return [
+        f"of the {count:,} {what} that the data pull hardest about {100 * chance.share:.0f} % "
+        f"would be pulled as hard by the choice of the rows alone{more}: the data hardly tell "
+        f"which {what} have to move, and another sample would select others"
+    ]

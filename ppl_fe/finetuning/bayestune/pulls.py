@@ -35,35 +35,60 @@ from ppl_fe.finetuning.objective import divided, shuffled
 TELLING = 5.0  # β
 WORTH_WHILE = 1.1  # n, from which N̂ is another than n
 MOST_TIMES = 1e4  # n; where nothing pulls, nothing is gained by more
-LEAST_BATCHES = 8  # of a pass, so that it has two halves
+LEAST_BATCHES = 8  # of a pass, so that there are seven ways to halve it
+MOST_NOISE = 20_000_000  # numbers (R, D) kept of it, unless D alone is more
 
 
 class Pulls(NamedTuple):
     """The mean loss's gradient, and how much of it the choice of the rows may be.
 
     gradient: (D,) ∂L/∂w.
-    by_chance: (D,) as large as the noise of the rows in it: the difference of two halves' gradients
-        over two. Zero where there is but one row.
+    by_chance: (R, D) R vectors, each as large as the noise of the rows in the gradient: the
+        difference of two halves' gradients over two, R ways to halve the batches. R is 7 where
+        there are 8 batches or more, less of fewer batches and of many weights, 0 of one batch.
     """
 
     gradient: Tensor
     by_chance: Tensor
 
-    def outside(self, ranked: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Give the sizes of both, (D',) each, of the weights that are ranked.
+    def outside(self, ranked: Tensor, group: Tensor | None) -> Sizes:
+        """Give the sizes of both, of the weights that are ranked or of their groups.
 
         Args:
             ranked: (D,) bool.
             group: (D,) the group of each weight, whose norms the sizes are then; or None.
         """
-        sizes = []
-        for values in self:
-            size = values.abs()
-            if group is not None:
-                squares = size.new_zeros(int(group.max()) + 1)
-                size = squares.index_add_(0, group, size.square()).sqrt_()[group]
-            sizes.append(size[ranked.to(size.device)])
-        return sizes[0], sizes[1]
+        ranked = ranked.to(self.gradient.device)
+        if group is None:
+            return Sizes(self.gradient[ranked].abs(), self.by_chance[:, ranked].abs_(), None)
+        group = group.to(ranked.device)
+        members = torch.bincount(group[ranked], minlength=int(group.max()) + 1)
+
+        def norms(vector: Tensor) -> Tensor:
+            squares = vector.new_zeros(len(members)).index_add_(0, group, vector.square())
+            return squares.sqrt_()[members > 0]
+
+        noise = [norms(vector) for vector in self.by_chance]
+        pull = norms(self.gradient)
+        return Sizes(pull, torch.stack([pull, *noise])[1:], members[members > 0])
+
+
+class Sizes(NamedTuple):
+    """How hard each of U weights or groups of weights is pulled.
+
+    pull: (U,).
+    by_chance: (R, U) by the noise of the rows.
+    members: (U,) how many weights a group has; None of weights.
+    """
+
+    pull: Tensor
+    by_chance: Tensor
+    members: Tensor | None
+
+    @property
+    def of_weights(self) -> Tensor:
+        """The pull of every weight (D',), its group's if it has one."""
+        return self.pull if self.members is None else self.pull.repeat_interleave(self.members)
 
 
 def rows_of_a_pass(source: TensorData | LoaderData, batch_size: int, most: int) -> int:
@@ -88,7 +113,7 @@ def measure_pulls(
         batch_size: B, rows in a batch at most.
         most: batches of B rows at most, a random choice of all rows then.
         seed: of their order.
-        halves: whether `by_chance` is wanted; it is zero otherwise.
+        halves: whether `by_chance` is wanted; R is 0 otherwise.
 
     Raises:
         DivergedError: the loss or a gradient is not finite.
@@ -98,20 +123,39 @@ def measure_pulls(
     if rows < source.num_data:
         batches = islice(shuffled(source, batch_size, seed), most)
     mean = torch.zeros_like(working.weights[: working.network.num_parameters])
-    signed = torch.zeros_like(mean if halves else mean[:0])
-    side, excess, count = 1.0, 0.0, 0
+    ways = _ways(mean.numel()) if halves else 0
+    signed = mean.new_zeros(ways, mean.numel())
+    excess, count = [0.0] * ways, 0
     for batch in batches:
         share = len(batch[1]) / rows
         _, gradient = working.differentiate(batch)
         gradient.add_to(mean, share)
-        if halves:
-            gradient.add_to(signed, side * share)
-        excess, side, count = excess + side * share, -side, count + 1
-    if not halves or count == 1:
-        return Pulls(mean, signed.zero_())
-    # Halves that are not quite of one size leave some of the mean, and less than all the noise.
-    signed.sub_(mean, alpha=excess).div_(sqrt(1 - excess**2))
+        for way in range(ways):
+            side = _side(count, way) * share
+            gradient.add_to(signed[way], side)
+            excess[way] += side
+        count += 1
+    # Of K batches the first 2^m ≤ K fall on both sides in 2^m − 1 ways, no two of them alike.
+    signed = signed[: 2 ** (count.bit_length() - 1) - 1]
+    for vector, more in zip(signed, excess, strict=False):
+        # Halves that are not quite of one size leave some of the mean, and less than all the noise.
+        vector.sub_(mean, alpha=more).div_(sqrt(1 - more**2))
     return Pulls(mean, signed)
+
+
+def _ways(num_weights: int) -> int:
+    """Choose R, in how many ways to halve the batches: 7, 3 or 1."""
+    return next((ways for ways in (7, 3) if ways * num_weights <= MOST_NOISE), 1)
+
+
+def _side(batch: int, way: int) -> int:
+    """Say in which half a batch is, 1 or −1: Walsh's functions, which are orthogonal.
+
+    Example:
+        >>> [[_side(batch, way) for batch in range(4)] for way in range(3)]
+        [[1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
+    """
+    return 1 - 2 * ((batch & (way + 1)).bit_count() % 2)
 
 
 def least_of(pull: Tensor, count: int) -> float:
@@ -146,16 +190,3 @@ def telling_weight(pull: Tensor, count: int, beta: float, num_data: int) -> floa
     if least == 0 or TELLING * beta / least < WORTH_WHILE * num_data:
         return float(num_data)
     return min(TELLING * beta / least, MOST_TIMES * num_data)
-
-
-def chance_share(pull: Tensor, by_chance: Tensor, count: int) -> float:
-    """Estimate which share of the `count` strongest pulls the choice of the rows alone would give.
-
-    As many as the noise brings above the size that `count` pulls reach, over `count`.
-
-    Example:
-        >>> pull, noise = torch.tensor([1.0, 4.0, 2.0]), torch.tensor([0.1, 3.0, 0.2])
-        >>> chance_share(pull, noise, 2)
-        0.5
-    """
-    return min(1.0, (by_chance >= least_of(pull, count)).sum().item() / count)
