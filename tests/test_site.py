@@ -83,7 +83,10 @@ def browser() -> Iterator[Any]:
     driver = pytest.importorskip("playwright.sync_api", reason="no playwright: make docs-test")
     found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the path")
+        pytest.skip(
+            f"no browser: none of {', '.join(BROWSERS)} is on the path, nor is BROWSER_PATH set; "
+            "on Debian: apt-get install chromium"
+        )
     with driver.sync_playwright() as started:
         running = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield running
