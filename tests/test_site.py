@@ -27,6 +27,9 @@ UNRENDERED = ("$$", "\\(", "\\[", "```", "](")
 BROKEN_NAMES = """() => [...document.querySelectorAll("td code")]
     .filter(code => !/[\\s/-]/.test(code.textContent) && code.getClientRects().length > 1)
     .map(code => code.textContent)"""
+# Letters of an alphabet that browsers do not look up themselves: they would be common ones.
+PLAIN_LETTERS = """() => [...document.querySelectorAll("mi[mathvariant]:not([mathvariant=normal])")]
+    .map(letter => letter.outerHTML)"""
 BLANK_PICTURES = """() => [...document.images]
     .filter(picture => !(picture.complete && picture.naturalWidth)).map(picture => picture.src)"""
 
@@ -112,6 +115,7 @@ def test_every_page_in_a_browser(browser: Any, colours: str, scheme: str) -> Non
         found = [
             *(mark for mark in UNRENDERED if mark in prose),
             *tab.evaluate(BROKEN_NAMES),
+            *tab.evaluate(PLAIN_LETTERS),
             *tab.evaluate(BLANK_PICTURES),
             *said,
         ]
