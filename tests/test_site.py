@@ -25,8 +25,10 @@ PROSE = """() => {
 }"""
 UNRENDERED = ("$$", "\\(", "\\[", "```", "](")
 BROKEN_NAMES = """() => [...document.querySelectorAll("td code")]
-    .filter(code => !/[\\s/-]/.test(code.textContent) && code.getClientRects().length > 1)
+    .filter(code => !/[\\s/(]/.test(code.textContent) && code.getClientRects().length > 1)
     .map(code => code.textContent)"""
+BROKEN_WORDS = """() => [...document.querySelectorAll(".whole")]
+    .filter(word => word.getClientRects().length > 1).map(word => word.textContent)"""
 # Letters of an alphabet that browsers do not look up themselves: they would be common ones.
 PLAIN_LETTERS = """() => [...document.querySelectorAll("mi[mathvariant]:not([mathvariant=normal])")]
     .map(letter => letter.outerHTML)"""
@@ -115,6 +117,7 @@ def test_every_page_in_a_browser(browser: Any, colours: str, scheme: str) -> Non
         found = [
             *(mark for mark in UNRENDERED if mark in prose),
             *tab.evaluate(BROKEN_NAMES),
+            *tab.evaluate(BROKEN_WORDS),
             *tab.evaluate(PLAIN_LETTERS),
             *tab.evaluate(BLANK_PICTURES),
             *said,
