@@ -32,6 +32,8 @@ BROKEN_WORDS = """() => [...document.querySelectorAll(".whole")]
 # Letters of an alphabet that browsers do not look up themselves: they would be common ones.
 PLAIN_LETTERS = """() => [...document.querySelectorAll("mi[mathvariant]:not([mathvariant=normal])")]
     .map(letter => letter.outerHTML)"""
+# How many pixels of a page are right of the screen: what is too wide has to scroll by itself.
+OVERHANG = "document.documentElement.scrollWidth - window.innerWidth"
 BLANK_PICTURES = """() => [...document.images]
     .filter(picture => !(picture.complete && picture.naturalWidth)).map(picture => picture.src)"""
 
@@ -129,6 +131,18 @@ def test_every_page_in_a_browser(browser: Any, colours: str, scheme: str) -> Non
         said.clear()
     view.close()
     assert not problems
+
+
+def test_no_page_is_wider_than_a_phone(browser: Any) -> None:
+    tab = browser.new_page(viewport={"width": 400, "height": 900})
+    tab.set_default_timeout(120_000)
+    wider = {}
+    for path in pages():
+        tab.goto(path.as_uri())
+        if overhang := tab.evaluate(OVERHANG):
+            wider[path.relative_to(SITE).as_posix()] = overhang
+    tab.close()
+    assert not wider
 
 
 def local(address: str) -> bool:
