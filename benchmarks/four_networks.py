@@ -79,7 +79,7 @@ def watched(limit: float) -> tuple[float | None, float | None, list[str]]:
             begun = time.perf_counter() if line == BEGINS else None
             continue
         now = time.perf_counter() - begun
-        if line and "%|" not in line:
+        if line and "%|" not in line and limit < float("inf"):  # after the stop its traceback
             lines.append(f"{now:6.1f} s  {line}")
             if told is None and re.search(r"would need|about .* (s|min|h)\b", line):
                 told = now
