@@ -22,6 +22,7 @@ import ppl_fe as fe
 from ppl_fe.inference.dynamics import malt
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.record.recorder import Recorder
+from ppl_fe.inference.run.conclusion import conclude
 from ppl_fe.inference.step.metric_factor import LowRankFactor, identity_factor
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.warmup.newton import descend
@@ -284,3 +285,27 @@ def test_a_neck_that_no_chain_enters_is_not_silent() -> None:
     found = examine(81)
     assert found.wrong
     assert found.said.startswith("doubtful: 0.0")
+
+
+def test_the_end_of_a_run_says_that_energy_was_lost_and_names_the_funnel() -> None:
+    def funnel() -> None:
+        scale = pyro.sample("scale", dist.HalfNormal(torch.ones((), dtype=torch.float64)))
+        with pyro.plate("groups", 2):
+            pyro.sample("x", dist.Normal(0.0, scale))
+
+    lengths: dict[str, Any] = {"num_samples": 20, "warmup_steps": 20}
+    draws = fe.sample(fe.MALT(funnel), progress_bar=False, compile="eager", **lengths)
+    draws.sample_stats["diverging"].values[:] = True
+    draws.attrs |= {"target_missed": "", "interrupted": 0}
+    with pytest.warns(
+        RuntimeWarning, match=r"doubtful: \d+ % of the .* The scale of 'x' is latent"
+    ):
+        conclude(draws, Density(funnel), show=False)
+    draws.attrs["target_missed"] = "max_steps=9 were taken"  # which says more
+    draws.attrs |= dict.fromkeys(("worst_r_hat", "worst_ess"), 2.0)
+    draws.attrs |= dict.fromkeys(("worst_r_hat_of", "worst_ess_of"), "x[0]")
+    with pytest.warns(
+        RuntimeWarning, match=r"^not an answer yet: .*scale of 'x' is latent"
+    ) as said:
+        conclude(draws, Density(funnel), show=False)
+    assert len(said) == 1

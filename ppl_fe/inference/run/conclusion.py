@@ -56,7 +56,7 @@ def too_long(share: float, density: Density | None = None) -> str:
         '0.1 % of the trajectories lost their energy, as in a neck that is too narro'
     """
     return (
-        f"{100 * share:.2g} % of the trajectories lost their energy, as in a neck that is too "
+        f"{100 * share:.3g} % of the trajectories lost their energy, as in a neck that is too "
         "narrow for the step, and what lies there may be missing: give "
         "fe.MALT(model, target_acceptance=0.95), or another parametrisation. "
         + (_funnel(density) if density is not None else "")
