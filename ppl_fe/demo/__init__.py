@@ -89,12 +89,12 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
         )
         by_name = {checkpoint.name: checkpoint for checkpoint in trained}
         table["learning_rate"] = [by_name[name].configuration.learning_rate for name in table.index]
+        states = {name: by_name[name].state_dict for name in table.index}
+        table[CRITERION] = choose(states, digits.tasks[NEW], seed=seed + 1)
         found: dict[str, pd.DataFrame] = {}
         verdicts: dict[str, str] = {}
         network = FlatNetwork(digits_network())
-        vectors = torch.stack(
-            [network.with_state(by_name[name].state_dict).anchor for name in table.index]
-        )
+        vectors = torch.stack([network.with_state(state).anchor for state in states.values()])
         say(f"fine-tuning each on few examples: {' and '.join(digits.tasks)} ...")
         with opened_workers(None, NUM_JOBS) as workers:
             assert workers is not None
@@ -111,9 +111,6 @@ def _run(output: Path, seed: int, progress_bar: bool, started: float) -> Report:
                 raise outcome
             table[task] = outcome.mean.numpy()
             table[f"{task}_error"] = outcome.paired_error.numpy()
-            if task == NEW:
-                states = {name: by_name[name].state_dict for name in table.index}
-                table[CRITERION] = choose(states, digits.tasks[NEW], seed=seed + 1)
             criteria = [*CRITERIA, CRITERION] if task == NEW else CRITERIA
             found[task] = correlations(table, criteria, task, seed=seed)
             verdicts[task] = verdict(found[task], outcome=f"accuracy on {task}")

@@ -46,8 +46,8 @@ def add_posterior_predictive(
     gone through whole. Observed sites are drawn whatever `obs=` gives them. Discrete sites that
     were summed out are drawn, too. A program that observes nothing with these arguments
     (`y=None`, new inputs) predicts: what the draws do not hold is drawn, and goes with the
-    computed sites to a group `predictions`. With `obs=frame.get("y")` in the
-    program a data frame without that column does.
+    computed sites to a group `predictions`. With `obs=frame.get("y")` in the program a data frame
+    without that column does.
 
     Args:
         draws: of `fe.sample`; thin long runs first, `draws.isel(draw=slice(None, None, 10))`, as

@@ -10,13 +10,8 @@ import numpy as np
 
 # Whoever reads draws needs the first two.
 NUMBERS = ("temperature", "thinning", "warmup_steps", "num_samples", "num_chains", "num_data")
-TABLES = (
-    "blocks",
-    "failed_chains",
-    "minibatches_of",
-    "sites",
-    "unvisited_modes",
-)  # as JSON, where there are any
+# As JSON, where there are any.
+TABLES = ("blocks", "failed_chains", "minibatches_of", "sites", "unvisited_modes")
 # What was tuned, (C,) each -> what comes with it.
 TOGETHER = {
     "tuned_excess_temperature": ("tolerance",),

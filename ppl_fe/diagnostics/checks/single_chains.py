@@ -11,7 +11,7 @@ from arviz_stats.base import array_stats
 from ppl_fe.diagnostics.diagnosis import Check
 from ppl_fe.diagnostics.error_bars import AXES, Array, distance, errors_allowed
 from ppl_fe.diagnostics.run_data import Run
-from ppl_fe.inference.run.conclusion import MOST_DIVERGING, too_long
+from ppl_fe.inference.run.conclusion import MOST_DIVERGING, share_lost, too_long
 from ppl_fe.inference.warmup.other_modes import MATTERS, unvisited
 
 # A chain whose interquartile range is a fifth of the others'. Of 100 effective draws it is known
@@ -42,7 +42,7 @@ def diverging(run: Run) -> Check | None:
     """
     if "diverging" not in run.stats:
         return None
-    share = float(np.mean(run.stats["diverging"])) / int(run.attrs["thinning"])
+    share = share_lost(run.stats["diverging"], run.attrs)
     return Check.below("diverging", share, MOST_DIVERGING, too_long(share))
 
 

@@ -8,7 +8,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from ppl_fe.inference.program.density import Density
@@ -38,14 +40,19 @@ def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-    stats = draws["sample_stats"]
+    stats = draws["sample_stats"].to_dataset()
     if "diverging" in stats:
-        share = float(stats["diverging"].mean()) / attrs["thinning"]
+        share = share_lost(stats["diverging"].values, attrs)
         if not attrs["target_missed"] and share >= MOST_DIVERGING:
             warnings.warn(f"doubtful: {too_long(share, density)}", RuntimeWarning, stacklevel=3)
     missing = json.loads(attrs.get("unvisited_modes", "{}"))
     if missing:
         warnings.warn(f"not an answer: {unvisited(missing)}", RuntimeWarning, stacklevel=3)
+
+
+def share_lost(diverging: NDArray[Any], attrs: Mapping[Any, Any]) -> float:
+    """Compute the share of trajectories whose energy was lost, of draws (C, S) of several each."""
+    return float(np.mean(diverging)) / int(attrs["thinning"])
 
 
 def too_long(share: float, density: Density | None = None) -> str:

@@ -40,6 +40,10 @@ class Descent(NamedTuple):
     mass: Tensor
     at_mode: Tensor
 
+    def picked(self, which: list[int]) -> Descent:
+        """Take those of some chains."""
+        return Descent(*(values[which] for values in self))
+
     def with_lost_at_the_best(self) -> Descent:
         """Put chains whose descent ended where there is no mass to speak of at the best one.
 

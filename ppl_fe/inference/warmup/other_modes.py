@@ -60,7 +60,7 @@ class OtherModes(NamedTuple):
         added, coordinate = added_variances(found, found)
         kept = [int(mass.argmax())]
         for one in mass.argsort(descending=True).tolist():
-            apart = distances(_picked(found, [one]), _picked(found, kept)) >= APART
+            apart = distances(found.picked([one]), found.picked(kept)) >= APART
             if found.at_mode[one] and added[one] >= MATTERS and apart.all():
                 kept.append(one)
         if len(kept) == 1:
@@ -155,7 +155,3 @@ def distances(these: Descent, those: Descent) -> Tensor:
         for factor in (these.factor[:, None], those.factor[None])
     ]
     return torch.minimum(*by_each)
-
-
-def _picked(found: Descent, which: list[int]) -> Descent:
-    return Descent(*(values[which] for values in found))

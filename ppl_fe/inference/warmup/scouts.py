@@ -43,7 +43,7 @@ def with_other_modes(density: Density, found: Descent, seed: int) -> Descent:
     mass = torch.where(scouts.at_mode, scouts.mass, -torch.inf).nan_to_num(-torch.inf)
     added, _ = added_variances(scouts._replace(mass=mass), found)
     for scout in mass.argsort(descending=True).tolist():
-        one = Descent(*(values[scout : scout + 1] for values in scouts))
+        one = scouts.picked([scout])
         if added[scout] < MATTERS or (distances(one, found) < APART).any():
             continue
         chain = _redundant(found)
