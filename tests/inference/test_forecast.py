@@ -87,7 +87,7 @@ def test_a_very_long_run_is_told_before_chains_are_started(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1,120 trajectories of 4 steps at first, so that half a second a gradient makes 37 minutes."""
+    """1,120 trajectories of 6.8 steps at first: at half a second a gradient 63 minutes."""
 
     def stop(*_: Any) -> None:
         raise SaidError
@@ -95,7 +95,7 @@ def test_a_very_long_run_is_told_before_chains_are_started(
     monkeypatch.setattr(Trajectories, "seconds_of_a_gradient", lambda _: seconds)
     monkeypatch.setattr(adjusted, "descend", stop)
     said = said_by(lambda: fe.sample(normal), capsys)
-    guess = "MALT, a first guess by one gradient: about 37 min, 1,200 trajectories a chain"
+    guess = "MALT, a first guess by one gradient: about 63 min, 1,200 trajectories a chain"
     assert (guess in said) == says
 
 
@@ -215,7 +215,7 @@ def test_out_of_reach_it_says_what_would_help() -> None:
 def test_long_trajectories_say_how_many_steps_they_need(
     num_steps: int, seconds: float, expected: str
 ) -> None:
-    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=num_steps))
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, mean_num_steps=num_steps))
     plan, target = RunPlan(RunLength(), until=Targets()), SimpleNamespace(num_groups=1)
     target.least_curvature = None
     assert of_trajectories(chains, cast(Target, target), plan).line("MALT", seconds) == expected
@@ -225,11 +225,11 @@ def test_trajectories_of_an_estimate_name_the_localization() -> None:
     """Each of three checkpoints needs an ESS of 400 of its own four chains: 100 trajectories."""
     target = cast(Target, SimpleNamespace(num_groups=3, least_curvature=1.0))
     plan = RunPlan(RunLength(), until=Targets(loss_offsets=(0.0,) * 3), num_chains=12)
-    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=90))
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, mean_num_steps=90))
     assert of_trajectories(chains, target, plan, 10).line("MALT", 0.06) == (
         "MALT: about 60 s, 1,100 trajectories a chain; to shorten it, raise localization"
     )
-    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, num_steps=100))
+    chains = cast(Trajectories, SimpleNamespace(num_gradients=40_000, mean_num_steps=100))
     assert of_trajectories(chains, target, plan, 10).line("MALT", 0.6) == (
         "MALT: about 60 s; trajectories take 100 steps here, so that the targets would need "
         "51,000, and 50,000 are allowed: raise localization"

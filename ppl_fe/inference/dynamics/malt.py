@@ -17,6 +17,8 @@ finite, is rejected.
 Friction makes the length of a trajectory uncritical: without it (Hamiltonian Monte Carlo) a
 direction whose period the trajectory meets does not mix at all.
 
+Every step size leaves p as it is, and so do several in turn (`SCALES`).
+
 Paper: Metropolis Adjusted Langevin Trajectories: a robust alternative to Hamiltonian Monte Carlo,
 arXiv 2202.13230.
 """
@@ -31,7 +33,12 @@ from torch import Tensor
 # In units of the whitened posterior, where every direction has about unit variance: a trajectory
 # of a little more than a quarter period, and friction that halves its memory over the way.
 TRAJECTORY_LENGTH, FRICTION = 1.7, 1.0
-LOST_ENERGY = 1000.0  # nats
+# By which the step is multiplied, one trajectory after the other: a neck is entered by the short
+# ones, and the far ends of a heavy tail, where nothing bends, are crossed by the long ones.
+SHORT, LONG = 0.125, 8.0
+SCALES = (1.0, 1.0, 1.0, 1.0, SHORT, 1.0, 1.0, 1.0, 1.0, LONG)
+# Nats. The error goes with the square of the step, so that of a short one is next to nothing.
+LOST_ENERGY, LOST_BY_SHORT = 1000.0, 10.0
 
 
 class State(NamedTuple):
@@ -66,14 +73,19 @@ def acceptance(end: State) -> Tensor:
     return torch.where(finite & end.energy_error.isfinite(), chance, torch.zeros_like(chance))
 
 
-def diverged(end: State) -> Tensor:
+def diverged(end: State, scale: float = 1.0) -> Tensor:
     """Say of which trajectories (C,) the energy is lost: Δ above 1000 nats, and finite.
 
     In a funnel's neck, narrower than the step, that happens; where the step fits it does not. The
     threshold is that of Stan (Betancourt 2017, arXiv 1701.02434, section 6.2). A trajectory that
     leaves the support has met an end of the density, and no neck.
+
+    Args:
+        end: of the trajectories.
+        scale: of their step; below 1 (the default) ten nats are enough.
     """
-    return end.energy_error.isfinite() & (end.energy_error > LOST_ENERGY)
+    most = LOST_ENERGY if scale >= 1 else LOST_BY_SHORT
+    return end.energy_error.isfinite() & (end.energy_error > most)
 
 
 def accept(start: State, end: State, uniform: Tensor) -> State:

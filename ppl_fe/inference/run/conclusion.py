@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.warmup.other_modes import unvisited
 
-MOST_DIVERGING = 2e-4  # of trajectories; where the step fits everywhere there are none
+MOST_DIVERGING = 1e-4  # of trajectories; where the short steps fit everywhere there are none
 
 
 def conclude(draws: xr.DataTree, density: Density, show: bool) -> None:
@@ -64,7 +64,7 @@ def too_long(share: float, density: Density | None = None) -> str:
     """
     return (
         f"{100 * share:.3g} % of the trajectories lost their energy, as in a neck that is too "
-        "narrow for the step, and what lies there may be missing: give "
+        "narrow for the shortest step, and what lies there may be missing: give "
         "fe.MALT(model, target_acceptance=0.95), or another parametrisation. "
         + (_funnel(density) if density is not None else "")
     ).strip()

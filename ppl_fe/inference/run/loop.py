@@ -220,7 +220,7 @@ class Sampling:
         if isinstance(chains, Trajectories) and not self.watch.said:
             prospect = self._prospect(warmed_up=False)
             assert prospect is not None
-            each = chains.num_steps * chains.seconds_of_a_gradient()
+            each = chains.mean_num_steps * chains.seconds_of_a_gradient()
             self.watch.guess(self.kernel.settings["sampler"], prospect, each)
 
     def _look_ahead(self, *, warmed_up: bool) -> None:

@@ -55,10 +55,15 @@ def verlet(estimator: Estimator, given: Inputs) -> malt.State:
 
 
 class Path(NamedTuple):
-    """friction f and length T = h L of a trajectory, in whitened coordinates."""
+    """friction f and length T = h L of a trajectory, in whitened coordinates.
+
+    scales: by which h is multiplied, one trajectory after the other, over and over. A shorter step
+    is taken more often, to the same length; a longer one as often.
+    """
 
     friction: float
     length: float
+    scales: tuple[float, ...] = (1.0,)
 
 
 class Thermometer(NamedTuple):
@@ -92,7 +97,7 @@ class Trajectories:
     Args:
         density: the target; plates that subsample are taken whole.
         position: (C, D), where the chains start.
-        path: friction and length of trajectories.
+        path: friction, length and scales of trajectories.
         seed: of velocities and acceptances.
         num_calls: gradients expected; "auto" weighs the cost of compiling against it.
         num_groups: equal consecutive groups of chains, 1 by default.
@@ -103,9 +108,10 @@ class Trajectories:
         state: at accepted positions.
         factor: of the metric, of all chains or of each group.
         num_gradients: so far.
-        acceptance: (C,), the chance with which the last trajectory was accepted.
-        steps: h of each group.
-        path: friction and length of trajectories.
+        acceptance: (C,), the chance with which the last trajectory of scale 1 was accepted.
+        steps: h of each group, at scale 1.
+        path: friction, length and scales of trajectories.
+        scale: of the last trajectory.
         compile_mode: what "auto" came to.
     """
 
@@ -122,7 +128,7 @@ class Trajectories:
         blocks: Blocks | None = None,
     ) -> None:
         self.density, self.num_gradients = density, 0
-        self.path = path
+        self.path, self.scale, self._count = path, 1.0, 0  # trajectories so far
         self.blocks = merge_blocks(blocks or density.blocks)
         self.stream = RandomStream(density, len(position), seed)
         self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
@@ -179,8 +185,18 @@ class Trajectories:
 
     @property
     def num_steps(self) -> int:
-        """L, the steps of a trajectory."""
-        return max(1, min(MOST_STEPS, round(self.path.length / min(self.steps))))
+        """L, the steps of a trajectory of scale 1."""
+        return self._num_steps(1.0)
+
+    @property
+    def mean_num_steps(self) -> float:
+        """The steps of a trajectory, on average over its scales."""
+        scales = self.path.scales
+        return sum(map(self._num_steps, scales)) / len(scales)
+
+    def _num_steps(self, scale: float) -> int:
+        shortest = min(1.0, scale) * min(self.steps)
+        return max(1, min(MOST_STEPS, round(self.path.length / shortest)))
 
     @property
     def num_groups(self) -> int:
@@ -251,17 +267,19 @@ class Trajectories:
         Returns:
             By-products at the positions that it started from.
         """
-        start = self.state
+        start, scales = self.state, self.path.scales
         end = start._replace(energy_error=torch.zeros_like(start.energy_error))
-        h = self._column(self.steps)
+        self.scale = scale = scales[self._count % len(scales)]
+        self._count += 1
+        steps = [scale * step for step in self.steps]
+        h = self._column(steps)
         afresh = torch.zeros_like(h)
-        kept = self._column([exp(-self.path.friction * step) for step in self.steps])
-        for number in range(self.num_steps):
+        kept = self._column([exp(-self.path.friction * step) for step in steps])
+        for number in range(self._num_steps(scale)):
             noise, _ = self.stream.next()
             end = self._move(end, noise, h, kept if number else afresh)
         self._add_up(start)
-        self.acceptance = malt.acceptance(end)
-        self._ended += torch.stack([self.acceptance, malt.diverged(end).to(self.acceptance)])
+        self._see(end, scale)
         uniform = torch.rand(
             self.num_chains,
             generator=self._uniform,
@@ -271,6 +289,14 @@ class Trajectories:
         self.state = malt.accept(start, end, uniform)
         norm = torch.linalg.vector_norm(start.gradient, dim=-1)
         return Statistics(torch.stack([start.log_density, norm], -1))
+
+    def _see(self, end: malt.State, scale: float) -> None:
+        """Add up how a trajectory ended: acceptances at scale 1, losses at the shortest step."""
+        if scale == 1.0:
+            self.acceptance = malt.acceptance(end)
+        self._ended[0] += self.acceptance
+        if scale == min(self.path.scales):
+            self._ended[1] += malt.diverged(end, scale)
 
     def _move(self, state: malt.State, noise: Tensor, h: Tensor, decay: Tensor) -> malt.State:
         self.num_gradients += 1
@@ -296,7 +322,10 @@ class Trajectories:
         return loss, temperatures
 
     def take_own_statistics(self, num_steps: int) -> tuple[Tensor, ...]:
-        """Take the mean acceptance (C,) since the last call, and how many trajectories diverged."""
+        """Take the mean acceptance (C,) since the last call, and how many trajectories diverged.
+
+        The acceptance is that of scale 1: after another it counts again, as it last was.
+        """
         acceptances, diverged = self._ended
         self._ended = torch.zeros_like(self._ended)
         return acceptances / num_steps, diverged
@@ -345,6 +374,7 @@ class Trajectories:
         self._thermometer = part("thermometer", Thermometer)
         self.steps = tuple(state["steps"].tolist())
         self.num_gradients = int(state["gradients"])
+        self._count = int(self.totals.num_steps[0])
         prefix = "stream/"
         self.stream.restore(
             {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}

@@ -39,10 +39,11 @@ class Windows:
     """Learn the step size and the metric of trajectories, then hold them fixed.
 
     In every window h follows log h ← log h + (mean acceptance − target)/(k + 1)^0.6 over all
-    chains of a group, and at its end the metric is learnt from its accepted positions and their
-    gradients. Windows follow one another until the metric changes by less than 40 % in any
-    direction and the chains' split R-hat is below 1.1, or as long as they are given. Where the loss
-    alone matters it is the step size that changes by less than 40 % from one window to the next.
+    chains of a group, after each trajectory of scale 1, and at its end the metric is learnt from
+    its accepted positions and their gradients. Windows follow one another until the metric changes
+    by less than 40 % in any direction and the chains' split R-hat is below 1.1, or as long as they
+    are given. Where the loss alone matters it is the step size that changes by less than 40 % from
+    one window to the next.
 
     Args:
         chains: to be warmed up.
@@ -166,7 +167,7 @@ class Windows:
             chains.advance()
             self.num_steps += 1
             after_step("warm-up")
-            if self._by_hand is None:
+            if self._by_hand is None and chains.scale == 1.0:
                 self._tune((k + 1) ** -LEARNING_EXPONENT)
             if k >= length // 4:
                 seen.losses.append(chains.state.log_likelihood)
