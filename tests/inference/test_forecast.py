@@ -87,7 +87,7 @@ def test_a_very_long_run_is_told_before_chains_are_started(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """1,120 trajectories of 6.8 steps at first: at half a second a gradient 63 minutes."""
+    """1,120 trajectories of 7.2 steps at first: at half a second a gradient 67 minutes."""
 
     def stop(*_: Any) -> None:
         raise SaidError
@@ -95,7 +95,7 @@ def test_a_very_long_run_is_told_before_chains_are_started(
     monkeypatch.setattr(Trajectories, "seconds_of_a_gradient", lambda _: seconds)
     monkeypatch.setattr(adjusted, "descend", stop)
     said = said_by(lambda: fe.sample(normal), capsys)
-    guess = "MALT, a first guess by one gradient: about 63 min, 1,200 trajectories a chain"
+    guess = "MALT, a first guess by one gradient: about 67 min, 1,200 trajectories a chain"
     assert (guess in said) == says
 
 
