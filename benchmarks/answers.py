@@ -94,11 +94,12 @@ def by_pyro(name: str) -> Callable[[int], Draws]:
     import torch
     from posteriordb.programs import POSTERIORS
     from posteriordb.reference import load
-    from pyro.infer import MCMC, NUTS
+    from pyro.infer import MCMC, NUTS, Predictive
 
     torch.set_default_dtype(torch.float64)
     program, arguments = POSTERIORS[name]
     data = arguments(load(name).data)
+    names = list(load(name).draws)
 
     def once(seed: int, factor: int) -> Draws:
         pyro.set_rng_seed(seed)
@@ -106,7 +107,10 @@ def by_pyro(name: str) -> Callable[[int], Draws]:
         for _ in range(4):
             mcmc = MCMC(NUTS(program), 1000 * factor, 1000, disable_progbar=True)
             mcmc.run(*data)
-            chains.append({k: v.numpy() for k, v in mcmc.get_samples().items()})
+            draws = mcmc.get_samples()
+            if derived := [k for k in names if k not in draws]:  # deterministic sites
+                draws |= Predictive(program, draws, return_sites=derived)(*data)
+            chains.append({k: v.detach().numpy() for k, v in draws.items()})
         return {k: np.stack([chain[k] for chain in chains]) for k in chains[0]}
 
     return lambda seed: enough(lambda factor: once(seed, factor))

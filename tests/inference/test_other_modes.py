@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,26 @@ def test_a_diagnosis_and_the_end_of_a_run_name_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         conclude(draws, Density(rare), show=False)
+
+
+@pytest.mark.parametrize("heavier", [0.3, 3.0])  # the spike's mass over the slab's
+def test_a_spike_within_a_slab_is_another_mode(heavier: float) -> None:
+    """Its centre is a quarter of the slab's sd away, and 25 of its own."""
+    two = torch.ones(2).double()
+    position = torch.tensor([[0.25], [0.0]]).double()
+    factor = torch.tensor([1.0, 0.01]).double()[:, None, None]
+    mass = torch.tensor([0.0, math.log(heavier)]).double()
+    other = OtherModes.of(Descent(position, factor, mass, 0 * two))
+    assert other is not None
+    other.look(torch.tensor([[0.7], [-1.2], [0.1]]))  # draws of the slab alone
+    assert list(other.missing({"w": slice(0, 1)})) == ["w"]
+    other.look(torch.tensor([[0.7], [-0.005], [0.002]]))
+    assert other.missing({"w": slice(0, 1)}) == {}
+
+
+def test_a_point_on_the_way_to_a_mode_is_none_within_it() -> None:
+    zero = torch.zeros(2).double()
+    position = torch.tensor([[0.0], [1.0]]).double()
+    factor = torch.tensor([0.1, 2.0]).double()[:, None, None]
+    away = torch.tensor([0.0, 1.0]).double()  # of the second, from the first
+    assert OtherModes.of(Descent(position, factor, zero, away)) is None

@@ -23,7 +23,8 @@ from ppl_fe.inference.step.dense_metric import curvatures
 
 MOST_STEPS, MOST_DAMPED = 100, 1e10
 ARRIVED = 0.05  # nats that the quadratic model still promises
-NEAR = 2.0  # standard deviations between the mode and the point of most mass on the way to it
+# Standard deviations between the mode and the point of most mass on the way to it.
+NEAR, AT_THE_MODE = 2.0, 0.5
 LOST = 10.0  # nats of mass below the best, and one a parameter, from which a descent is given up
 
 
@@ -31,14 +32,19 @@ class Descent(NamedTuple):
     """What descending found, each chain by itself, in float64.
 
     position (C, D); factor (C, D, D), whose square FFᵀ is the inverse of the Hessian made positive;
-    mass (C,), the logarithm of Laplace's; at_mode (C,), whether the way ended there, or so near
-    that one mode is meant.
+    mass (C,), the logarithm of Laplace's; away (C,), from the mode where the way ended, in standard
+    deviations, infinite where it ended at none.
     """
 
     position: Tensor
     factor: Tensor
     mass: Tensor
-    at_mode: Tensor
+    away: Tensor
+
+    @property
+    def at_mode(self) -> Tensor:
+        """Say of each chain (C,) whether it is at a mode, or so near that this one is meant."""
+        return self.away < NEAR
 
     def picked(self, which: list[int]) -> Descent:
         """Take those of some chains."""
@@ -111,8 +117,8 @@ def descend(density: Density, start: Tensor, most_steps: int = MOST_STEPS) -> De
             break
     factor = best.axes * best.sizes.rsqrt()[:, None]
     away = torch.linalg.solve(factor, (here.position - best.position)[..., None])[..., 0]
-    at_mode = arrived & (torch.linalg.vector_norm(away, dim=-1) < NEAR)
-    return Descent(best.position, factor, best.mass(), at_mode)
+    distance = torch.linalg.vector_norm(away, dim=-1).masked_fill(~arrived, torch.inf)
+    return Descent(best.position, factor, best.mass(), distance)
 
 
 def _lost(num_parameters: int) -> float:

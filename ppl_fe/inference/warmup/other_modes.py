@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ppl_fe.inference.program.density import Blocks
-from ppl_fe.inference.warmup.newton import Descent
+from ppl_fe.inference.warmup.newton import AT_THE_MODE, Descent
 
-APART = 4.0  # standard deviations of the nearer mode
+APART = 4.0  # standard deviations
 MATTERS = 0.1  # of the variance of some coordinate: 5 % of its standard deviation
 LEAST_SEEN = 0.1  # of the share that Laplace's mass gives a mode, which is no exact one
 
@@ -128,7 +128,10 @@ def unvisited(missing: Mapping[str, float]) -> str:
 
 
 def added_variances(modes: Descent, found: Descent) -> tuple[Tensor, Tensor]:
-    """Estimate what each mode (A,) would add to the variance of the coordinate it is farthest in.
+    """Estimate by how much each mode (A,) changes the variance of the coordinate it changes most.
+
+    Beside draws about a mode of variance s², one of mass r times as large, of variance t², at a
+    distance d changes it by about r |(d² + t²)/s² − 1|. A narrow one within a wide one takes away.
 
     Args:
         modes: to be held against the one of most mass among them and those found.
@@ -141,17 +144,24 @@ def added_variances(modes: Descent, found: Descent) -> tuple[Tensor, Tensor]:
     mass = both.mass.nan_to_num(-torch.inf)
     most = mass.argmax()
     sd = torch.linalg.vector_norm(both.factor[most], dim=-1)
-    away, coordinate = ((modes.position - both.position[most]) / sd).abs().max(-1)
-    added = (mass[: len(modes.mass)] - mass[most]).exp() * away.square()
+    own = torch.linalg.vector_norm(modes.factor, dim=-1)
+    away = modes.position - both.position[most]
+    changed, coordinate = (((away.square() + own.square()) / sd.square()) - 1).abs().max(-1)
+    added = (mass[: len(modes.mass)] - mass[most]).exp() * changed
     added[int(most) : int(most) + 1] = torch.inf  # where it is one of them
     return added, coordinate
 
 
 def distances(these: Descent, those: Descent) -> Tensor:
-    """Compute distances (A, B) of modes, in standard deviations of the wider of the two."""
+    """Compute distances (A, B) of modes, in standard deviations of the wider of the two.
+
+    Of two modes that are known to be such, not points on the way to one, it is the narrower: one
+    may lie within the other, as a spike in a slab.
+    """
     away = these.position[:, None] - those.position  # (A, B, D)
     by_each = [
         torch.linalg.vector_norm(torch.linalg.solve(factor, away[..., None])[..., 0], dim=-1)
         for factor in (these.factor[:, None], those.factor[None])
     ]
-    return torch.minimum(*by_each)
+    known = (these.away[:, None] < AT_THE_MODE) & (those.away < AT_THE_MODE)
+    return torch.where(known, torch.maximum(*by_each), torch.minimum(*by_each))
