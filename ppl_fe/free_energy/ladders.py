@@ -23,10 +23,12 @@ from ppl_fe.free_energy.local_chains import (
     program_and_kernel,
     sample_local_posteriors,
 )
+from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.networks.flat import FlatNetwork
 
 NUM_PRIOR_DRAWS = 1000
 LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
+PILOT_RUNGS, PILOT_STEPS = 12, 100  # of the run by which rungs are placed
 
 
 class Climbed(NamedTuple):
@@ -58,6 +60,7 @@ class Ladders:
         options: of the chains; its inverse temperature is that of the last rung.
         num_rungs: K, rungs above the prior's own.
         head: the fresh head, or None.
+        placed_at: inverse temperatures of the rungs; None for β(k/K)^5.
     """
 
     network: FlatNetwork
@@ -65,17 +68,38 @@ class Ladders:
     options: ChainOptions
     num_rungs: int
     head: FreshHead | None
+    placed_at: tuple[float, ...] | None = None
 
     @property
     def rungs(self) -> Tensor:
         """Give the inverse temperatures above zero, (K,)."""
         assert self.options.inverse_temperature is not None
+        if self.placed_at is not None:
+            return torch.tensor(self.placed_at)
         steps = torch.arange(1, self.num_rungs + 1) / self.num_rungs
         return self.options.inverse_temperature * steps**LADDER_POWER
 
     def at(self, localization: float) -> Ladders:
-        """Copy them with another γ."""
-        return replace(self, options=replace(self.options, localization=localization))
+        """Copy them with another γ, at which no rung has been placed."""
+        options = replace(self.options, localization=localization)
+        return replace(self, options=options, placed_at=None)
+
+    def placed(self, anchors: Tensor) -> Ladders:
+        """Place the rungs by a short run, at equal lengths of √Var_b[nL_n] db between them.
+
+        That variance is the Fisher information of b, and of ladders with as many draws on each rung
+        those of equal lengths have about the least error (Gelman & Meng 1998).
+
+        Args:
+            anchors: (G, D) checkpoints whose variances are averaged.
+        """
+        length = RunLength(PILOT_STEPS, warmup_steps=PILOT_STEPS)
+        options = replace(self.options, length=length, progress_bar=False)
+        pilot = replace(self, options=options, num_rungs=PILOT_RUNGS, placed_at=None)
+        ladders = [one.ladder for one in pilot.climb(anchors)[0]]
+        variance = np.mean([one["variance"] for one in ladders], 0)
+        beta = ladders[0]["inverse_temperature"].to_numpy()
+        return replace(self, placed_at=equal_lengths(beta, variance, self.num_rungs))
 
     def climb(self, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
         """Run the chains of all rungs of all checkpoints side by side, and sum along each ladder.
@@ -143,6 +167,29 @@ def _rung(beta: float, energy: NDArray[Any]) -> dict[str, float]:
         "r_hat": r_hat,
         "ess": ess,
     }
+
+
+def equal_lengths(beta: NDArray[Any], variance: NDArray[Any], num_rungs: int) -> tuple[float, ...]:
+    """Place rungs at equal lengths of √V db, log V linear in b^(1/5) between those that are known.
+
+    Args:
+        beta: (R,) inverse temperatures, rising from zero.
+        variance: (R,) V there.
+        num_rungs: K.
+
+    Returns:
+        K inverse temperatures above zero, the last that of `beta`.
+
+    Example:
+        >>> equal_lengths(np.array([0.0, 0.5, 1.0]), np.array([2.0, 2.0, 2.0]), 4)
+        (0.25, 0.5, 0.75, 1.0)
+    """
+    known, fine = beta ** (1 / LADDER_POWER), np.linspace(0, beta[-1] ** (1 / LADDER_POWER), 10_001)
+    root = np.exp(0.5 * np.interp(fine, known, np.log(np.maximum(variance, 1e-300))))
+    between = np.diff(fine**LADDER_POWER) * (root[1:] + root[:-1]) / 2
+    length = np.append(0.0, between.cumsum())
+    places = np.interp(np.arange(1, num_rungs) / num_rungs * length[-1], length, fine)
+    return (*(places**LADDER_POWER).round(6).tolist(), float(beta[-1]))
 
 
 def corrected_trapezoid(ladder: pd.DataFrame) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
-from ppl_fe.inference.dynamics import Dynamics, Preconditioned, WithMomentum
+from ppl_fe.inference.dynamics import Dynamics, Measured, Preconditioned, WithMomentum
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.program.potential import (
     Potential,
@@ -279,7 +279,13 @@ class Kernel(PyroKernel):
         named = {"step_size": self.step_size, **self.hyperparameters}
         automatic = tuple(name for name, value in named.items() if value == "auto")
         exact = self.gradient == "full_data"
-        return Tuning(self.dynamics, self._schedule(), automatic, self.tolerance, exact)
+        return Tuning(self.dynamics, self._schedule(), automatic, self.tolerance, exact, self._tune)
+
+    def _tune(
+        self, found: Measured, tolerance: float, step_size: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Choose what is automatic by what warm-up has measured, as the dynamics do."""
+        return self.dynamics.tune(found, tolerance, step_size)
 
     def _schedule(self) -> Callable[[int], float] | None:
         """Give k -> ε_k, or None where the step size is automatic."""

@@ -6,10 +6,12 @@ Each has `Kernel`'s arguments and those that its own docstring lists.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from ppl_fe.arguments import named_arguments
-from ppl_fe.inference.dynamics import Dynamics, baoab, psgld, sghmc, sgld, sgnht
+from torch import Tensor
+
+from ppl_fe.arguments import named_arguments, require_positive
+from ppl_fe.inference.dynamics import Dynamics, Measured, baoab, psgld, sghmc, sgld, sgnht
 from ppl_fe.inference.kernels import Kernel
 
 
@@ -185,6 +187,9 @@ class BAOAB(Kernel):
     Args:
         friction: f > 0, or "auto" (default): critical for the slowest direction met in warm-up, and
             as much more as keeps the excess temperature of the gradient noise within `tolerance`.
+        stiffness: εa of an "auto" step along the stiffest direction met in warm-up, in (0, 4), 0.25
+            by default. Quadratics are exact at any; elsewhere a longer step is sooner done and
+            biased more, in proportion to it.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -199,3 +204,21 @@ class BAOAB(Kernel):
     dynamics: ClassVar[Dynamics] = baoab
 
     friction: float | Literal["auto"] = "auto"
+    stiffness: float = baoab.STIFFNESS
+
+    def __post_init__(self) -> None:
+        """Refuse a step that is unstable along the stiffest direction."""
+        super().__post_init__()
+        require_positive("stiffness", self.stiffness)
+        if self.stiffness >= baoab.UNSTABLE:
+            raise ValueError(f"stiffness must be below {baoab.UNSTABLE:g}, got {self.stiffness}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sampler's name and all its settings, for the attributes of the draws."""
+        return {**super().settings, "stiffness": self.stiffness}
+
+    def _tune(
+        self, found: Measured, tolerance: float, step_size: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        return baoab.tune(found, tolerance, step_size, self.stiffness)

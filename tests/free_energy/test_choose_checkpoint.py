@@ -352,6 +352,7 @@ def test_of_candidates_side_by_side_one_that_fails_costs_no_other(
         return [Climbed(float(anchor[0]), 0.1, 0.0, ladder) for anchor in anchors], uninterrupted()
 
     monkeypatch.setattr(Ladders, "climb", climb)
+    monkeypatch.setattr(Ladders, "placed", lambda own, anchors: own)
     monkeypatch.setattr(lots, "MOST_CHAINS", 128)
     table = fe.choose_checkpoint(
         states(), Digits(), pictures(), criteria=["free_energy"], localization=3.0,

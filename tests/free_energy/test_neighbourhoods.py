@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from cases.fresh_heads import (
     D_BODY,
@@ -22,6 +23,7 @@ from cases.fresh_heads import (
 from torch import Tensor
 
 import ppl_fe as fe
+from ppl_fe.free_energy import neighbourhoods
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 
 BODIES = [TRUE[:D_BODY] + shift * np.array([1.0, -1.0, 1.0, 1.0]) for shift in (0.4, 0.8, 1.2)]
@@ -45,6 +47,7 @@ def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return [Climbed(value, 0.1, 0.0, ladder) for value in values], uninterrupted()
 
         monkeypatch.setattr(Ladders, "climb", climb)
+        monkeypatch.setattr(Ladders, "placed", lambda ladders, anchors: ladders)
 
     return install
 
@@ -130,3 +133,72 @@ def test_an_integral_by_itself_chooses_its_gamma_too(
         f"; γ = {best:.4g} by the data's evidence, within {tried.min():.4g} to {tried.max():.4g}"
         in str(found)
     )
+
+
+class Constructed:
+    """In place of ladders: at every γ a mean −log Z, a spread over candidates, and an error.
+
+    The evidence is largest at γ = 1, and the spread grows with γ while the error is the same.
+    """
+
+    def __init__(self, error: float, spread: float, gamma: float = 1.0) -> None:
+        self.error, self.spread, self.gamma = error, spread, gamma
+
+    def at(self, gamma: float) -> Constructed:
+        return Constructed(self.error, self.spread, gamma)
+
+    def placed(self, anchors: Tensor) -> Constructed:
+        return self
+
+    def climb(self, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
+        places = np.linspace(-1.0, 1.0, len(anchors)) if len(anchors) > 1 else np.zeros(1)
+        values = abs(np.log(self.gamma)) + self.spread * self.gamma * places
+        ladder = pd.DataFrame([{"r_hat": 1.0, "ess": 500.0}] * 2)
+        return [Climbed(float(one), self.error, 0.0, ladder) for one in values], uninterrupted()
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, error: float, spread: float, count: int) -> Any:
+    monkeypatch.setattr(neighbourhoods, "natural_localization", lambda ladders, anchors: 1.0)
+    return neighbourhoods.best_neighbourhood(
+        cast(Ladders, Constructed(error, spread)), torch.zeros(count, 1)
+    )
+
+
+def test_where_the_evidence_is_largest_but_tells_nothing_apart_a_narrower_gamma_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of three candidates at −1, 0, 1 the variance is spread² γ², so that γ² has to be 10 times."""
+    found = chosen(monkeypatch, 0.5, 0.5 * 10**0.25, 3)
+    assert found.best == pytest.approx(10**0.5)
+    tried = found.tried.set_index(found.tried["localization"].round(3))
+    assert tried["free_energy"].idxmin() == 1.0
+    assert tried["reliability"][1.0] == pytest.approx(1 - 10**-0.5)
+    assert tried["reliability"][3.162] == pytest.approx(1 - 10**-1.5)
+    assert "γ = 3.16: the labels are likeliest at 1, where" in found.why
+    assert "(its error is 0.56 of their spread), and here it does" in found.why
+
+
+def test_a_gamma_that_tells_apart_by_the_evidence_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much better the narrow ones tell."""
+    found = chosen(monkeypatch, 0.1, 0.5, 3)
+    assert found.best == 1.0
+    assert found.why == (
+        "γ = 1: the labels are likeliest at 1 (its error is 0.20 of their spread)."
+    )
+
+
+@pytest.mark.parametrize(("spread", "count"), [(0.0, 3), (1e-9, 1)])
+def test_equal_candidates_and_a_single_one_keep_the_evidence(
+    monkeypatch: pytest.MonkeyPatch, spread: float, count: int
+) -> None:
+    found = chosen(monkeypatch, 0.5, spread, count)
+    assert found.best == 1.0
+
+
+def test_where_no_gamma_tells_apart_it_is_the_one_that_does_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbourhoods, "MOST_TRIED", 4)
+    found = chosen(monkeypatch, 0.5, 0.02, 3)
+    assert found.best == pytest.approx(10**1.5)
+    assert 0 < found.tried["reliability"].iloc[-1] < neighbourhoods.TELLING

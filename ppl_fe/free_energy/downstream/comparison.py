@@ -125,7 +125,8 @@ def _compared(
     attrs["passes"] = _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
     attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
-    attrs["read_first"] = _about_labels(template, source) + READ_FIRST
+    said = [_about_labels(template, source), attrs.get("why", ""), READ_FIRST]
+    attrs["read_first"] = " ".join(filter(None, said))
     table.attrs.update(attrs)
     return table
 
@@ -236,5 +237,5 @@ def _about_labels(network: FlatNetwork, source: TensorData) -> str:
         return ""
     return (
         f"The {source.num_data} labels show {seen} of the head's {all_classes} classes: nothing "
-        "here knows how a checkpoint tells the others apart. "
+        "here knows how a checkpoint tells the others apart."
     )

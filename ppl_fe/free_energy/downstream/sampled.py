@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.candidates import add_columns, in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
@@ -21,11 +23,16 @@ MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ
 
 
 class Sampled(NamedTuple):
-    """columns: of each candidate, or its error. localization: γ. tried: what it was chosen of."""
+    """What the ladders came to.
+
+    columns: of each candidate, or its error. localization: γ. tried: what it was chosen of, and why
+        in words; None where it was given.
+    """
 
     columns: dict[str, dict[str, Any]]
     localization: float
     tried: pd.DataFrame | None
+    why: str = ""
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -33,7 +40,7 @@ class Sampled(NamedTuple):
         if self.tried is None:
             return {"localization": self.localization}
         tried = self.tried.to_dict("list")
-        return {"localization": self.localization, "neighbourhoods": tried}
+        return {"localization": self.localization, "neighbourhoods": tried, "why": self.why}
 
 
 def sample_all(
@@ -49,27 +56,28 @@ def sample_all(
         networks: the candidates, at least one.
         ladders: what is integrated; the network in it gives way to the candidates'.
         place: where lots of candidates run, once γ is known.
-        choose_localization: whether γ is the one of the largest mean evidence of up to four
-            candidates, spread evenly over the order that they came in.
+        choose_localization: whether γ is chosen, by up to four candidates, spread evenly over the
+            order that they came in (`best_neighbourhood`).
 
     Raises:
         DivergedError: γ was to be chosen, and at none the chains have mixed.
     """
-    tried = None
+    tried, why = None, ""
+    alike = side_by_side(networks, 1)[0]
     if choose_localization:
-        alike = side_by_side(networks, 1)[0]
         count = min(len(alike), MOST_TO_CHOOSE_BY)
         some = [alike[k * len(alike) // count] for k in range(count)]
         found = best_neighbourhood(
             replace(ladders, network=networks[some[0]]), anchors_of(networks[name] for name in some)
         )
-        ladders, tried = ladders.at(found.best), found.tried
+        ladders, tried, why = ladders.at(found.best), found.tried, found.why
+    rungs = _rungs(ladders, networks[alike[0]])
     columns: dict[str, dict[str, Any]] = {}
     lots = list(side_by_side(networks, ladders.num_rungs * ladders.options.num_chains))
     while lots:
         wave = [Lot(number, names, lambda: ladders.options) for number, names in enumerate(lots)]
         lots = []
-        for lot, found in place.run(climb, [Errand(lot, (ladders.num_rungs,)) for lot in wave]):
+        for lot, found in place.run(climb, [Errand(lot, (rungs,)) for lot in wave]):
             if not isinstance(found, Exception):
                 columns |= {name: _row(one) for name, one in found.items()}
             elif len(lot.names) == 1:
@@ -77,7 +85,15 @@ def sample_all(
             else:
                 lots += [[name] for name in lot.names]
     add_columns(columns, {name: {"note": said} for name, said in place.tried.items()})
-    return Sampled(columns, float(ladders.options.localization), tried)
+    return Sampled(columns, float(ladders.options.localization), tried, why)
+
+
+def _rungs(ladders: Ladders, network: FlatNetwork) -> tuple[float, ...]:
+    """Place the rungs by one candidate; where its chains diverge, where they usually are."""
+    own = replace(ladders, network=network)
+    with suppress(DivergedError):
+        own = own.placed(network.anchor[None])
+    return tuple(own.rungs.tolist())
 
 
 def _row(found: Climbed) -> dict[str, Any]:

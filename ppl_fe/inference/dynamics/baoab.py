@@ -36,7 +36,7 @@ hyperparameters = {"friction": 1.0}
 # εa along the stiffest direction. The harmonic bias is zero up to 4; this leaves room for curvature
 # that grows along the chain, and keeps the O(ε) bias of anharmonic directions near a per cent
 # (tests/statistical/test_normal_crossing.py).
-STIFFNESS = 0.25
+STIFFNESS, UNSTABLE = 0.25, 4.0
 MOST_DAMPED = 0.999  # tanh(f√ε/2) beyond which more friction changes nothing
 
 
@@ -66,16 +66,21 @@ def kinetic_temperature(state: State, settings: Settings) -> Tensor:
     return state.momentum.square().mean(-1)
 
 
-def tune(found: Measured, tolerance: float, step_size: Tensor | None = None) -> dict[str, Tensor]:
-    """Choose ε = STIFFNESS/a and critical friction; less and more where noise requires it.
+def tune(
+    found: Measured,
+    tolerance: float,
+    step_size: Tensor | None = None,
+    stiffness: float = STIFFNESS,
+) -> dict[str, Tensor]:
+    """Choose ε = stiffness/a and critical friction; less and more where noise requires it.
 
     The noise bound on ε leaves coth(f√ε/2) ≥ 2 within the tolerance, so that some friction meets
     it. A step given by hand may be too long for that: then the friction is as good as infinite.
     """
     stiffest, slowest, noise, temperature = found
-    room = 4 * temperature * tolerance * (1 - STIFFNESS / 4)
+    room = 4 * temperature * tolerance * (1 - stiffness / 4)
     if step_size is None:
-        step_size = torch.minimum(STIFFNESS / stiffest, room / (2 * noise))  # no noise: infinity
+        step_size = torch.minimum(stiffness / stiffest, room / (2 * noise))  # no noise: infinity
     share = (step_size * noise / room).clamp_max(MOST_DAMPED)
     for_noise = 2 / step_size.sqrt() * torch.atanh(share)
     return {"step_size": step_size, "friction": torch.maximum(2 * slowest.sqrt(), for_noise)}
@@ -85,7 +90,7 @@ def excess_temperature(curvature: Tensor, noise: Tensor, settings: Settings) -> 
     """Predict (εs²/4T) coth(f√ε/2) / (1 − εa/4), exact; infinite where the step is unstable."""
     step_size, temperature = settings["step_size"], settings["temperature"]
     mixing = torch.tanh(settings["friction"] * step_size.sqrt() / 2)
-    left = 1 - step_size * curvature / 4
+    left = 1 - step_size * curvature / UNSTABLE
     excess = step_size * noise / (4 * temperature * mixing * left)
     return excess.where(left > 0, float("inf"))
 

@@ -66,5 +66,5 @@ def _relaxation(chains: Chains, tuning: Tuning, curvature: Tensor, noise: Tensor
     slow = stiff if chains.metric is not None else stiff / ASSUMED_CONDITION
     temperature = chains.settings["temperature"]
     measured = Measured(stiff, slow, noise.expand_as(stiff), temperature)
-    settings = {**chains.settings, **tuning.dynamics.tune(measured, tuning.tolerance)}
+    settings = {**chains.settings, **tuning.tune(measured, tuning.tolerance, None)}
     return float(tuning.dynamics.relaxation_steps(slow, settings).max())

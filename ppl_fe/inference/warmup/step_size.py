@@ -30,7 +30,8 @@ class Tuning(NamedTuple):
 
     dynamics: the sampler. schedule: k -> ε_k, or None where the step size is automatic or tuned.
     automatic: names of the settings to choose. tolerance: of the excess temperature.
-    exact_gradient: whether the kernel's gradient has no minibatch noise.
+    exact_gradient: whether the kernel's gradient has no minibatch noise. tune: chooses settings by
+    what was measured, as `Dynamics.tune` does.
     """
 
     dynamics: Dynamics
@@ -38,6 +39,7 @@ class Tuning(NamedTuple):
     automatic: tuple[str, ...]
     tolerance: float
     exact_gradient: bool
+    tune: Callable[[Measured, float, Tensor | None], dict[str, Tensor]]
 
 
 class Adaptation:
@@ -230,7 +232,7 @@ class Adaptation:
         dynamics, automatic = self.tuning.dynamics, self.tuning.automatic
         settings = self._at_temperature()
         by_hand = None if "step_size" in automatic else settings["step_size"]
-        tuned = dynamics.tune(found, tolerance, by_hand)
+        tuned = self.tuning.tune(found, tolerance, by_hand)
         if by_hand is None and not tuned.keys() <= set(automatic):
             # The step was chosen along with a friction, say, that is not the one given by hand.
             settings |= {name: tuned[name] for name in automatic}
