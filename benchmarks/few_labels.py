@@ -1,13 +1,14 @@
 """Which of 24 digits networks transfers best, told from 25 labels of the new classes?
 
-    python benchmarks/few_labels.py [--episodes 0 1 ...] [--parts features ...] [--fixed 30]
+    python benchmarks/few_labels.py [--episodes 0 1 ...] [--parts features ...] [--fixed 10 30]
 
 The networks are those of `ppl-fe demo`: trained on the digits 0-4 to one training loss, with four
 learning rates, three pairs of batch size and momentum, two seeds. An episode shows five images of
 each of the digits 5-9. Every criterion of `fe.choose_checkpoint` is held against the accuracy after
 few-shot fine-tuning in 100 other episodes, by Pearson's r over the 24 (signs such that +1 is a
 criterion that tells) and by the regret: the best network's accuracy less that of the one chosen.
-`free_energy` is at the γ that the evidence of four networks chooses; `--fixed` takes another.
+`free_energy` is at the γ that four networks choose; `--fixed` takes others, and `--head` another
+precision of the head's prior than 1.
 Parts of episodes are kept one a line, and what the file has is not run again. Seconds are of one
 processor, for all 24; passes are over the 25 images, for one of them.
 """
@@ -73,20 +74,36 @@ PARTS = {
 }
 
 
-def run(number: int, part: str, localization: float | str, length: dict[str, Any]) -> Record:
+def called(part: str, localization: float | None, head_precision: float) -> str:
+    """Name a part of an episode by what it is computed at, None for what is chosen or not used."""
+    if part != "sampled":
+        return part
+    given = [] if localization is None else [f"{localization:g}"]
+    given += [] if head_precision == 1 else [f"head {head_precision:g}"]
+    return f"{part} at {', '.join(given)}" if given else part
+
+
+def run(
+    number: int,
+    part: str,
+    localization: float | None,
+    head_precision: float,
+    length: dict[str, Any],
+) -> Record:
     """Compute some criteria of all networks in an episode."""
     criteria = PARTS[part]
+    gamma: Any = localization or "auto"
+    if part != "sampled":  # of fine-tunes
+        gamma, head_precision = 100.0, 1.0
     started = time.process_time()
     table = fe.choose_checkpoint(
         networks(), digits_network(), episode(number), head=HEAD, by=criteria[0],
-        criteria=criteria, localization=localization if part == "sampled" else 100.0,  # type: ignore[arg-type]
+        criteria=criteria, localization=gamma, head_precision=head_precision,
         seed=number, progress_bar=False, **length,
     ).loc[list(networks())]  # fmt: skip
     record: Record = {
         "episode": number,
-        "part": part
-        if part != "sampled" or localization == "auto"
-        else f"sampled at {localization:g}",
+        "part": called(part, localization, head_precision),
         "seconds": round(time.process_time() - started, 2),
         "passes": table.attrs["passes"],
         "columns": {
@@ -147,20 +164,24 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--episodes", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--fixed", type=float, help="γ of sampled, in place of the one by evidence")
+    parser.add_argument("--fixed", nargs="+", type=float, help="γ of sampled, none of them chosen")
+    parser.add_argument("--head", type=float, default=1.0, help="precision of the head's prior")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print what the file has; run nothing")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
     options = parser.parse_args(argv)
     length = {"num_rungs": 4, "num_samples": 8, "warmup_steps": 5} if options.quick else {}
-    localization = "auto" if options.fixed is None else options.fixed
     done = {(one["episode"], one["part"]) for one in read(options.output)}
-    wanted = [(number, part) for number in options.episodes for part in options.parts]
-    for number, part in [] if options.table else wanted:
-        at = f"{part} at {options.fixed:g}" if part == "sampled" and options.fixed else part
-        if (number, at) in done:
+    wanted = [
+        (number, part, gamma)
+        for number in options.episodes
+        for part in options.parts
+        for gamma in (options.fixed or [None] if part == "sampled" else [None])
+    ]
+    for number, part, gamma in [] if options.table else wanted:
+        if (number, called(part, gamma, options.head)) in done:
             continue
-        made = run(number, part, localization, length)
+        made = run(number, part, gamma, options.head, length)
         with options.output.open("a") as file:
             file.write(json.dumps(made) + "\n")
         say(f"episode {number}, {made['part']}: {made['seconds']} s")
@@ -174,7 +195,7 @@ def main(argv: Sequence[str]) -> int:
         f"{100 * (accuracy.max() - accuracy.mean()):.2f}"
     )
     chosen = {one["episode"]: one["localization"] for one in records if one["part"] == "sampled"}
-    print(f"γ by evidence, episode by episode: {chosen}")
+    print(f"γ that was chosen, episode by episode: {chosen}")
     print(judged(records, accuracy).to_string())
     return 0
 

@@ -14,7 +14,7 @@ from exact import linear_gaussian_posterior
 from torch import nn
 
 import ppl_fe as fe
-from ppl_fe.free_energy.ladders import corrected_trapezoid
+from ppl_fe.free_energy.ladders import corrected_trapezoid, equal_lengths
 
 N = 30
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(111))
@@ -35,9 +35,9 @@ def integrate(**options: Any) -> fe.ThermodynamicEstimate:
     return fe.integrate_free_energy(network(), (X, Y), **{**FAST, **options})
 
 
-def ladder_of_a_gaussian(num_rungs: int) -> pd.DataFrame:
+def ladder_of_a_gaussian(num_rungs: int, rungs: Any = None) -> pd.DataFrame:
     """nL = ½(w/σ)²·10 under N(0, 1): E = 5/(1 + 10 b), Var = 50/(1 + 10 b)², exactly."""
-    b = (np.arange(num_rungs + 1) / num_rungs) ** 5
+    b = (np.arange(num_rungs + 1) / num_rungs) ** 5 if rungs is None else np.append(0.0, rungs)
     return pd.DataFrame(
         {
             "inverse_temperature": b,
@@ -47,6 +47,23 @@ def ladder_of_a_gaussian(num_rungs: int) -> pd.DataFrame:
             "ess": 1e12,
         }
     )
+
+
+def test_rungs_at_equal_lengths_nearly_halve_the_squared_error() -> None:
+    """√V = √50/(1 + 10 b) has the length log(1 + 10 b), so that rungs are known exactly."""
+    pilot = ladder_of_a_gaussian(12)
+    rungs = equal_lengths(
+        pilot["inverse_temperature"].to_numpy(), pilot["variance"].to_numpy(), num_rungs=8
+    )
+    assert rungs == pytest.approx((11 ** (np.arange(1, 9) / 8) - 1) / 10, rel=0.02)
+    errors = []
+    for ladder in (ladder_of_a_gaussian(8), ladder_of_a_gaussian(8, rungs)):
+        value, error = corrected_trapezoid(
+            ladder.assign(energy_mcse=0.1 * np.sqrt(ladder["variance"]))
+        )
+        assert value == pytest.approx(0.5 * math.log(11), rel=5e-3)
+        errors.append(error)
+    assert errors[1] ** 2 < 0.6 * errors[0] ** 2
 
 
 def test_the_corrected_trapezoid_is_of_fourth_order() -> None:

@@ -95,11 +95,23 @@ def test_an_automatic_step_is_refused_at_temperature_zero(kernel: type[fe.Kernel
         (lambda: fe.SGNHT(model, coupling=-1.0), "coupling must be a positive"),
         (lambda: fe.SGLD(model, step_size=0.1, temperature=-0.1), "temperature must be a positive"),
         (lambda: fe.BAOAB(model, step_size=0.1, temperature=0.0), "automatic friction"),
+        (lambda: fe.BAOAB(model, stiffness=0.0), "stiffness must be a positive"),
+        (lambda: fe.BAOAB(model, stiffness=4.0), "stiffness must be below 4"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("stiffness", [0.25, 1.0])
+def test_a_stiffer_step_is_as_much_longer(stiffness: float) -> None:
+    """εa along the stiffest direction that warm-up has met; the draws say which was asked for."""
+    kernel = fe.BAOAB(model, stiffness=stiffness)
+    attrs = fe.sample(kernel, num_samples=5, warmup_steps=600, progress_bar=False).attrs
+    product = np.multiply(attrs["tuned_step_size"], attrs["tuned_stiffest_curvature"])
+    np.testing.assert_allclose(product, stiffness, rtol=1e-5)
+    assert attrs["stiffness"] == stiffness
 
 
 @pytest.mark.parametrize("step_size", ["auto", 0.001])

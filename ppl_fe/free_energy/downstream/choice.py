@@ -118,9 +118,9 @@ def choose_checkpoint(
         failed ones last: the columns above, each with `_error`, then note and error; of several
         architectures a column ``architecture`` first. In its ``attrs``, of several architectures by
         architecture: ``recommendation``, a sentence with the expected regret and its estimate;
-        ``agreement``, criterion -> criterion -> rank correlation; ``localization`` and what was
-        tried of it, ``neighbourhoods``; ``passes``, the cost of each criterion a candidate, in
-        passes over the labelled data; ``read_first``.
+        ``agreement``, criterion -> criterion -> rank correlation; ``localization``, what was
+        tried of it, ``neighbourhoods``, and ``localization_why``; ``passes``, the cost of each
+        criterion a candidate, in passes over the labelled data; ``read_first``.
 
     Raises:
         TypeError: a misspelt argument; one checkpoint, not several; criteria that are no list.

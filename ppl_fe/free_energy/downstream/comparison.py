@@ -125,7 +125,7 @@ def _compared(
     attrs["passes"] = _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
     attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
-    said = [_about_labels(template, source), attrs.get("why", ""), READ_FIRST]
+    said = [_about_labels(template, source), attrs.get("localization_why", ""), READ_FIRST]
     attrs["read_first"] = " ".join(filter(None, said))
     table.attrs.update(attrs)
     return table

@@ -40,7 +40,11 @@ class Sampled(NamedTuple):
         if self.tried is None:
             return {"localization": self.localization}
         tried = self.tried.to_dict("list")
-        return {"localization": self.localization, "neighbourhoods": tried, "why": self.why}
+        return {
+            "localization": self.localization,
+            "neighbourhoods": tried,
+            "localization_why": self.why,
+        }
 
 
 def sample_all(
