@@ -120,7 +120,8 @@ def choose_checkpoint(
         architecture: ``recommendation``, a sentence with the expected regret and its estimate;
         ``agreement``, criterion -> criterion -> rank correlation; ``localization``, what was
         tried of it, ``neighbourhoods``, and ``localization_why``; ``passes``, the cost of each
-        criterion a candidate, in passes over the labelled data; ``read_first``.
+        criterion a candidate, in passes over the labelled data, less what chose γ and placed rungs;
+        ``read_first``.
 
     Raises:
         TypeError: a misspelt argument; one checkpoint, not several; criteria that are no list.
