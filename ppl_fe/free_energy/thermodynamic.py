@@ -136,8 +136,7 @@ def integrate_free_energy(
     options = replace(options, length=replace(usual, **asked))
     ladders = Ladders(network, source, options, num_rungs, fresh)
     if localization == "auto":
-        best = best_neighbourhood(ladders, network.anchor[None])
-        tried = best.tried.drop(columns="reliability")
-        return ThermodynamicEstimate(*best.found[0], best.draws, best.best, tried)
+        gamma, (found,), draws, tried = best_neighbourhood(ladders, network.anchor[None])
+        return ThermodynamicEstimate(*found, draws, gamma, tried)
     (found,), draws = ladders.climb(network.anchor[None])
     return ThermodynamicEstimate(*found, draws, float(localization))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import xarray as xr
 from cases.fresh_heads import (
     D_BODY,
@@ -135,70 +134,65 @@ def test_an_integral_by_itself_chooses_its_gamma_too(
     )
 
 
-class Constructed:
-    """In place of ladders: at every γ a mean −log Z, a spread over candidates, and an error.
+@pytest.fixture
+def construct(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Have a mean −log Z that is least at γ = 1, about it a spread that grows with γ, an error."""
 
-    The evidence is largest at γ = 1, and the spread grows with γ while the error is the same.
-    """
+    def install(*, error: float, spread: float) -> None:
+        def climb(ladders: Ladders, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
+            gamma = float(ladders.options.localization)
+            order = anchors[:, 0].argsort().argsort().double().numpy() - (len(anchors) - 1) / 2
+            values = abs(np.log10(gamma)) + spread * gamma**0.5 * order
+            ladder = pd.DataFrame(
+                [{"energy": 1.0, "energy_mcse": 0.1, "r_hat": 1.0, "ess": 99.0}] * 2
+            )
+            return [Climbed(float(one), error, 0.0, ladder) for one in values], uninterrupted()
 
-    def __init__(self, error: float, spread: float, gamma: float = 1.0) -> None:
-        self.error, self.spread, self.gamma = error, spread, gamma
+        monkeypatch.setattr(Ladders, "climb", climb)
+        monkeypatch.setattr(Ladders, "placed", lambda ladders, anchors: ladders)
 
-    def at(self, gamma: float) -> Constructed:
-        return Constructed(self.error, self.spread, gamma)
-
-    def placed(self, anchors: Tensor) -> Constructed:
-        return self
-
-    def climb(self, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
-        places = np.linspace(-1.0, 1.0, len(anchors)) if len(anchors) > 1 else np.zeros(1)
-        values = abs(np.log(self.gamma)) + self.spread * self.gamma * places
-        ladder = pd.DataFrame([{"r_hat": 1.0, "ess": 500.0}] * 2)
-        return [Climbed(float(one), self.error, 0.0, ladder) for one in values], uninterrupted()
+    return install
 
 
-def chosen(monkeypatch: pytest.MonkeyPatch, error: float, spread: float, count: int) -> Any:
-    monkeypatch.setattr(neighbourhoods, "natural_localization", lambda ladders, anchors: 1.0)
-    return neighbourhoods.best_neighbourhood(
-        cast(Ladders, Constructed(error, spread)), torch.zeros(count, 1)
+def test_where_the_evidence_tells_nothing_apart_the_next_gamma_that_does_is_taken(
+    construct: Callable[..., None],
+) -> None:
+    """Of −1, 0, 1 times s√γ the variance is s²γ: errors are 1.12, 0.63, 0.35 of the spread, 0.2."""
+    construct(error=0.5, spread=0.5 * 0.8**0.5)
+    table = choose()
+    assert table.attrs["localization"] == pytest.approx(10**1.5)
+    tried = pd.DataFrame(table.attrs["neighbourhoods"])
+    assert tried["free_energy"].idxmin() == list(tried["localization"].round(3)).index(1.0)
+    told = {round(gamma, 1): round(value, 3) for gamma, value in table.attrs["reliability"].items()}
+    assert told == {1.0: 0.0, 3.2: 0.605, 10.0: 0.875, 31.6: 0.960}
+    assert table["free_energy"].std() == pytest.approx(0.5 * 0.8**0.5 * 10**0.75)
+    assert (
+        "γ = 31.6: the labels are likeliest at 1, where the error of −log Z is 1.00 of its spread "
+        "over candidates; here it is 0.20." in table.attrs["read_first"]
     )
 
 
-def test_where_the_evidence_is_largest_but_tells_nothing_apart_a_narrower_gamma_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Of three candidates at −1, 0, 1 the variance is spread² γ², so that γ² has to be 10 times."""
-    found = chosen(monkeypatch, 0.5, 0.5 * 10**0.25, 3)
-    assert found.best == pytest.approx(10**0.5)
-    tried = found.tried.set_index(found.tried["localization"].round(3))
-    assert tried["free_energy"].idxmin() == 1.0
-    assert tried["reliability"][1.0] == pytest.approx(1 - 10**-0.5)
-    assert tried["reliability"][3.162] == pytest.approx(1 - 10**-1.5)
-    assert "γ = 3.16: the labels are likeliest at 1, where" in found.why
-    assert "(its error is 0.56 of their spread), and here it does" in found.why
-
-
-def test_a_gamma_that_tells_apart_by_the_evidence_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_evidence_is_kept_where_it_tells_apart(construct: Callable[..., None]) -> None:
     """However much better the narrow ones tell."""
-    found = chosen(monkeypatch, 0.1, 0.5, 3)
-    assert found.best == 1.0
-    assert found.why == (
-        "γ = 1: the labels are likeliest at 1 (its error is 0.20 of their spread)."
-    )
+    construct(error=0.1, spread=0.5)
+    table = choose()
+    assert table.attrs["localization"] == 1.0
+    assert table.attrs["reliability"] == {1.0: pytest.approx(0.96)}
+    assert "error of −log Z is 0.20 of its spread" in table.attrs["localization_why"]
 
 
-@pytest.mark.parametrize(("spread", "count"), [(0.0, 3), (1e-9, 1)])
-def test_equal_candidates_and_a_single_one_keep_the_evidence(
-    monkeypatch: pytest.MonkeyPatch, spread: float, count: int
+def test_equal_candidates_keep_the_evidence(construct: Callable[..., None]) -> None:
+    construct(error=0.5, spread=0.0)
+    table = choose()
+    assert table.attrs["localization"] == 1.0
+    assert "no γ tells candidates apart" in table.attrs["localization_why"]
+
+
+def test_where_no_gamma_tells_enough_it_is_the_one_that_tells_most(
+    construct: Callable[..., None],
 ) -> None:
-    found = chosen(monkeypatch, 0.5, spread, count)
-    assert found.best == 1.0
-
-
-def test_where_no_gamma_tells_apart_it_is_the_one_that_does_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(neighbourhoods, "MOST_TRIED", 4)
-    found = chosen(monkeypatch, 0.5, 0.02, 3)
-    assert found.best == pytest.approx(10**1.5)
-    assert 0 < found.tried["reliability"].iloc[-1] < neighbourhoods.TELLING
+    construct(error=0.5, spread=0.2)
+    table = choose()
+    told = table.attrs["reliability"]
+    assert 0 < max(told.values()) < neighbourhoods.TELLING
+    assert table.attrs["localization"] == max(told) == pytest.approx(10**1.5)

@@ -160,7 +160,7 @@ def _sampled(
         return sample_all(networks, ladders, place, choose_localization=choose_localization)
     except Exception as error:
         columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
-        return Sampled(columns, float(ladders.options.localization), None)
+        return Sampled(columns, float(ladders.options.localization), {})
 
 
 def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[str, dict[str, Any]]:

@@ -7,15 +7,14 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from ppl_fe.diagnostics.checks.mixing import errors_believed
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.candidates import add_columns, in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 from ppl_fe.free_energy.lot_work import ladders as climb
 from ppl_fe.free_energy.lots import Lot, anchors_of, side_by_side
-from ppl_fe.free_energy.neighbourhoods import best_neighbourhood
+from ppl_fe.free_energy.neighbourhoods import best_neighbourhood, reliability, telling
 from ppl_fe.free_energy.places import Elsewhere, Errand, Here
 from ppl_fe.networks.flat import FlatNetwork
 
@@ -25,26 +24,18 @@ MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ
 class Sampled(NamedTuple):
     """What the ladders came to.
 
-    columns: of each candidate, or its error. localization: γ. tried: what it was chosen of, and why
-        in words; None where it was given.
+    columns: of each candidate, or its error. localization: γ. choice: what the table's `attrs` say
+        of how that was chosen; empty where it was given.
     """
 
     columns: dict[str, dict[str, Any]]
     localization: float
-    tried: pd.DataFrame | None
-    why: str = ""
+    choice: dict[str, Any]
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Give what the table's `attrs` say of γ."""
-        if self.tried is None:
-            return {"localization": self.localization}
-        tried = self.tried.to_dict("list")
-        return {
-            "localization": self.localization,
-            "neighbourhoods": tried,
-            "localization_why": self.why,
-        }
+        return {"localization": self.localization, **self.choice}
 
 
 def sample_all(
@@ -59,23 +50,47 @@ def sample_all(
     Args:
         networks: the candidates, at least one.
         ladders: what is integrated; the network in it gives way to the candidates'.
-        place: where lots of candidates run, once γ is known.
-        choose_localization: whether γ is chosen, by up to four candidates, spread evenly over the
-            order that they came in (`best_neighbourhood`).
+        place: where lots of candidates run.
+        choose_localization: whether γ is chosen: of the largest mean evidence of up to four
+            candidates, spread evenly over the order that they came in, or if that does not tell
+            all candidates apart the first narrower one that does.
 
     Raises:
         DivergedError: γ was to be chosen, and at none the chains have mixed.
     """
-    tried, why = None, ""
+    if not choose_localization:
+        return Sampled(_climb_all(networks, ladders, place), ladders.options.localization, {})
     alike = side_by_side(networks, 1)[0]
-    if choose_localization:
-        count = min(len(alike), MOST_TO_CHOOSE_BY)
-        some = [alike[k * len(alike) // count] for k in range(count)]
-        found = best_neighbourhood(
-            replace(ladders, network=networks[some[0]]), anchors_of(networks[name] for name in some)
-        )
-        ladders, tried, why = ladders.at(found.best), found.tried, found.why
-    rungs = _rungs(ladders, networks[alike[0]])
+    count = min(len(alike), MOST_TO_CHOOSE_BY)
+    some = [alike[k * len(alike) // count] for k in range(count)]
+    evident = best_neighbourhood(
+        replace(ladders, network=networks[some[0]]), anchors_of(networks[name] for name in some)
+    )
+    all_columns: dict[float, dict[str, dict[str, Any]]] = {}
+
+    def told_at(gamma: float) -> float:
+        all_columns[gamma] = columns = _climb_all(networks, ladders.at(gamma), place)
+        return _reliability(columns)
+
+    told = (
+        telling(evident.best, told_at)
+        if len(networks) > 1
+        else {evident.best: told_at(evident.best)}
+    )
+    best = max(told, key=lambda gamma: told[gamma])  # of equals the widest
+    choice = {
+        "neighbourhoods": evident.tried.to_dict("list"),
+        "reliability": told,
+        "localization_why": _why(evident.best, best, told),
+    }
+    return Sampled(all_columns[best], best, choice)
+
+
+def _climb_all(
+    networks: Mapping[str, FlatNetwork], ladders: Ladders, place: Here | Elsewhere
+) -> dict[str, dict[str, Any]]:
+    """Give the columns of every candidate at the γ of the ladders."""
+    rungs = _rungs(ladders, networks[side_by_side(networks, 1)[0][0]])
     columns: dict[str, dict[str, Any]] = {}
     lots = list(side_by_side(networks, ladders.num_rungs * ladders.options.num_chains))
     while lots:
@@ -89,7 +104,32 @@ def sample_all(
             else:
                 lots += [[name] for name in lot.names]
     add_columns(columns, {name: {"note": said} for name, said in place.tried.items()})
-    return Sampled(columns, float(ladders.options.localization), tried, why)
+    return columns
+
+
+def _reliability(columns: Mapping[str, Mapping[str, Any]]) -> float:
+    """Give it of the candidates whose errors are worth something, 0 if that is less than half."""
+    good = [one for one in columns.values() if "ess" in one]
+    good = [one for one in good if errors_believed(one["r_hat"], one["ess"])]
+    if 2 * len(good) < len(columns):
+        return 0.0
+    return reliability(
+        [one["free_energy"] for one in good], [one["free_energy_error"] for one in good]
+    )
+
+
+def _why(evident: float, best: float, told: Mapping[float, float]) -> str:
+    """Say why γ is what it is."""
+    shares = {gamma: f"{(1 - share) ** 0.5:.2f}" for gamma, share in told.items()}
+    said = f"γ = {best:.3g}: the labels are likeliest at {evident:.3g}"
+    if not any(told.values()):
+        return f"{said}, and no γ tells candidates apart."
+    if len(told) == 1:
+        return f"{said}, where the error of −log Z is {shares[best]} of its spread over candidates."
+    return (
+        f"{said}, where the error of −log Z is {shares[evident]} of its spread over candidates; "
+        f"here it is {shares[best]}."
+    )
 
 
 def _rungs(ladders: Ladders, network: FlatNetwork) -> tuple[float, ...]:
