@@ -8,7 +8,8 @@ each of the digits 5-9. Every criterion of `fe.choose_checkpoint` is held agains
 few-shot fine-tuning in 100 other episodes, by Pearson's r over the 24 (signs such that +1 is a
 criterion that tells) and by the regret: the best network's accuracy less that of the one chosen.
 `free_energy` is at the γ that four networks choose; `--fixed` takes others, and `--head` another
-precision of the head's prior than 1.
+precision of the head's prior than 1. Of the γ that were given the table also shows, episode by
+episode, the one of the largest evidence, and the one that the rule of "auto" takes among them.
 Parts of episodes are kept one a line, and what the file has is not run again. Seconds are of one
 processor, for all 24; passes are over the 25 images, for one of them.
 """
@@ -35,6 +36,7 @@ from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import digits_network, pretrain
 from ppl_fe.demo.transfer import transfer
 from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER
+from ppl_fe.free_energy.neighbourhoods import TELLING, reliability
 
 Record = dict[str, Any]
 SHOTS, HEAD = 5, "4"
@@ -151,6 +153,37 @@ def judged(records: Sequence[Record], accuracy: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("criterion")
 
 
+def chosen_among(records: Sequence[Record]) -> list[Record]:
+    """Choose among the γ that an episode has been given, by evidence and by the rule of "auto".
+
+    That is the γ of the largest mean evidence, or the first narrower one whose reliability over all
+    networks is `TELLING`, or else the most reliable of those. An episode that has not been given
+    all γ, and whose rule would ask for more, is left out. Seconds and passes are of that γ alone.
+    """
+    given: dict[int, dict[float, Record]] = {}
+    for one in records:
+        if one["part"] == f"sampled at {one.get('localization', 0):g}":
+            given.setdefault(one["episode"], {})[one["localization"]] = one
+    grid = sorted({gamma for own in given.values() for gamma in own})
+    among = ", ".join(f"{gamma:g}" for gamma in grid)
+    made = []
+    for own in given.values() if len(grid) > 1 else []:
+        evident = min(own, key=lambda gamma: np.mean(own[gamma]["columns"]["free_energy"]))
+        told = {gamma: _reliability(own[gamma]) for gamma in sorted(own) if gamma >= evident}
+        first = next((gamma for gamma in told if told[gamma] >= TELLING), None)
+        if first is None and len(own) < len(grid):
+            continue
+        best = max(told, key=lambda gamma: told[gamma]) if first is None else first
+        for name, gamma in (("evidence", evident), ("rule", best)):
+            made.append({**own[gamma], "part": f"sampled at γ by {name} of {among}"})
+    return made
+
+
+def _reliability(record: Record) -> float:
+    columns = record["columns"]
+    return reliability(columns["free_energy"], columns["free_energy_error"])
+
+
 def signed(name: str, column: Sequence[float]) -> np.ndarray[Any, Any]:
     """A criterion's values with the sign at which larger is better."""
     return np.array(column) * (1.0 if name in HIGHER_IS_BETTER else -1.0)
@@ -196,7 +229,11 @@ def main(argv: Sequence[str]) -> int:
     )
     chosen = {one["episode"]: one["localization"] for one in records if one["part"] == "sampled"}
     print(f"γ that was chosen, episode by episode: {chosen}")
-    print(judged(records, accuracy).to_string())
+    among = chosen_among(records)
+    for name in dict.fromkeys(one["part"] for one in among):
+        taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}
+        print(f"γ of {name}: {taken}")
+    print(judged([*records, *among], accuracy).to_string())
     return 0
 
 

@@ -39,6 +39,27 @@ def test_a_criterion_is_held_against_the_accuracy_by_its_own_sign() -> None:
     assert table["R-hat"].tolist() == ["1.02", "1.02"]
 
 
+def test_the_rule_goes_narrower_until_networks_are_told_apart() -> None:
+    """In the first episode at γ = 10, in the second nowhere; the third has not been run there."""
+    import few_labels
+
+    def record(episode: int, gamma: float, mean: float, spread: float) -> dict[str, Any]:
+        columns = {"free_energy": [mean - spread, mean, mean + spread]}
+        columns["free_energy_error"] = [0.3] * 3
+        part = f"sampled at {gamma:g}"
+        return {"episode": episode, "part": part, "localization": gamma, "columns": columns}
+
+    records = [record(k, 1.0, 5.0, 0.1) for k in range(3)]
+    records += [record(k, 10.0, 6.0, spread) for k, spread in ((0, 2.0), (1, 0.5))]
+    found = few_labels.chosen_among([*records, {"episode": 0, "part": "features"}])
+    assert [(one["episode"], one["part"][11:], one["localization"]) for one in found] == [
+        (0, "γ by evidence of 1, 10", 1.0),
+        (0, "γ by rule of 1, 10", 10.0),
+        (1, "γ by evidence of 1, 10", 1.0),
+        (1, "γ by rule of 1, 10", 10.0),
+    ]
+
+
 @pytest.mark.slow
 def test_a_line_a_part_and_none_twice(tmp_path: Path) -> None:
     results = tmp_path / "results.jsonl"
