@@ -97,9 +97,9 @@ def choose_checkpoint(
         likelihood: "categorical" (default), "normal" (of sd 1), "next_token", or a function of
             (outputs, targets) that makes the observed site; with a noise of sd 0.3 its body is
             ``pyro.sample("y", dist.Normal(outputs[:, 0], 0.3), obs=targets)``.
-        localization: γ, in units of 1/weight²; "auto" (default) chooses one for all candidates by
-            up to four of them: the γ of the largest evidence, or the first narrower one at which
-            −log Z tells them apart against its own error. `attrs` say what was tried, and why.
+        localization: γ, in units of 1/weight²; "auto" (default) chooses one for all candidates: of
+            the largest evidence of up to four of them, or the first narrower one at which −log Z
+            tells all of them apart against its own error. `attrs` say what was tried, and why.
         kernel: the sampler's class; "auto" by default, which is `fe.BAOAB` with stiffness=1.0.
         num_rungs: K, rungs of the ladder above the prior's, 8 by default; a short run of the first
             candidate places them, at equal lengths of the standard deviation of nL_n.
@@ -119,7 +119,8 @@ def choose_checkpoint(
         architectures a column ``architecture`` first. In its ``attrs``, of several architectures by
         architecture: ``recommendation``, a sentence with the expected regret and its estimate;
         ``agreement``, criterion -> criterion -> rank correlation; ``localization``, what was
-        tried of it, ``neighbourhoods``, and ``localization_why``; ``passes``, the cost of each
+        tried of it, ``neighbourhoods`` by evidence and ``reliability`` of −log Z over all
+        candidates, and ``localization_why``; ``passes``, the cost of each
         criterion a candidate, in passes over the labelled data, less what chose γ and placed rungs;
         ``read_first``.
 
