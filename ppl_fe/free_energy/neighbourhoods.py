@@ -46,7 +46,8 @@ def best_neighbourhood(ladders: Ladders, anchors: Tensor) -> Neighbourhoods:
     """Find the γ of the largest evidence, one for all checkpoints, by their mean −log Z.
 
     From where the neighbourhood is as wide as the weights are large, by factors of √10, until both
-    neighbours of the best are worse. A γ whose chains have not mixed is not chosen.
+    neighbours of the best are worse. A γ is not chosen at which the chains of half of the
+    checkpoints, or more, have not mixed.
 
     Args:
         ladders: what is integrated; its own γ does not matter. Of several checkpoints the rungs are
@@ -69,8 +70,10 @@ def best_neighbourhood(ladders: Ladders, anchors: Tensor) -> Neighbourhoods:
         except DivergedError:
             return inf
         climbed[place] = found
-        believed = all(errors_believed(one.r_hat, one.ess) for one in found)
-        value = sum(one.free_energy for one in found) / len(found) if believed else inf
+        believed = sum(errors_believed(one.r_hat, one.ess) for one in found)
+        # One rung of one checkpoint should not decide: the mean over all hardly feels it.
+        mixed = 2 * believed > len(found)
+        value = sum(one.free_energy for one in found) / len(found) if mixed else inf
         if value < least:  # those of every γ would take much memory
             least, kept = value, draws
         return value
