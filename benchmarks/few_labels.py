@@ -228,7 +228,8 @@ def main(argv: Sequence[str]) -> int:
         f"{100 * (accuracy.max() - accuracy.mean()):.2f}"
     )
     chosen = {one["episode"]: one["localization"] for one in records if one["part"] == "sampled"}
-    print(f"γ that was chosen, episode by episode: {chosen}")
+    if chosen:
+        print(f"γ that was chosen, episode by episode: {chosen}")
     among = chosen_among(records)
     for name in dict.fromkeys(one["part"] for one in among):
         taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}
