@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ppl_fe.diagnostics.checks.mixing import errors_believed
+from ppl_fe.diagnostics.checks.mixing import LOOSE_R_HAT_LIMIT
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 
@@ -70,10 +70,11 @@ def best_neighbourhood(ladders: Ladders, anchors: Tensor) -> Neighbourhoods:
         except DivergedError:
             return inf
         climbed[place] = found
-        believed = sum(errors_believed(one.r_hat, one.ess) for one in found)
-        # One rung of one checkpoint should not decide: the mean over all hardly feels it.
-        mixed = 2 * believed > len(found)
-        value = sum(one.free_energy for one in found) / len(found) if mixed else inf
+        # Few effective draws at one rung of some make an error, which is in `mcse`, and no mistake.
+        mixed = sum(one.r_hat < LOOSE_R_HAT_LIMIT for one in found)
+        value = (
+            sum(one.free_energy for one in found) / len(found) if 2 * mixed > len(found) else inf
+        )
         if value < least:  # those of every γ would take much memory
             least, kept = value, draws
         return value

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from typing import Any, NamedTuple
 
-from ppl_fe.diagnostics.checks.mixing import errors_believed
+from ppl_fe.diagnostics.checks.mixing import LOOSE_R_HAT_LIMIT
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.candidates import add_columns, in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
@@ -108,9 +109,8 @@ def _climb_all(
 
 
 def _reliability(columns: Mapping[str, Mapping[str, Any]]) -> float:
-    """Give it of the candidates whose errors are worth something, 0 if that is less than half."""
-    good = [one for one in columns.values() if "ess" in one]
-    good = [one for one in good if errors_believed(one["r_hat"], one["ess"])]
+    """Give it of the candidates whose chains agree, 0 if that is less than half."""
+    good = [one for one in columns.values() if one.get("r_hat", inf) < LOOSE_R_HAT_LIMIT]
     if 2 * len(good) < len(columns):
         return 0.0
     return reliability(
