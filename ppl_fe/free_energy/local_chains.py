@@ -216,14 +216,13 @@ def local_target(
 
 
 def passes_of(chains: LocalChains) -> float:
-    """Count the passes over the data that the chains of one anchor took, warm-up included."""
+    """Count the passes over the data that the chains of one anchor took, warm-up included.
+
+    The gradients by which it measures curvature are among them.
+    """
     attrs = chains.draws.attrs
-    gradients = attrs.get("num_gradients")
-    if gradients is None:  # of a run of fixed length
-        gradients = attrs["warmup_steps"] + attrs["num_samples"] * attrs["thinning"]
-        gradients *= float(attrs.get("tuned_num_steps", [1.0])[0])
     each = len(chains.inverse_temperature) // chains.num_groups
-    return float(gradients * each * attrs["batch_size"] / chains.num_data)
+    return float(attrs["num_gradients"] * each * attrs["batch_size"] / chains.num_data)
 
 
 def program_and_kernel(

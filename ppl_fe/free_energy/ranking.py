@@ -126,8 +126,9 @@ def rank_checkpoints(
 
     Returns:
         One row a checkpoint, best first: wbic, wbic_mcse, llc, llc_mcse, anchor_loss, r_hat, ess,
-        p_best (the probability of the lowest WBIC given the standard errors; it knows
-        nothing of transfer), note (read it before the number) and error (why there is no number).
+        passes (over the data, by all gradients of its chains, those of warm-up among them), p_best
+        (the probability of the lowest WBIC given the standard errors; it knows nothing of
+        transfer), note (read it before the number) and error (why there is no number).
         No row is ever lost. p_best is NaN where chains have mixed so badly (R-hat of 1.1 and more,
         or an ESS of 40 and less) that their standard error is worth nothing; the others are then
         compared among themselves. `table.attrs["read_first"]` says so, and when the criterion

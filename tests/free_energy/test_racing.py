@@ -13,6 +13,7 @@ from exact import linear_gaussian_posterior, z_score
 from torch import nn
 
 import ppl_fe as fe
+from ppl_fe.inference.step.chains import Chains
 
 N, D, GAMMA = 300, 16, 10.0
 _RNG = np.random.default_rng(7)
@@ -115,10 +116,21 @@ def test_minibatches_race_too() -> None:
         assert abs(row["wbic"] - found) < 4.5 * error + slack
 
 
-def test_lengths_are_what_is_run() -> None:
+def test_lengths_are_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated: list[int] = []
+    evaluate = Chains.evaluate
+
+    def counted(chains: Chains, *place: Any) -> Any:
+        evaluated.append(chains.num_chains)
+        return evaluate(chains, *place)
+
+    monkeypatch.setattr(Chains, "evaluate", counted)
     table = rank({"best": 0.0, "far": 2.0}, num_samples=20, warmup_steps=30, thinning=2)
     assert "order" not in table.attrs
-    assert table["passes"].tolist() == pytest.approx([4 * 70 * 256 / N] * 2)
+    assert set(evaluated) == {8}  # side by side
+    # Of each chain 70 steps, and as many gradients as curvature and noise were measured by.
+    passes = 4 * (70 + len(evaluated)) * 256 / N
+    assert table["passes"].tolist() == pytest.approx([passes] * 2)
 
 
 def test_an_unknown_end_is_refused() -> None:

@@ -188,7 +188,8 @@ class Sampling:
         known: dict[str, Any] = {f"tuned_{name}": value for name, value in self.report.items()}
         if self.modes is not None:
             known["unvisited_modes"] = json.dumps(self.modes.missing(self.chains.density.blocks))
-        facts = {**self.found, **known, "sampling_time": seconds, **self._reached()}
+        known |= {"sampling_time": seconds, "num_gradients": chains.num_gradients}
+        facts = {**self.found, **known, **self._reached()}
         return Collected(recorder, self._stop_if_all_failed(), facts, interrupted)
 
     def remember(self) -> None:
@@ -316,7 +317,6 @@ class Sampling:
             "num_samples": self.recorder.num_draws,
             "thinning": self.thinning,
             "warmup_steps": self.warm_up.num_steps,
-            "num_gradients": self.chains.num_gradients,
             "seconds": time.perf_counter() - self._begun,
             "worst_r_hat": worst.r_hat[0],
             "worst_r_hat_of": worst.r_hat[1],

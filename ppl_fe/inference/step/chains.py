@@ -83,6 +83,7 @@ class Chains:
         start: (C, D), where the chains started.
         near_mode: whether that was near a mode.
         compile_mode: what "auto" came to.
+        num_evaluations: of the gradient, so far, elsewhere than in steps.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Chains:
         # Building took steps, and they were added up.
         self._leaves[self._slots.totals] = Totals.zero(own, len(self.blocks))
         self._evaluate: TensorFunction | None = None
+        self.num_evaluations = 0
 
     @property
     def dynamics(self) -> Dynamics:
@@ -303,6 +305,7 @@ class Chains:
         Returns:
             The estimate, with the gradient in the chains' own coordinates.
         """
+        self.num_evaluations += 1
         inputs = (position, Batch(indices, self.density.chain_values, self._data), self._fixed)
         leaves, structure = pytree.tree_flatten(inputs)
         function = flat_evaluation(self.estimator, structure)
@@ -344,8 +347,8 @@ class Chains:
 
     @property
     def num_gradients(self) -> int:
-        """Count the gradients of each chain's steps so far."""
-        return int(self.totals.num_steps[0])
+        """Count the gradients of each chain so far, by which curvatures are found among them."""
+        return int(self.totals.num_steps[0]) + self.num_evaluations
 
     def left(self) -> list[Tensor]:
         """Give what others go on from: state, settings and what is held fixed."""
@@ -364,12 +367,14 @@ class Chains:
     def state_dict(self) -> dict[str, Tensor]:
         """Give all that changes in a run, stream included; see `load_state_dict`."""
         stream = {f"stream/{name}": value for name, value in self.stream.state().items()}
-        return {**{f"chains/{k}": self._leaves[k] for k in self._changing()}, **stream}
+        own = {f"chains/{k}": self._leaves[k] for k in self._changing()}
+        return {**own, "evaluations": torch.tensor(self.num_evaluations), **stream}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on exactly from a `state_dict`."""
         for place in self._changing():
             self._leaves[place].copy_(state[f"chains/{place}"])
+        self.num_evaluations = int(state.get("evaluations", 0))
         prefix = "stream/"
         self.stream.restore(
             {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
