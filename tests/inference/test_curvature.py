@@ -1,11 +1,17 @@
-"""Power iteration against matrices whose eigenvalues are known."""
+"""Power iteration against matrices whose eigenvalues are known, and when it is left out."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from ppl_fe.inference.warmup.curvature import power_iteration
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ppl_fe as fe
+from ppl_fe.inference.warmup.curvature import LATER_ITERATIONS, power_iteration
+from ppl_fe.inference.warmup.step_size import Adaptation
 
 DOUBLE = torch.float64
 
@@ -44,3 +50,29 @@ def test_a_single_vector_is_iterated_in_the_memory_of_its_start() -> None:
     assert direction.data_ptr() == start.data_ptr()
     assert curvature.dtype == DOUBLE  # of the guess, which float32 might not hold
     assert abs(curvature.item() - 2.0) < 1e-6
+
+
+@pytest.mark.parametrize("step_size", [1e-3, "auto"])
+def test_what_would_change_no_setting_is_not_measured(
+    step_size: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About w* with exact gradients a friction follows from the localiser; a step does not."""
+    torch.manual_seed(0)
+    inputs = torch.randn(50, 3)
+    network = fe.FlatNetwork(nn.Linear(3, 1))
+
+    def drawn() -> Any:
+        found = fe.estimate_free_energy(
+            network, (inputs, inputs[:, 0]), likelihood="normal", kernel=fe.BAOAB,
+            batch_size=None, step_size=step_size, num_samples=10, warmup_steps=40, thinning=1,
+            localization=10.0, num_chains=2, compile="traced", progress_bar=False,
+        )  # fmt: skip
+        return found.draws
+
+    short = drawn()
+    monkeypatch.setattr(Adaptation, "_is_known", lambda _: False)
+    long = drawn()
+    np.testing.assert_array_equal(short.sample_stats["loss"], long.sample_stats["loss"])
+    rounds = 40 // 2 + 1  # every second step, and the first
+    saved = 2 * LATER_ITERATIONS * (0 if step_size == "auto" else rounds)
+    assert long.attrs["num_gradients"] - short.attrs["num_gradients"] == saved

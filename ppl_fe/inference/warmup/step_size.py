@@ -112,7 +112,8 @@ class Adaptation:
         if self.tuning.automatic and self.num_steps < max(1, self.warmup_steps):
             # Powers of two as well: a start far out is stiff, and its step should not last.
             step = self.num_steps
-            if step % self._every == 0 or (step < self._every and step & (step - 1) == 0):
+            due = step % self._every == 0 or (step < self._every and step & (step - 1) == 0)
+            if due and not self._is_known():
                 self.measure()
             self._slowest.watch(step)
         self.num_steps += 1
@@ -226,6 +227,21 @@ class Adaptation:
                     f"{name} as a number"
                 )
             self.chains.settings[name].copy_(value)
+
+    def _is_known(self) -> bool:
+        """Say whether nothing that could still be measured would change a setting.
+
+        Exact gradients have no noise, and of a localised posterior the slowest curvature is known;
+        at a step that is given, a friction does not depend on the stiffest.
+        """
+        exact = self.exact_gradient and self._slowest.known is not None
+        moving = isinstance(self.tuning.dynamics, Preconditioned) or self.chains.metric is not None
+        if self.direction is None or not exact or moving:
+            return False
+        found = self.found
+        stiffer = found._replace(stiffest=2 * found.stiffest)
+        now, then = (self._tuned(one, self.tuning.tolerance) for one in (found, stiffer))
+        return all(torch.equal(now[name], then[name]) for name in now)
 
     def _tuned(self, found: Measured, tolerance: float) -> dict[str, Tensor]:
         """Choose what is automatic, (C, 1) each, by curvatures and noise."""
