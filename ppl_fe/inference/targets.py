@@ -10,7 +10,7 @@ from ppl_fe.arguments import require_integer, require_positive
 R_HAT_LIMIT, ESS_LIMIT = 1.01, 400.0
 MAX_STEPS = 50_000
 # Relative standard error of a standard deviation, and of λ̂: a heavy tail needs more draws than an
-# ESS of 400 says, as does a small λ̂, and gets up to four times as many.
+# ESS of 400 says, and gets up to eight times as many; a small λ̂ up to four times.
 ERROR_LIMIT = 0.02
 
 
@@ -29,7 +29,7 @@ class Targets:
             then the loss alone is judged, with the error of its mean's distance from there. None by
             default.
         error: relative standard error of a standard deviation, or of λ̂, above which a run that has
-            met the other targets goes on, up to four times as long. 0.02 by default.
+            met the other targets goes on, up to eight times as long (λ̂: four). 0.02 by default.
 
     Raises:
         TypeError, ValueError: no positive number, or an R-hat of 1 and below.

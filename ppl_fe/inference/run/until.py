@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ppl_fe.inference.targets import Targets
 from ppl_fe.ranks import told_by_first
 
-MOST_DOUBLINGS = 2  # for the sake of a standard deviation or λ̂ that is not known yet
+MOST_DOUBLINGS, OF_A_LOSS = 3, 2  # for the sake of a standard deviation, or λ̂, not known yet
 MOST_NAMED = 500  # values of a site that are judged one by one
 AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 TAILS = (0.05, 0.95)
@@ -178,7 +178,8 @@ class Until:
         self.worst = worst = self.look(draws)
         self.looks += 1
         if worst.reaches(self.targets):
-            patient = self.looks <= MOST_DOUBLINGS
+            most = MOST_DOUBLINGS if self.targets.loss_offsets is None else OF_A_LOSS
+            patient = self.looks <= most
             return not (
                 patient and np.isfinite(worst.error[0]) and worst.error[0] > self.targets.error
             )

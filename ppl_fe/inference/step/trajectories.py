@@ -111,7 +111,6 @@ class Trajectories:
         acceptance: (C,), the chance with which the last trajectory of scale 1 was accepted.
         steps: h of each group, at scale 1.
         path: friction, length and scales of trajectories.
-        scale: of the last trajectory.
         compile_mode: what "auto" came to.
     """
 
@@ -128,7 +127,7 @@ class Trajectories:
         blocks: Blocks | None = None,
     ) -> None:
         self.density, self.num_gradients = density, 0
-        self.path, self.scale, self._count = path, 1.0, 0  # trajectories so far
+        self.path = path
         self.blocks = merge_blocks(blocks or density.blocks)
         self.stream = RandomStream(density, len(position), seed)
         self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
@@ -193,6 +192,19 @@ class Trajectories:
         """The steps of a trajectory, on average over its scales."""
         scales = self.path.scales
         return sum(map(self._num_steps, scales)) / len(scales)
+
+    @property
+    def scale(self) -> float:
+        """By which the step of the last trajectory was multiplied."""
+        return self._scale_of(self._count - 1)
+
+    @property
+    def _count(self) -> int:
+        """The trajectories so far."""
+        return int(self.totals.num_steps[0])
+
+    def _scale_of(self, trajectory: int) -> float:
+        return self.path.scales[trajectory % len(self.path.scales)]
 
     def _num_steps(self, scale: float) -> int:
         shortest = min(1.0, scale) * min(self.steps)
@@ -267,10 +279,8 @@ class Trajectories:
         Returns:
             By-products at the positions that it started from.
         """
-        start, scales = self.state, self.path.scales
+        start, scale = self.state, self._scale_of(self._count)
         end = start._replace(energy_error=torch.zeros_like(start.energy_error))
-        self.scale = scale = scales[self._count % len(scales)]
-        self._count += 1
         steps = [scale * step for step in self.steps]
         h = self._column(steps)
         afresh = torch.zeros_like(h)
@@ -374,7 +384,6 @@ class Trajectories:
         self._thermometer = part("thermometer", Thermometer)
         self.steps = tuple(state["steps"].tolist())
         self.num_gradients = int(state["gradients"])
-        self._count = int(self.totals.num_steps[0])
         prefix = "stream/"
         self.stream.restore(
             {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
