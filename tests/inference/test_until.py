@@ -115,6 +115,19 @@ def test_the_worst_scalar_is_named() -> None:
     assert not worst.reaches(Targets())
 
 
+def test_a_scalar_that_is_not_finite_is_the_worst_and_not_left_out() -> None:
+    generator = np.random.default_rng(0)
+    fine, gone = generator.standard_normal((2, 4, 500))
+    gone[2] = math.nan
+    draws = {"w": fine, "tau": gone, "still": np.ones((4, 500))}
+    scalars = named_scalars({"posterior": draws, "sample_stats": {"loss": fine}})
+    assert list(scalars) == ["w", "tau", "loss"]
+    worst = worst_of(scalars)
+    assert worst.r_hat == (math.inf, "tau")
+    assert worst.ess == (0.0, "tau")
+    assert not worst.reaches(Targets())
+
+
 def test_halving_averages_what_is_averaged() -> None:
     """Else draws before and after the thinning differ in their spread, and R-hat sees it."""
     density = Density(normal)

@@ -47,7 +47,8 @@ class Worst:
 def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, Array]:
     """Name every scalar (C, S) that is judged: the small sites' values, and the loss or −log p.
 
-    Entries that no draw changes (the zeros of a Cholesky factor) are left out.
+    Entries that no draw changes (the zeros of a Cholesky factor) are left out; those that are not
+    finite stay, and are the worst.
 
     Args:
         draws: "posterior" and "sample_stats", each name -> (C, S, *shape).
@@ -63,17 +64,19 @@ def named_scalars(draws: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, 
     stats = draws["sample_stats"]
     level = "loss" if np.ptp(stats["loss"]) else "lp"
     found[level] = stats[level]
-    return {k: np.asarray(v, dtype=np.float64) for k, v in found.items() if np.ptp(v) > 0}
+    named = {k: np.asarray(v, dtype=np.float64) for k, v in found.items()}
+    return {k: v for k, v in named.items() if (v != v[0, 0]).any() or not np.isfinite(v[0, 0])}
 
 
 def worst_of(scalars: Mapping[str, Array]) -> Worst:
     """Find the worst R-hat, ESS and error of a standard deviation; what is not known is worst."""
-    errors = {
-        name: float(array_stats.mcse(x, **AXES, method="sd")) / float(x.std())
-        for name, x in scalars.items()
-        if name not in ("loss", "lp")
-    }
-    return _worst(scalars, errors)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a scalar that is not finite
+        errors = {
+            name: float(array_stats.mcse(x, **AXES, method="sd")) / float(x.std())
+            for name, x in scalars.items()
+            if name not in ("loss", "lp")
+        }
+        return _worst(scalars, errors)
 
 
 def worst_loss(losses: Array, offsets: Sequence[float]) -> Worst:
