@@ -168,7 +168,8 @@ def assert_complete(path: Path, returned: xr.DataTree, whole: xr.DataTree) -> No
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     run, path = CASES[name], tmp_path / "run.zarr"
     whole = whole_of(name)
-    assert len(set(whole.posterior["w"].values.ravel().tolist())) == 2 * 2 * SAMPLES
+    # They differ, but for a trajectory that was rejected.
+    assert len(set(whole.posterior["w"].values.ravel().tolist())) >= 2 * (2 * SAMPLES - 1)
     warmup, thinning = (int(whole.attrs[key]) for key in ("warmup_steps", "thinning"))
     part = cut(run, warmup + 7 * thinning + thinning // 2, save_to=path)
     drawn = part.posterior.sizes["draw"]
