@@ -313,6 +313,20 @@ def test_only_the_step_itself_is_tuned() -> None:
     assert torch.equal(acceptance, of_the_step)
 
 
+def test_chains_that_are_restored_record_the_acceptance_of_the_step_as_the_others_do() -> None:
+    """Where the next trajectory is of another scale, it is the one before that counts."""
+    whole, restored = (trajectories_of(1.0, malt.SHORT) for _ in range(2))
+    whole.steps = restored.steps = (1.9,)
+    whole.advance()
+    whole.take_own_statistics(1)
+    restored.load_state_dict(whole.state_dict())
+    for chains in (whole, restored):
+        chains.advance()
+    acceptances = [chains.take_own_statistics(1)[0] for chains in (whole, restored)]
+    assert torch.equal(*acceptances)
+    assert bool((acceptances[0] < 1).any())
+
+
 def trajectories_of(*scales: float) -> Trajectories:
     def normal() -> None:
         pyro.sample("w", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))

@@ -150,13 +150,13 @@ def of_trajectories(
     assert plan.until is not None
     most, so_far = plan.until.max_steps, chains.num_gradients
     effective = plan.until.ess * target.num_groups / plan.num_chains
-    needed = so_far + (still + effective) * chains.mean_num_steps
+    each = chains.mean_num_steps
+    needed = so_far + (still + effective) * each
     local = target.least_curvature is not None  # whose γ may be raised, and not its max_steps
     ways = ("raise localization",) if local else _more_steps(needed)
     if needed <= most:
         count = still + plan.length.num_samples
         return Prospect(count, "trajectories", ways=ways if local else ())
-    each = chains.mean_num_steps
     left = max(0, most - so_far) / each
     name = "" if local else "max_steps="
     shortfall = (

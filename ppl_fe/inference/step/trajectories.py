@@ -364,6 +364,7 @@ class Trajectories:
             **{f"stream/{name}": value for name, value in self.stream.state().items()},
             "uniform": self._uniform.get_state(),
             "ended": self._ended,
+            "acceptance": self.acceptance,
             **{f"thermometer/{k}": value for k, value in self._thermometer._asdict().items()},
             "steps": torch.tensor(self.steps, dtype=torch.float64),
             "gradients": torch.tensor(self.num_gradients),
@@ -380,7 +381,7 @@ class Trajectories:
         own = [state[f"factor/{k}"].clone() for k in range(len(leaves))]
         self.factor = pytree.tree_unflatten(own, structure)
         self._uniform.set_state(state["uniform"])
-        self._ended = state["ended"].clone()
+        self._ended, self.acceptance = state["ended"].clone(), state["acceptance"].clone()
         self._thermometer = part("thermometer", Thermometer)
         self.steps = tuple(state["steps"].tolist())
         self.num_gradients = int(state["gradients"])
