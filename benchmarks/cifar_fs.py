@@ -26,7 +26,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from cifar.agreement import paired_errors
-from cifar.data import Images, random_images, read_images
+from cifar.data import Images, asked_images
 from cifar.experiment import OUTCOMES, run_configuration
 from cifar.report import describe
 from cifar.settings import FULL, SMALL, Settings, smoke
@@ -116,12 +116,9 @@ def main(argv: list[str]) -> int:
     settings = FULL if options.full else SMALL
     if options.smoke:
         settings = smoke(settings)
-        images = random_images(settings.split, options.seed)
-    elif not (options.data / "train64.npz").exists():
-        print(f"skipped: no CIFAR-FS under {options.data}; give its folder as --data")
+    images = asked_images(options.data, settings.split, options.seed, random=options.smoke)
+    if images is None:
         return 0
-    else:
-        images = read_images(options.data, settings.split, options.seed)
     folder = options.work or Path(tempfile.mkdtemp(prefix="cifar_fs_"))
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{len(settings.configurations)} configurations; rows as they come: {folder}")

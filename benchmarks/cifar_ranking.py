@@ -17,7 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -26,10 +26,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from cifar.data import Images, random_images, read_images
+from cifar.data import Images, asked_images
 from cifar.pretraining import Pretrained, pretrain
 from cifar.settings import SMALL, Settings, smoke
 from printed import add_output, met_or_missed, say, show, torch_and_load
+from processor_time import processor_seconds
 
 import ppl_fe as fe
 from ppl_fe.inference.step import compile as compiling
@@ -44,11 +45,6 @@ SHORT = {"num_chains": 1, "step_size": 4e-4, "warmup_steps": 60, "num_samples": 
 AT_ONCE = 8  # networks a call: the activations of all of them on all the data are out of any cache
 
 
-def processor() -> float:
-    """Seconds of this process and of those that it has waited for, as a C++ compiler."""
-    return sum(os.times()[:4])
-
-
 class Compiling:
     """Processor seconds that went into compiling since `clear`."""
 
@@ -60,11 +56,11 @@ class Compiling:
         inner = compiling.compile_graph
 
         def compile_graph(*args: Any, **options: Any) -> Any:
-            began = processor()
+            began = processor_seconds()
             try:
                 return inner(*args, **options)
             finally:
-                cls.seconds += processor() - began
+                cls.seconds += processor_seconds() - began
 
         cls.seconds, compiling.compile_graph = 0.0, compile_graph
         try:
@@ -88,13 +84,13 @@ def pretrained(settings: Settings, images: Images, seed: int, folder: Path) -> p
     for configuration in settings.configurations:
 
         def train(configuration: Any = configuration) -> tuple[Pretrained, float]:
-            began = processor()
+            began = processor_seconds()
             made = pretrain(
                 build, network, images.training, configuration, settings.num_seeds,
                 target_loss=settings.target_loss, max_epochs=settings.max_epochs, seed=seed,
             )  # fmt: skip
             epochs = made.epochs.nan_to_num(settings.max_epochs).sum().item()
-            return made, (processor() - began) / epochs
+            return made, (processor_seconds() - began) / epochs
 
         made, epoch = kept(folder / f"{configuration}.pt".replace(" ", "_"), train)
         rows += [
@@ -110,57 +106,64 @@ def ranked(group: pd.DataFrame, settings: Settings, images: Images, **options: A
     """The ranking of some networks, with the seconds of each: processor's, wall's, compiling's."""
     network = FlatNetwork(settings.build(images.num_classes))
     states = {str(name): network.unflatten(vector) for name, vector in group["vector"].items()}
-    wall, began = time.perf_counter(), processor()
+    wall, began = time.perf_counter(), processor_seconds()
     with Compiling.timed():
         found = fe.rank_checkpoints(
             states, network.module, images.training, localization=settings.wide.localization,
             progress_bar=False, **options,
         )  # fmt: skip
     table = found[["wbic", "wbic_mcse", "r_hat", "ess", "passes", "error"]].copy()
-    table["seconds"] = (processor() - began) / len(states)
+    table["seconds"] = (processor_seconds() - began) / len(states)
     table["wall"] = (time.perf_counter() - wall) / len(states)
     table["compiling"] = Compiling.seconds / len(states)
     return pd.DataFrame(table)
 
 
-def long_way(
-    networks: pd.DataFrame, settings: Settings, images: Images, seed: int, folder: Path
+def estimates(
+    groups: Mapping[str, pd.DataFrame],
+    settings: Settings,
+    images: Images,
+    folder: Path,
+    **options: Any,
 ) -> pd.DataFrame:
-    """The estimates of `cifar_fs.py`, a configuration at a time; those in the folder are read."""
-    chains, parts = settings.wide, []
-    for name, group in networks.groupby("configuration", sort=False):
-        rank = partial(
-            ranked, group, settings, images, num_chains=chains.num_chains,
-            num_samples=chains.num_samples, thinning=chains.thinning,
-            warmup_steps=chains.warmup_steps, batch_size=chains.batch_size, seed=seed,
-        )  # fmt: skip
-        parts.append(kept(folder / f"{name}_long.pt".replace(" ", "_"), rank))
+    """The estimates of groups of networks, a call each; those that are in the folder are read."""
+    parts = []
+    for name, group in groups.items():
+        rank = partial(ranked, group, settings, images, **options)
+        parts.append(kept(folder / f"{name}.pt".replace(" ", "_"), rank))
         say(f"{name}: {parts[-1]['seconds'].iloc[0]:.1f} s a network")
     whole: pd.DataFrame = pd.concat(parts)
     return whole
 
 
+def long_way(
+    networks: pd.DataFrame, settings: Settings, images: Images, seed: int, folder: Path
+) -> pd.DataFrame:
+    """The estimates of `cifar_fs.py`, a configuration at a time."""
+    chains, by_configuration = settings.wide, networks.groupby("configuration", sort=False)
+    return estimates(
+        {f"{name}_long": group for name, group in by_configuration},
+        settings, images, folder, num_chains=chains.num_chains, num_samples=chains.num_samples,
+        thinning=chains.thinning, warmup_steps=chains.warmup_steps, batch_size=chains.batch_size,
+        seed=seed,
+    )  # fmt: skip
+
+
 def short_way(
     networks: pd.DataFrame, settings: Settings, images: Images, seed: int, folder: Path
 ) -> pd.DataFrame:
-    """The estimates of the short way, a few networks at a time; those in the folder are read."""
-    parts = []
-    for first in range(0, len(networks), AT_ONCE):
-        group = networks[first : first + AT_ONCE]
-        rank = partial(ranked, group, settings, images, batch_size=None, seed=seed, **SHORT)
-        parts.append(kept(folder / f"short_{first}.pt", rank))
-        say(f"networks from {first} on: {parts[-1]['seconds'].iloc[0]:.1f} s each")
-    whole: pd.DataFrame = pd.concat(parts)
-    return whole
+    """The estimates of the short way, a few networks at a time."""
+    starts = range(0, len(networks), AT_ONCE)
+    groups = {f"short_{first}": networks[first : first + AT_ONCE] for first in starts}
+    return estimates(groups, settings, images, folder, batch_size=None, seed=seed, **SHORT)
 
 
 def default_way(
     networks: pd.DataFrame, settings: Settings, images: Images, number: int, folder: Path
 ) -> pd.DataFrame:
-    """So many networks by the call without any setting of the sampler; read if in the folder."""
+    """So many networks by the call without any setting of the sampler."""
     few = networks.groupby("configuration", sort=False).head(1).head(number)
-    found: pd.DataFrame = kept(folder / "defaults.pt", partial(ranked, few, settings, images))
-    return found
+    return estimates({"defaults": few}, settings, images, folder)
 
 
 def listed(long: pd.DataFrame, short: pd.DataFrame) -> str:
@@ -221,13 +224,9 @@ def main(argv: list[str]) -> int:
     given = parser.parse_args(argv)
     settings = smoke(SMALL) if given.smoke else SMALL
     settings = replace(settings, configurations=settings.configurations[: given.configurations])
-    if given.smoke:
-        images = random_images(settings.split, given.seed)
-    elif not (given.data / "train64.npz").exists():
-        print(f"skipped: no CIFAR-FS under {given.data}; give its folder as --data")
+    images = asked_images(given.data, settings.split, given.seed, random=given.smoke)
+    if images is None:
         return 0
-    else:
-        images = read_images(given.data, settings.split, given.seed)
     load = os.getloadavg()[0]
     folder = given.work or Path(tempfile.mkdtemp(prefix="cifar_ranking_"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,16 @@ class Images:
         )
 
 
+def asked_images(folder: Path, split: Split, seed: int, *, random: bool) -> Images | None:
+    """Read the images of the folder, or make random ones; where it has none say so: None."""
+    if random:
+        return random_images(split, seed)
+    if not (folder / "train64.npz").exists():
+        print(f"skipped: no CIFAR-FS under {folder}; give its folder as --data")
+        return None
+    return read_images(folder, split, seed)
+
+
 def read_images(folder: Path, split: Split, seed: int) -> Images:
     """Decode, choose classes and images by the seed, standardise.
 
