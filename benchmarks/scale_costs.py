@@ -102,7 +102,7 @@ def bytes_moved(sampler: str, num_parameters: int = 10_000) -> dict[str, int]:
     read and written once, the anchor read once, and the noise never in memory.
     """
     chains = chains_of(sampler, (num_parameters, 1), "traced")
-    graph, leaves = cast(GraphModule, chains._step), chains._leaves
+    graph, leaves = cast(GraphModule, chains._built.run), chains._leaves
     inputs = [node for node in graph.graph.nodes if node.op == "placeholder"]
     copied = [n.args[0] for n in graph.graph.nodes if n.target is torch.ops.aten.copy_.default]
     pairs = list(zip(inputs, leaves, strict=True))

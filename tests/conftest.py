@@ -14,6 +14,7 @@ import pytest
 from ppl_fe.files import state_file
 from ppl_fe.inference.record import recorder
 from ppl_fe.inference.run import warm_up
+from ppl_fe.inference.step import compile
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,14 @@ def _commits_whenever_they_may_be_and_no_wait_for_the_disk() -> Iterator[None]:
         for module in (recorder, warm_up):
             patch.setattr(module, "FLUSH_SECONDS", inf)
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _compiled_code_checks_what_it_is_given() -> Iterator[None]:
+    """Without that a tensor of other strides than those it was compiled for is read as garbage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(compile.OPTIONS, "size_asserts", True)
         yield
 
 

@@ -151,7 +151,7 @@ def fine_tune(
                     x, y = shown[rows, batches[index, some]], labels[rows, batches[index, some]]
                 if advance is None:
                     calls = num_steps * len(vectors)
-                    advance, _ = build(step, [*weights, x, y], "auto", calls)
+                    advance = build(step, [*weights, x, y], "auto", calls).run
                 weights = list(advance(*weights, x, y))
             with torch.no_grad():
                 tuned = dict(zip(names, weights, strict=True))

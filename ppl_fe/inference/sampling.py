@@ -114,9 +114,9 @@ def sample(
             the name of the plate that it belongs to, and others are called `{site}_dim_0` and so
             on. Arguments that are kept in `constant_data` go by the program's parameters.
         progress_bar: show steps, loss, step size and the loss's split R-hat. Default True.
-        compile: "auto" (default) compiles the step when the run is long enough; "compiled",
-            "traced" and "eager" force one way. Without a C++ compiler "compiled" means "traced",
-            with one warning.
+        compile: "auto" (default) compiles the step when the run is long enough, or on its way when
+            it turns out to be; "compiled", "traced" and "eager" force one way. Without a C++
+            compiler "compiled" means "traced", with one warning.
         **kwargs: the program's keyword arguments.
 
     Returns:

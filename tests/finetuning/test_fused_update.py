@@ -41,7 +41,7 @@ def test_a_step_is_that_of_the_sampler(dtype: torch.dtype, mode: CompileMode) ->
         ScalePosterior(alpha=0.01, beta=100.0, dtype=wide),
         DATA_SIZE,
         offsets,
-        lambda function, example: build(function, example, mode, 1000, fused=True)[0],
+        lambda function, example: build(function, example, mode, 1000, fused=True).run,
     )
     for step_size in (STEP_SIZE, 2 * STEP_SIZE):  # the second takes the same functions
         variance = update.prepare(step_size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
+from cases.stored_runs import stopping_after
 from torch import Tensor
 
 import ppl_fe as fe
+from ppl_fe.inference import adjusted
 from ppl_fe.inference.step import compile as compiling
 from ppl_fe.inference.step.compile import build
 
@@ -92,7 +96,7 @@ def test_a_product_and_a_sum_are_rounded_once_if_asked() -> None:
     # The last digit of (1 + 2⁻¹²)² is lost by float32 when it is rounded by itself.
     example = torch.full((64,), 1 + 2.0**-12), torch.full((64,), 1 + 2.0**-11)
     for fused, expected in ((False, 0.0), (True, 2.0**-24)):
-        run, _ = compiling.build(product_and_sum, example, "compiled", 1, fused=fused)
+        run = compiling.build(product_and_sum, example, "compiled", 1, fused=fused).run
         assert set(run(*example)[0].tolist()) == {expected}
 
 
@@ -135,7 +139,7 @@ def test_a_compiler_that_lacks_an_instruction_is_asked_for_fewer(
 
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
     monkeypatch.setattr(compiling, "_by_inductor", by_inductor)
-    assert compiling.build(cube, (torch.eye(2),), "compiled", 1)[1] == "compiled"
+    assert compiling.build(cube, (torch.eye(2),), "compiled", 1).mode == "compiled"
     assert asked == [True, None]
 
 
@@ -153,9 +157,9 @@ def test_what_was_compiled_is_kept_whole_and_the_processor_is_believed(
     monkeypatch.setattr(VecISA, "check_build", probe)
     valid_vec_isa_list.cache_clear()
     example = (torch.eye(3) + 0.25,)
-    first, _ = compiling.build(cube, example, "compiled", 1)
+    first = compiling.build(cube, example, "compiled", 1).run
     hits = counters["inductor"]["fxgraph_cache_hit"]
-    again, _ = compiling.build(cube, example, "compiled", 1)
+    again = compiling.build(cube, example, "compiled", 1).run
     assert counters["inductor"]["fxgraph_cache_hit"] == hits + 1
     assert torch.equal(first(*example)[0], again(*example)[0])
 
@@ -172,13 +176,76 @@ def test_auto_compiles_when_the_run_is_long_enough(monkeypatch: pytest.MonkeyPat
     assert compiling.predicted_seconds(graph, example, 1000) == pytest.approx(1000 * seconds)
     enough = int(compiling.WORTH_COMPILING_SECONDS / seconds)
 
-    def pretend(graph: Callable[..., Any], example: Any, **_: Any) -> Callable[..., Any]:
-        return lambda *arguments: graph(*arguments)
-
     monkeypatch.setattr(compiling, "compile_graph", pretend)
     for _ in range(3):  # counted, not timed
-        assert compiling.build(cube, example, "auto", int(0.99 * enough))[1] == "traced"
-        assert compiling.build(cube, example, "auto", int(1.01 * enough) + 1)[1] == "compiled"
+        assert compiling.build(cube, example, "auto", int(0.99 * enough)).mode == "traced"
+        assert compiling.build(cube, example, "auto", int(1.01 * enough) + 1).mode == "compiled"
+
+
+def pretend(graph: Callable[..., Any], example: Any, **_: Any) -> Callable[..., Any]:
+    """Stand for the compiler, whose code computes what the graph does."""
+    return lambda *arguments: graph(*arguments)
+
+
+def regression(x: Tensor, offset: Tensor, y: Tensor) -> None:
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(x @ slope + offset.sum(-1), 0.5), obs=y)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.parametrize("kernel", [fe.MALT, pytest.param(fe.BAOAB, marks=pytest.mark.slow)])
+def test_data_may_have_any_strides(kernel: Any) -> None:
+    """Every second column, columns of rows, and one number repeated, as slices of frames are."""
+    generator = torch.Generator().manual_seed(2)
+    x, y = (torch.randn(20, 6, generator=generator)[:, ::2] for _ in range(2))
+    offset = torch.randn(20, 1, generator=generator).expand(20, 3)
+
+    def drawn(mode: Any) -> xr.DataTree:
+        # So that the metric, too, is one that was learnt.
+        return fe.sample(
+            kernel(regression), x, offset, y[:, 0], num_samples=30, compile=mode, progress_bar=False
+        )
+
+    traced, compiled = drawn("traced"), drawn("compiled")
+    assert compiled.attrs["compile"] == "compiled"
+    np.testing.assert_allclose(compiled.posterior["slope"], traced.posterior["slope"], atol=1e-3)
+
+
+def one_normal() -> None:
+    pyro.sample("x", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("kernel", [fe.MALT(one_normal), fe.BAOAB(one_normal)])
+def test_a_run_that_turns_out_long_is_compiled_on_the_way(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def sampled(**more: Any) -> xr.DataTree:
+        lengths: dict[str, Any] = {"num_samples": 50, "target_ess": 100.0}
+        return fe.sample(kernel, **lengths, seed=1, progress_bar=False, **more)
+
+    monkeypatch.setattr(compiling, "compile_graph", pretend)
+    monkeypatch.setattr(compiling, "predicted_seconds", lambda graph, example, calls: float(calls))
+    monkeypatch.setattr(adjusted, "EXPECTED_TRAJECTORIES", 1)
+    # Of the steps that are expected at the start and after the first looks none is so long, those
+    # after the third are: it has let every second draw go three times.
+    monkeypatch.setattr(compiling, "WORTH_COMPILING_SECONDS", 1000.0)
+    whole = sampled()
+    assert whole.attrs["compile"] == "compiled"
+    assert whole.attrs["thinning"] == 8 * (1 if isinstance(kernel, fe.MALT) else 2)
+    path = tmp_path / "run.zarr"
+    last = int(whole.attrs["warmup_steps"]) + 49 * int(whole.attrs["thinning"])
+    with stopping_after(last), pytest.warns(RuntimeWarning, match="resume=True goes on"):
+        sampled(save_to=path)
+    resumed = sampled(save_to=path, resume=True)
+    assert resumed.attrs["compile"] == "compiled"
+    monkeypatch.setattr(compiling, "WORTH_COMPILING_SECONDS", inf)
+    traced = sampled()
+    assert traced.attrs["compile"] == "traced"
+    for other in (resumed, traced):
+        xr.testing.assert_identical(
+            other.posterior.to_dataset().drop_attrs(), whole.posterior.to_dataset().drop_attrs()
+        )
 
 
 def test_data_are_inputs_of_the_graph_not_constants() -> None:

@@ -152,7 +152,7 @@ class ScaleChains:
         steps = self.plan.num_chains * self.plan.num_steps
         worth = steps * self.network.num_parameters > WORTH_COMPILING
         mode: CompileMode = "compiled" if worth else "traced"
-        return build(function, example, mode, steps, fused=True)[0]
+        return build(function, example, mode, steps, fused=True).run
 
     def restart(self, shorter: float) -> None:
         """Forget all draws, to begin again with 1/`shorter` of the step size."""

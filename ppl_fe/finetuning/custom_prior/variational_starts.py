@@ -125,7 +125,7 @@ def _gradient(density: Density, args: Sequence[Any], position: Tensor) -> Gradie
         return [estimate(positions, Batch((), (), tensors), None).gradient]
 
     mode: CompileMode = "traced" if density.way.traceable else "eager"
-    built, _ = build(gradient, [position, *density.tensors], mode, STEPS)
+    built = build(gradient, [position, *density.tensors], mode, STEPS).run
 
     def at(positions: Tensor) -> Tensor:
         with torch.no_grad():

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from ppl_fe.inference.run.forecast import Prospect, look_ahead
 from ppl_fe.inference.run.identity import refuse_other_run
 from ppl_fe.inference.run.interrupts import Interrupts
 from ppl_fe.inference.run.progress import Watch
-from ppl_fe.inference.run.until import Until
+from ppl_fe.inference.run.until import LEGS_TO_COME, Until
 from ppl_fe.inference.run.warm_up import CHECK_EVERY, Events, WarmUp
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.chains import Chains
@@ -245,6 +246,8 @@ class Sampling:
     def _restore(self) -> None:
         """Restore chains, recorder and progress from the store, and the warm-up's report."""
         stopped, draws = told_by_first(self._recall)
+        if stopped.facts.get("compile") == "compiled":
+            self._expect(inf)  # that run had found on its way that it paid
         parts = in_parts(stopped.state)
         self.chains.load_state_dict(parts["run"])
         self.recorder.restore(draws, parts["moments"])
@@ -257,6 +260,8 @@ class Sampling:
         assert self.store is not None
         stopped = self.store.recall()
         asked = {**self.store.facts, **self.found}
+        if self.plan.compile == "auto" and stopped.facts.get("compile") == "compiled":
+            asked["compile"] = "compiled"  # which it will be
         refuse_other_run(self.store.path, asked, stopped.facts)
         return stopped, self.store.draws(stopped)
 
@@ -300,13 +305,20 @@ class Sampling:
             return True
         self.recorder.halve()
         self.thinning *= 2
-        self._expect_draws()
+        self._expect_draws(LEGS_TO_COME)
         self.remember()  # the draws in the store are others now
         return False
 
-    def _expect_draws(self) -> None:
+    def _expect_draws(self, legs: int = 1) -> None:
+        """Expect the draws that are missing, and so many times their steps in all."""
         missing = self.plan.length.num_samples - self.recorder.num_draws
         self.watch.expect(missing * self.thinning)
+        self._expect(legs * missing * self.thinning)
+
+    def _expect(self, num_steps: float) -> None:
+        """Compile the step if it pays by now: counted, so that equal runs do so together."""
+        self.chains.expect(num_steps)
+        self.found["compile"] = self.chains.compile_mode
 
     def _reached(self) -> dict[str, Any]:
         """Give what a run until its targets came to: its lengths, the worst scalars, and why."""

@@ -17,6 +17,9 @@ from ppl_fe.inference.targets import Targets
 from ppl_fe.ranks import told_by_first
 
 MOST_DOUBLINGS, OF_A_LOSS = 3, 2  # for the sake of a standard deviation, or λ̂, not known yet
+# How much longer than until its next look a run is expected to go on after one that was not enough,
+# if each look ends half of the runs: the next leg, half of one twice as long, and so on.
+LEGS_TO_COME = MOST_DOUBLINGS
 MOST_NAMED = 500  # values of a site that are judged one by one
 AXES: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
 TAILS = (0.05, 0.95)

@@ -8,7 +8,8 @@ compile.py        that function as a graph, compiled or not
 graph_passes.py   rewrites of the graph, for speed
 random_stream.py  noise, index sets, minibatches
 chains.py         the state of all chains and the step that moves them
-trajectories.py   the same for trajectories that are accepted or rejected
+verlet.py         the step of a trajectory as a function of tensors
+trajectories.py   the same as `chains.py` for trajectories that are accepted or rejected
 metric_factor.py  their metric, learnt from draws and gradients
 batchable.py      programs that cannot be batched over chains
 unrolled.py       programs that a Python loop makes long

@@ -82,7 +82,6 @@ class Chains:
     Attributes:
         start: (C, D), where the chains started.
         near_mode: whether that was near a mode.
-        compile_mode: what "auto" came to.
         num_evaluations: of the gradient, so far, elsewhere than in steps.
     """
 
@@ -102,11 +101,11 @@ class Chains:
             compile = "eager"
             density = density.run_as(density.way._replace(vectorized=False, traceable=False))
         self.density, self.stream, self._sampler = density, stream, sampler
-        self.start, self.near_mode = start.position.clone(), start.near_mode
+        self.start, self.near_mode = start.position.contiguous().clone(), start.near_mode
         self.blocks = merge_blocks(blocks or density.blocks)
         metric, anchor = start.metric, start.anchor
         take_from_first(self.start, *(metric or ()))
-        own = self.start if metric is None else metric.from_position(self.start)
+        own = self.start if metric is None else metric.from_position(self.start).contiguous()
         self._fixed = Fixed(
             own.clone(),
             torch.zeros_like(own),
@@ -134,13 +133,24 @@ class Chains:
         function = flat_step(self.dynamics, self.estimator, self.blocks, self._structure)
         if compile != "eager":
             warn_of_unrolled_loop(density, self.start[0])
-        self._step, self.compile_mode = build(
+        self._built = build(
             function, self._leaves, compile, num_steps, read_constants=density.way.vectorized
         )
         # Building took steps, and they were added up.
         self._leaves[self._slots.totals] = Totals.zero(own, len(self.blocks))
         self._evaluate: TensorFunction | None = None
         self.num_evaluations = 0
+
+    @property
+    def compile_mode(self) -> CompileMode:
+        """What "auto" came to, so far."""
+        return self._built.mode
+
+    def expect(self, num_steps: float) -> None:
+        """Compile the step, where so many that are still to come make that pay."""
+        totals = [total.clone() for total in self.totals]
+        self._built = self._built.for_calls(num_steps, lambda: self._leaves)
+        self._leaves[self._slots.totals] = totals  # without the steps that building took
 
     @property
     def dynamics(self) -> Dynamics:
@@ -205,6 +215,7 @@ class Chains:
 
     def _put(self, position: Tensor) -> None:
         own = position if self.metric is None else self.metric.from_position(position)
+        own = own.contiguous()  # as the step was compiled to read it
         noise, _ = self.stream.next()
         state = self.dynamics.init(own.clone(), noise.clone(), self.settings)
         self._leaves[self._slots.state] = [*state]
@@ -249,7 +260,7 @@ class Chains:
         leaves[slots.noise] = (noise,)
         if indices:
             leaves[slots.indices] = indices
-        step, given = self._step, leaves
+        step, given = self._built.run, leaves
         if stream.batches is not None:
             data = next(stream.batches)
             if self._fits(data):
@@ -312,9 +323,9 @@ class Chains:
         if self._fits(self._data):
             if self._evaluate is None:
                 mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
-                self._evaluate, _ = build(
-                    function, leaves, mode, num_calls=1, read_constants=self.density.way.vectorized
-                )
+                vectorized = self.density.way.vectorized
+                built = build(function, leaves, mode, num_calls=1, read_constants=vectorized)
+                self._evaluate = built.run
             function = self._evaluate
         with torch.no_grad():
             return Evaluation(*function(*leaves))

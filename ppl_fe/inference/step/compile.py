@@ -13,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +36,13 @@ from ppl_fe.inference.step.graph_passes import (
 TensorFunction = Callable[..., Sequence[Tensor]]
 CompileMode = Literal["auto", "compiled", "traced", "eager"]
 
-# A cold compilation of a small step takes 15 to 19 processor seconds (benchmarks/cold_start.py) and
-# makes it two to ten times faster (benchmarks/step.py): it pays when the traced graph would run
-# longer than this.
-WORTH_COMPILING_SECONDS = 20.0
+# A cold compilation of a small step costs what so many seconds of the traced graph do, as they are
+# predicted (benchmarks/worth_compiling.py: 9 to 12 for ten posteriors), and makes the step five to
+# thirty times faster: it pays when the traced graph would run longer than this.
+WORTH_COMPILING_SECONDS = 10.0
 
-# The inputs have the shapes traced by construction; checking them on every call costs 6 µs.
+# The inputs have the shapes and strides of the example; checking them on every call costs 6 µs.
+# Tests do check them, since a kernel reads whatever lies where a tensor of other strides does not.
 OPTIONS: dict[str, Any] = {"size_asserts": False}
 # a·b + c as one instruction, which Inductor forbids the C++ compiler by default. It pays where
 # arithmetic takes the time; samplers of a model mostly wait for products of matrices.
@@ -98,6 +99,7 @@ def trace(
     except RuntimeError as error:
         refuse_leaving_torch(error)
         raise
+    graph.graph.eliminate_dead_code()  # of the forward pass, what only autograd had asked for
     inline_literals(graph)
     replace_masks(graph)
     transpose_narrow_products(graph)
@@ -208,6 +210,47 @@ def predicted_seconds(graph: GraphModule, example: Sequence[Tensor], num_calls: 
     return num_calls * (4e-6 * len(graph.graph.nodes) + counter.get_total_flops() / 2e10)
 
 
+class Built(NamedTuple):
+    """A function that is ready to run.
+
+    Attributes:
+        run: the function.
+        mode: what "auto" came to.
+        undecided: the graph, where "auto" left it traced and may compile it yet; None otherwise.
+        seconds: that a call of that graph is predicted to take.
+    """
+
+    run: TensorFunction
+    mode: CompileMode
+    undecided: GraphModule | None = None
+    seconds: float = 0.0
+
+    def for_calls(self, num_calls: float, example: Callable[[], Sequence[Tensor]]) -> Built:
+        """Compile what "auto" has left traced, if so many calls that are still to come pay for it.
+
+        Args:
+            num_calls: expected.
+            example: makes inputs, as `build` takes them.
+        """
+        graph = self.undecided
+        if graph is None or num_calls * self.seconds <= WORTH_COMPILING_SECONDS:
+            return self
+        return _compiled(graph, example())
+
+
+def apart(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Copy inputs for `build`: the tracer takes two that are one tensor for one input.
+
+    A tensor whose strides a copy would lose (rows of every second column, one number repeated)
+    stays itself: compiled code reads its inputs by the strides of the example.
+    """
+    copies = [leaf.clone() for leaf in inputs]
+    return [
+        copy if copy.stride() == leaf.stride() else leaf
+        for copy, leaf in zip(copies, inputs, strict=True)
+    ]
+
+
 def build(
     function: TensorFunction,
     example: Sequence[Tensor],
@@ -216,12 +259,13 @@ def build(
     *,
     read_constants: bool = False,
     fused: bool = False,
-) -> tuple[TensorFunction, CompileMode]:
-    """Prepare a function to be run in a mode; return it, and the mode that "auto" came to.
+) -> Built:
+    """Prepare a function to be run in a mode.
 
     Args:
         function: of tensors.
-        example: inputs.
+        example: inputs; those of every call have their shapes, and where it is compiled their
+            strides.
         mode: "eager", "traced", "compiled", or "auto": compiled where that pays.
         num_calls: expected, for "auto".
         read_constants: as in `trace`. Default False.
@@ -233,12 +277,16 @@ def build(
     if mode not in COMPILE_MODES:
         raise ValueError(f"compile must be one of {COMPILE_MODES}, got {mode!r}")
     if mode == "eager":
-        return function, "eager"
+        return Built(function, "eager")
     graph = trace(function, example, read_constants=read_constants)
-    if mode == "auto":
-        worth = predicted_seconds(graph, example, num_calls) > WORTH_COMPILING_SECONDS
-        mode = "compiled" if worth else "traced"
     if mode == "compiled":
-        compiled = compile_graph(graph, example, fused=fused)
-        return compiled, "traced" if compiled is graph else "compiled"
-    return graph, "traced"
+        return _compiled(graph, example, fused=fused)
+    if mode == "traced":
+        return Built(graph, "traced")
+    built = Built(graph, "traced", graph, predicted_seconds(graph, example, 1))
+    return built.for_calls(num_calls, lambda: example)
+
+
+def _compiled(graph: GraphModule, example: Sequence[Tensor], *, fused: bool = False) -> Built:
+    run = compile_graph(graph, example, fused=fused)
+    return Built(run, "traced" if run is graph else "compiled")

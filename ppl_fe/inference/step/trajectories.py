@@ -12,46 +12,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import malt
-from ppl_fe.inference.program.density import Blocks, Density, Tensors, merge_blocks
-from ppl_fe.inference.step.compile import CompileMode, build
-from ppl_fe.inference.step.gradients import Batch, Estimator, full_data
+from ppl_fe.inference.program.density import Blocks, Density, merge_blocks
+from ppl_fe.inference.step.compile import CompileMode, apart, build
+from ppl_fe.inference.step.gradients import Estimator, full_data
 from ppl_fe.inference.step.metric_factor import Metric, group_of, grouped, identity_factor
 from ppl_fe.inference.step.random_stream import RandomStream
 from ppl_fe.inference.step.step_function import Statistics, Totals
 from ppl_fe.inference.step.temperature import block_virials
 from ppl_fe.inference.step.unrolled import warn_of_unrolled_loop
+from ppl_fe.inference.step.verlet import Inputs, verlet
 
 MOST_STEPS = 256  # of a trajectory, however small the step
-
-
-class Inputs(NamedTuple):
-    """All that a step of a trajectory reads.
-
-    state: where the chains stand. noise (C, D): standard normal. step_size, decay (C, 1): h, and
-    exp(−f h) or 0 where the velocity is drawn afresh. factor: of the metric. chain_values, tensors:
-    of the program.
-    """
-
-    state: malt.State
-    noise: Tensor
-    step_size: Tensor
-    decay: Tensor
-    factor: Metric
-    chain_values: Tensors
-    tensors: Tensors
-
-
-def verlet(estimator: Estimator, given: Inputs) -> malt.State:
-    """Take one step of a trajectory, O B A B: one gradient (`dynamics/malt.py`)."""
-    state, h, factor = given.state, given.step_size, given.factor
-    velocity = malt.refreshed(state.velocity, given.noise, given.decay)
-    before = malt.energy(velocity, state.log_density)
-    velocity = velocity + 0.5 * h * factor.transpose(state.gradient)
-    position = state.position + h * factor.forward(velocity)
-    at = estimator(position, Batch((), given.chain_values, given.tensors), None)
-    velocity = velocity + 0.5 * h * factor.transpose(at.gradient)
-    error = state.energy_error + malt.energy(velocity, at.log_density) - before
-    return malt.State(position, velocity, *at, error)
 
 
 class Path(NamedTuple):
@@ -106,12 +77,10 @@ class Trajectories:
 
     Attributes:
         state: at accepted positions.
-        factor: of the metric, of all chains or of each group.
         num_gradients: so far.
         acceptance: (C,), the chance with which the last trajectory of scale 1 was accepted.
         steps: h of each group, at scale 1.
         path: friction, length and scales of trajectories.
-        compile_mode: what "auto" came to.
     """
 
     def __init__(
@@ -131,7 +100,7 @@ class Trajectories:
         self.blocks = merge_blocks(blocks or density.blocks)
         self.stream = RandomStream(density, len(position), seed)
         self._uniform = torch.Generator(density.device).manual_seed(seed + 2**30)
-        self.factor: Metric = grouped([identity_factor(position)] * num_groups)
+        self.factor = grouped([identity_factor(position)] * num_groups)
         self.steps: tuple[float, ...] = (0.1,) * num_groups
         zeros = [torch.zeros_like(position[:, 0]) for _ in range(3)]
         self.state = malt.State(
@@ -147,19 +116,42 @@ class Trajectories:
     def _build(self, estimator: Estimator, compile: CompileMode, num_calls: int) -> None:
         if compile != "eager":
             warn_of_unrolled_loop(self.density, self.state.position[0])
-        # Copies: of two inputs that are one tensor the tracer sees only one.
-        still = torch.zeros_like(self.state.position[:, :1])
-        leaves, structure = pytree.tree_flatten(
-            self._inputs(self.state, self.state.velocity, still, still)
-        )
-        leaves = [leaf.clone() for leaf in leaves]
+        structure = pytree.tree_structure(self._inputs_at_rest())
 
         def function(*leaves: Tensor) -> list[Tensor]:
             return [*verlet(estimator, pytree.tree_unflatten(list(leaves), structure))]
 
-        self._step, self.compile_mode = build(
-            function, leaves, compile, num_calls, read_constants=self.density.way.vectorized
+        vectorized = self.density.way.vectorized
+        self._built = build(
+            function, self._example(), compile, num_calls, read_constants=vectorized
         )
+
+    @property
+    def factor(self) -> Metric:
+        """Of the metric, of all chains or of each group."""
+        return self._factor
+
+    @factor.setter
+    def factor(self, factor: Metric) -> None:
+        # As the step was compiled to read it: decompositions leave columns one after the other.
+        self._factor: Metric = pytree.tree_map(Tensor.contiguous, factor)
+
+    @property
+    def compile_mode(self) -> CompileMode:
+        """What "auto" came to, so far."""
+        return self._built.mode
+
+    def expect(self, num_trajectories: float) -> None:
+        """Compile the step, where so many trajectories that are still to come make that pay."""
+        num_calls = num_trajectories * self.mean_num_steps
+        self._built = self._built.for_calls(num_calls, self._example)
+
+    def _inputs_at_rest(self) -> Inputs:
+        still = torch.zeros_like(self.state.position[:, :1])
+        return self._inputs(self.state, self.state.velocity, still, still)
+
+    def _example(self) -> list[Tensor]:
+        return apart(pytree.tree_leaves(self._inputs_at_rest()))
 
     def _inputs(self, state: malt.State, noise: Tensor, h: Tensor, decay: Tensor) -> Inputs:
         return Inputs(
@@ -236,6 +228,7 @@ class Trajectories:
 
     def evaluate(self, position: Tensor) -> malt.State:
         """Evaluate positions (C, D): the state of chains at rest there."""
+        position = position.contiguous()  # as in `factor`
         rest = self.state._replace(position=position, velocity=torch.zeros_like(position))
         still = torch.zeros_like(position[:, :1])
         at = self._move(rest, rest.velocity, still, still)
@@ -312,7 +305,7 @@ class Trajectories:
         self.num_gradients += 1
         with torch.no_grad():
             return malt.State(
-                *self._step(*pytree.tree_leaves(self._inputs(state, noise, h, decay)))
+                *self._built.run(*pytree.tree_leaves(self._inputs(state, noise, h, decay)))
             )
 
     def _add_up(self, state: malt.State) -> None:
