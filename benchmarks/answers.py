@@ -27,6 +27,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -324,18 +325,21 @@ def in_a_process(way: str, name: str, python: str, most: float) -> dict[str, Any
         if most < math.inf:
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(most + IMPORTS),) * 2)
 
-    done = subprocess.run(
-        [sys.executable if way == "ppl-fe" else python, __file__, "--cell", way, name],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-        },
-        check=False,
-        preexec_fn=limited,
-    )
+    with tempfile.TemporaryDirectory() as compiled:  # nothing is there from another time
+        done = subprocess.run(
+            [sys.executable if way == "ppl-fe" else python, __file__, "--cell", way, name],
+            capture_output=True,
+            text=True,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+                "TORCHINDUCTOR_CACHE_DIR": compiled,
+                "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            },
+            check=False,
+            preexec_fn=limited,
+        )
     stopped = -done.returncode in (signal.SIGXCPU, signal.SIGKILL) and most < math.inf
     if done.returncode and not stopped:
         print(f"{way} on {name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
