@@ -4,7 +4,8 @@
     python benchmarks/answers.py --tall 100000 [--python PYTHON] [--output results/tall.txt]
 
 The ten posteriors of posteriordb, each as one call at its library's defaults: `fe.sample(model)`,
-and NumPyro's and Pyro's NUTS with 4 chains of 1000 draws after 1000 of warm-up (doubled until the
+NumPyro's and Pyro's NUTS with 4 chains of 1000 draws after 1000 of warm-up, and blackjax's adjusted
+microcanonical sampler with 4 of 2000 trajectories (`blackjax_answers.py`; all doubled until the
 ESS is there, the last run counts). Every cell is a process of its own; its first call is "cold"
 (tracing and compiling included, imports not), a second with another seed "warm". Processor seconds
 count both cores. A peer that has not ended at fifteen times our processor seconds is stopped: they
@@ -40,7 +41,7 @@ from processor_time import processor_seconds
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-WAYS = ("ppl-fe", "NumPyro NUTS", "Pyro NUTS")
+WAYS = ("ppl-fe", "NumPyro NUTS", "blackjax MCLMC", "Pyro NUTS")
 TALL_WAYS = ("ppl-fe", "NumPyro HMCECS", "NumPyro NUTS")
 ESS = 400.0
 # Times ours, and seconds, after which a peer is stopped.
@@ -118,6 +119,18 @@ def by_pyro(name: str) -> Callable[[int], Draws]:
     return lambda seed: enough(lambda factor: once(seed, factor))
 
 
+def by_blackjax(name: str) -> Callable[[int], Draws]:
+    import jax
+    from posteriordb.programs import POSTERIORS
+    from posteriordb.reference import load
+
+    jax.config.update("jax_enable_x64", True)
+    programs = importlib.import_module("numpyro_programs")
+    arguments = [np.asarray(v) for v in POSTERIORS[name].arguments(load(name).data)]
+    once = importlib.import_module("blackjax_answers").sampler(programs.PROGRAMS[name], arguments)
+    return lambda seed: enough(lambda factor: once(seed, factor))
+
+
 def enough(run: Callable[[int], Draws]) -> Draws:
     """Run longer until the ESS is there; the clock of the last run is what counts."""
     factor = 1
@@ -140,7 +153,12 @@ class Clock:
 
 
 CLOCK = Clock()
-MAKERS = {"ppl-fe": by_ppl_fe, "NumPyro NUTS": by_numpyro, "Pyro NUTS": by_pyro}
+MAKERS = {
+    "ppl-fe": by_ppl_fe,
+    "NumPyro NUTS": by_numpyro,
+    "blackjax MCLMC": by_blackjax,
+    "Pyro NUTS": by_pyro,
+}
 
 
 def worst_ess(draws: Draws) -> float:
@@ -261,7 +279,7 @@ def table(cells: list[dict[str, Any]], load: float) -> str:
         lines.append(text)
     lines += ["", "ppl-fe's processor seconds over a peer's, geometric mean and largest"]
     found = {(one["way"], one["name"]): one for one in cells}
-    for way, aim in (("NumPyro NUTS", 1.0), ("Pyro NUTS", 0.1)):
+    for way, aim in (("NumPyro NUTS", 1.0), ("blackjax MCLMC", 1.0), ("Pyro NUTS", 0.1)):
         for state in ("cold", "warm"):
             ratios = [
                 found["ppl-fe", name][f"{state} processor"] / peer[f"{state} processor"]

@@ -99,7 +99,7 @@ def as_part(gradient: Tensor) -> Part:
         (tensor([1]), tensor([0., 0., 1., 2.]))
     """
     if not gradient.is_sparse:
-        return gradient.reshape(-1)
+        return gradient.reshape(-1).contiguous()  # one number repeated, as of a sum, is spread out
     if (gradient.sparse_dim(), gradient.dense_dim()) != (1, 1):
         return gradient.to_dense().reshape(-1)
     summed = gradient.coalesce()

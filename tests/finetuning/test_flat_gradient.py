@@ -176,3 +176,14 @@ def test_blocks_without_rows_in_use_are_left_out(monkeypatch: pytest.MonkeyPatch
     added = torch.zeros(14)
     parts.add_to(added, 2.0)
     assert added.tolist() == [0, 0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 0, 6, 8]
+
+
+def test_the_gradient_of_a_sum_lies_in_memory_like_any_other() -> None:
+    """Autograd gives one number, repeated; compiled code reads what lies behind it."""
+    weight = torch.ones(3, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(weight.sum(), weight)
+    assert gradient.stride() == (0, 0)
+    part = as_part(gradient)
+    assert isinstance(part, torch.Tensor)
+    assert part.is_contiguous()
+    assert part.tolist() == [1.0] * 6
