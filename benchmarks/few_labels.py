@@ -7,9 +7,10 @@ learning rates, three pairs of batch size and momentum, two seeds. An episode sh
 each of the digits 5-9. Every criterion of `fe.choose_checkpoint` is held against the accuracy after
 few-shot fine-tuning in 100 other episodes, by Pearson's r over the 24 (signs such that +1 is a
 criterion that tells) and by the regret: the best network's accuracy less that of the one chosen.
-`free_energy` is at the γ that four networks choose; `--fixed` takes others, and `--head` another
-precision of the head's prior than 1. Of the γ that were given the table also shows, episode by
-episode, the one of the largest evidence, and the one that the rule of "auto" takes among them.
+`free_energy` is at the γ and the precision of the head's prior that four networks choose; `--fixed`
+takes other γ at a precision of 1 or of `--head`, `--samples` chains of another length than 2000. Of
+the γ that were given the table also shows, episode by episode, the one of the largest evidence, and
+the one that the rule of "auto" takes among them.
 Parts of episodes are kept one a line, and what the file has is not run again. Seconds are of one
 processor, for all 24; passes are over the 25 images, for one of them.
 """
@@ -76,12 +77,15 @@ PARTS = {
 }
 
 
-def called(part: str, localization: float | None, head_precision: float) -> str:
+def called(
+    part: str, localization: float | None, head_precision: float | None, num_samples: int | None
+) -> str:
     """Name a part of an episode by what it is computed at, None for what is chosen or not used."""
     if part != "sampled":
         return part
     given = [] if localization is None else [f"{localization:g}"]
-    given += [] if head_precision == 1 else [f"head {head_precision:g}"]
+    given += [] if head_precision is None else [f"head {head_precision:g}"]
+    given += [] if num_samples is None else [f"{num_samples} samples"]
     return f"{part} at {', '.join(given)}" if given else part
 
 
@@ -89,23 +93,24 @@ def run(
     number: int,
     part: str,
     localization: float | None,
-    head_precision: float,
+    head_precision: float | None,
     length: dict[str, Any],
 ) -> Record:
     """Compute some criteria of all networks in an episode."""
     criteria = PARTS[part]
     gamma: Any = localization or "auto"
+    precision: Any = head_precision or ("auto" if localization is None else 1.0)
     if part != "sampled":  # of fine-tunes
-        gamma, head_precision = 100.0, 1.0
+        gamma, precision = 100.0, 1.0
     started = time.process_time()
     table = fe.choose_checkpoint(
         networks(), digits_network(), episode(number), head=HEAD, by=criteria[0],
-        criteria=criteria, localization=gamma, head_precision=head_precision,
+        criteria=criteria, localization=gamma, head_precision=precision,
         seed=number, progress_bar=False, **length,
     ).loc[list(networks())]  # fmt: skip
     record: Record = {
         "episode": number,
-        "part": called(part, localization, head_precision),
+        "part": called(part, localization, head_precision, length.get("num_samples")),
         "seconds": round(time.process_time() - started, 2),
         "passes": table.attrs["passes"],
         "columns": {
@@ -115,8 +120,8 @@ def run(
         },
     }
     if part == "sampled":
-        record["localization"] = round(table.attrs["localization"], 4)
-        record["neighbourhoods"] = table.attrs.get("neighbourhoods")
+        names = ("localization", "head_precision", "neighbourhoods", "reliability")
+        record |= {name: table.attrs.get(name) for name in names}
     return record
 
 
@@ -198,12 +203,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--episodes", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--fixed", nargs="+", type=float, help="γ of sampled, none of them chosen")
-    parser.add_argument("--head", type=float, default=1.0, help="precision of the head's prior")
+    parser.add_argument("--head", type=float, help="precision of the head's prior")
+    parser.add_argument("--samples", type=int, help="steps of a chain after its warm-up")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print what the file has; run nothing")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
     options = parser.parse_args(argv)
     length = {"num_rungs": 4, "num_samples": 8, "warmup_steps": 5} if options.quick else {}
+    if options.samples is not None:
+        length["num_samples"] = options.samples
     done = {(one["episode"], one["part"]) for one in read(options.output)}
     wanted = [
         (number, part, gamma)
@@ -212,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
         for gamma in (options.fixed or [None] if part == "sampled" else [None])
     ]
     for number, part, gamma in [] if options.table else wanted:
-        if (number, called(part, gamma, options.head)) in done:
+        if (number, called(part, gamma, options.head, length.get("num_samples"))) in done:
             continue
         made = run(number, part, gamma, options.head, length)
         with options.output.open("a") as file:
@@ -227,9 +235,13 @@ def main(argv: Sequence[str]) -> int:
         f"{100 * found['error'].mean():.2f}; at random a choice costs "
         f"{100 * (accuracy.max() - accuracy.mean()):.2f}"
     )
-    chosen = {one["episode"]: one["localization"] for one in records if one["part"] == "sampled"}
+    chosen = {
+        one["episode"]: (round(one["localization"], 1), round(one["head_precision"], 4))
+        for one in records
+        if one["part"] == "sampled"
+    }
     if chosen:
-        print(f"γ that was chosen, episode by episode: {chosen}")
+        print(f"γ and the head's precision that were chosen, episode by episode: {chosen}")
     among = chosen_among(records)
     for name in dict.fromkeys(one["part"] for one in among):
         taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}

@@ -79,10 +79,17 @@ class Ladders:
         steps = torch.arange(1, self.num_rungs + 1) / self.num_rungs
         return self.options.inverse_temperature * steps**LADDER_POWER
 
-    def at(self, localization: float) -> Ladders:
-        """Copy them with another γ, at which no rung has been placed."""
-        options = replace(self.options, localization=localization)
-        return replace(self, options=options, placed_at=None)
+    def at(self, localization: float, head_precision: float | None = None) -> Ladders:
+        """Copy them with another γ, at which no rung has been placed.
+
+        Args:
+            localization: γ.
+            head_precision: of the fresh head's prior; as it is by default.
+        """
+        options, head = replace(self.options, localization=localization), self.head
+        if head is not None and head_precision is not None:
+            head = replace(head, precision=head_precision)
+        return replace(self, options=options, head=head, placed_at=None)
 
     def placed(self, anchors: Tensor) -> Ladders:
         """Place the rungs by a short run, at equal lengths of √Var_b[nL_n] db between them.

@@ -120,20 +120,23 @@ def more_draws(given: Materials, own: ChainOptions, going: GoingOn) -> Stage:
     return stage
 
 
-def ladders(given: Materials, own: ChainOptions, rungs: tuple[float, ...]) -> dict[str, Climbed]:
+def ladders(
+    given: Materials, own: ChainOptions, rungs: tuple[float, ...], head: FreshHead | None
+) -> dict[str, Climbed]:
     """Integrate the free energy of each checkpoint of a lot.
 
     Args:
         given: the lot.
         own: its options.
         rungs: inverse temperatures of each ladder, above zero.
+        head: the fresh head with the prior that it has on them, or None.
 
     Raises:
         DivergedError: a chain did not stay finite.
         KeyboardInterrupt: Ctrl-C, where only what is whole counts.
     """
     shared = next(iter(given.networks.values()))
-    all_rungs = Ladders(shared, given.source, own, len(rungs), given.head, rungs)
+    all_rungs = Ladders(shared, given.source, own, len(rungs), head, rungs)
     climbed, draws = all_rungs.climb(anchors_of(given.networks.values()))
     given.refuse_part(draws.attrs["interrupted"])
     return dict(zip(given.networks, climbed, strict=True))

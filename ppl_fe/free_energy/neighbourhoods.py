@@ -1,16 +1,18 @@
-"""How far from its checkpoint a posterior may go: γ, chosen by the data.
+"""How far from its checkpoint a posterior may go: γ and a fresh head's prior, chosen by the data.
 
-−log Z has its localiser normalised, so that it is a log marginal likelihood at every γ, and those
-of several γ can be compared: too narrow a neighbourhood leaves out what fits the data, too wide a
-one spreads its mass over what does not. Of several candidates the γ of the largest evidence may be
-so wide that they hardly differ there, by less than what chains of some length can tell.
+−log Z has localiser and prior normalised, so that it is a log marginal likelihood at every γ and
+every precision of the head, and several can be compared: too narrow a neighbourhood leaves out what
+fits the data, too wide a one spreads its mass over what does not. Of several candidates the γ of
+the largest evidence may be so wide that they hardly differ there, by less than what chains of some
+length can tell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import inf, isfinite, log10
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,37 +34,48 @@ MOST_NARROWER = 3  # steps from the evidence's γ, each of which takes the ladde
 class Neighbourhoods(NamedTuple):
     """What was tried.
 
-    best: γ. found: what the ladders came to there. draws: theirs. tried: one row a γ, in rising
-        order: localization, free_energy (mean over checkpoints), mcse, r_hat, ess.
+    best: γ. head_precision: of a fresh head's prior; None where there is no such head. found: what
+        the ladders came to there. draws: theirs. tried: one row a neighbourhood, in rising order:
+        localization, head_precision where that was chosen, free_energy (mean over checkpoints),
+        mcse, r_hat, ess.
     """
 
     best: float
+    head_precision: float | None
     found: list[Climbed]
     draws: xr.DataTree
     tried: pd.DataFrame
 
 
-def best_neighbourhood(ladders: Ladders, anchors: Tensor) -> Neighbourhoods:
-    """Find the γ of the largest evidence, one for all checkpoints, by their mean −log Z.
+Free = Literal["localization", "head_precision"]
 
-    From where the neighbourhood is as wide as the weights are large, by factors of √10, until both
-    neighbours of the best are worse. A γ is not chosen at which the chains of half of the
-    checkpoints, or more, have not mixed.
+
+def best_neighbourhood(
+    ladders: Ladders, anchors: Tensor, free: Sequence[Free] = ("localization",)
+) -> Neighbourhoods:
+    """Find the neighbourhood of the largest evidence, one for all checkpoints, by mean −log Z.
+
+    γ from where the neighbourhood is as wide as the weights are large, by factors of √10, until
+    both neighbours of the best are worse; likewise the precision of the head's prior, from 1, and
+    both in turn until none of the four neighbours is better. None is chosen in which the chains of
+    half of the checkpoints, or more, have not mixed.
 
     Args:
-        ladders: what is integrated; its own γ does not matter. Of several checkpoints the rungs are
-            placed anew at every γ, by the first of them.
+        ladders: what is integrated; its own value of what is chosen does not matter. Of several
+            checkpoints the rungs are placed anew in every neighbourhood, by the first of them.
         anchors: (G, D) checkpoints.
+        free: what is chosen, γ alone by default.
 
     Raises:
-        DivergedError: no γ tried gave chains that mixed.
+        DivergedError: no neighbourhood tried gave chains that mixed.
     """
-    climbed: dict[int, list[Climbed]] = {}
+    climbed: dict[Place, list[Climbed]] = {}
     least, kept = inf, xr.DataTree()
 
-    def free_energy(place: int) -> float:
+    @cache
+    def free_energy(place: Place) -> float:
         nonlocal least, kept
-        own = ladders.at(at(place))
+        own = ladders.at(*place)
         try:
             if len(anchors) > 1:
                 own = own.placed(anchors[:1])
@@ -79,16 +92,53 @@ def best_neighbourhood(ladders: Ladders, anchors: Tensor) -> Neighbourhoods:
             least, kept = value, draws
         return value
 
-    values = descend(free_energy, round(PER_DECADE * log10(natural_localization(ladders, anchors))))
-    best = min(values, key=lambda place: values[place])
-    if not isfinite(values[best]):
-        tried = ", ".join(f"{at(place):.3g}" for place in sorted(values))
+    best = _search(free_energy, _start(ladders, anchors, free), free)
+    if not isfinite(free_energy(best)):
+        tried = ", ".join(sorted({f"{place.localization:.3g}" for place in climbed}, key=float))
         raise DivergedError(
             f"localization='auto': the chains mixed at none of γ = {tried}; raise num_samples, or "
             "give localization as a number"
         )
-    rows = [_row(at(place), climbed[place]) for place in sorted(climbed)]
-    return Neighbourhoods(at(best), climbed[best], kept, pd.DataFrame(rows))
+    rows = [_row(place, climbed[place], free) for place in sorted(climbed)]
+    return Neighbourhoods(*best, climbed[best], kept, pd.DataFrame(rows))
+
+
+class Place(NamedTuple):
+    """A neighbourhood: γ, and the precision of a fresh head's prior, None without one."""
+
+    localization: float
+    head_precision: float | None
+
+
+def _start(ladders: Ladders, anchors: Tensor, free: Sequence[Free]) -> Place:
+    """Give where to begin: what is chosen on the grid, the rest as it is given."""
+    gamma, head = ladders.options.localization, ladders.head
+    if "localization" in free:
+        gamma = at(round(PER_DECADE * log10(natural_localization(ladders, anchors))))
+    precision = None if head is None else head.precision
+    return Place(gamma, 1.0 if "head_precision" in free else precision)
+
+
+def _search(free_energy: Callable[[Place], float], start: Place, free: Sequence[Free]) -> Place:
+    """Go down along γ and the precision in turn, until neither has a better neighbour."""
+    best = start
+    while True:
+        before = best
+        for name in free:
+            best = _down_along(name, free_energy, best)
+        if best == before or len(free) == 1:
+            return best
+
+
+def _down_along(name: str, free_energy: Callable[[Place], float], start: Place) -> Place:
+    """Find the least along one of the two."""
+    values = descend(lambda steps: free_energy(_moved(start, name, steps)), 0)
+    return _moved(start, name, min(values, key=lambda steps: values[steps]))
+
+
+def _moved(place: Place, name: str, steps: int) -> Place:
+    """Go so many steps of the grid along one of the two."""
+    return place._replace(**{name: at(round(PER_DECADE * log10(getattr(place, name))) + steps)})
 
 
 def descend(value: Callable[[int], float], start: int) -> dict[int, float]:
@@ -178,10 +228,12 @@ def at(place: int) -> float:
     return float(10 ** (place / PER_DECADE))
 
 
-def _row(localization: float, found: list[Climbed]) -> dict[str, float]:
+def _row(place: Place, found: list[Climbed], free: Sequence[Free]) -> dict[str, Any]:
     count = len(found)
+    precision = {"head_precision": place.head_precision} if "head_precision" in free else {}
     return {
-        "localization": localization,
+        "localization": place.localization,
+        **precision,
         "free_energy": sum(one.free_energy for one in found) / count,
         "mcse": sum(one.mcse**2 for one in found) ** 0.5 / count,
         "r_hat": max(one.r_hat for one in found),

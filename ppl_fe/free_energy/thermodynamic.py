@@ -136,7 +136,8 @@ def integrate_free_energy(
     options = replace(options, length=replace(usual, **asked))
     ladders = Ladders(network, source, options, num_rungs, fresh)
     if localization == "auto":
-        gamma, (found,), draws, tried = best_neighbourhood(ladders, network.anchor[None])
-        return ThermodynamicEstimate(*found, draws, gamma, tried)
+        chosen = best_neighbourhood(ladders, network.anchor[None])
+        (found,) = chosen.found
+        return ThermodynamicEstimate(*found, chosen.draws, chosen.best, chosen.tried)
     (found,), draws = ladders.climb(network.anchor[None])
     return ThermodynamicEstimate(*found, draws, float(localization))

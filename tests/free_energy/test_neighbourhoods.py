@@ -39,8 +39,10 @@ def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise fe.DivergedError("not finite")
             r_hat = 1.0 if gamma > mixes_above else 1.5
             rung = {"energy": 1.0, "energy_mcse": 0.1, "r_hat": r_hat, "ess": 500.0}
+            assert ladders.head is not None
             values = [
-                exactly(body, gamma).free_energy for body in anchors[:, :D_BODY].double().numpy()
+                exactly(body, gamma, head_precision=ladders.head.precision).free_energy
+                for body in anchors[:, :D_BODY].double().numpy()
             ]
             ladder = pd.DataFrame([rung, rung])
             return [Climbed(value, 0.1, 0.0, ladder) for value in values], uninterrupted()
@@ -51,13 +53,14 @@ def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-def choose(**settings: Any) -> pd.DataFrame:
+def choose(head_precision: Any = 1.0, **settings: Any) -> pd.DataFrame:
     return fe.choose_checkpoint(
         {f"number {k}": body_state(body) for k, body in enumerate(BODIES)},
         TwoParts(),
         DATA,
         likelihood="normal",
         head="head",
+        head_precision=head_precision,
         features="body",
         criteria=["free_energy"],
         compile="eager",
@@ -84,6 +87,33 @@ def test_gamma_has_the_largest_mean_evidence_of_a_grid_without_edges(
     )
     tried = pd.DataFrame(table.attrs["neighbourhoods"])
     assert tried["localization"].min() < chosen < tried["localization"].max()
+
+
+@pytest.mark.parametrize("localization", ["auto", 0.1])
+def test_the_heads_precision_is_chosen_with_it(
+    localization: Any, climb_exactly: Callable[..., None]
+) -> None:
+    """No neighbour on the grid has more evidence, of either where both are chosen."""
+
+    def mean(gamma: float, precision: float) -> float:
+        each = [exactly(body, gamma, head_precision=precision).free_energy for body in BODIES]
+        return float(np.mean(each))
+
+    climb_exactly()
+    table = choose("auto", localization=localization)
+    gamma, precision = (table.attrs[name] for name in ("localization", "head_precision"))
+    assert precision != 1.0
+    root, both = 10**0.5, localization == "auto"
+    beside = [(1.0, root), (1.0, 1 / root)] + [(root, 1.0), (1 / root, 1.0)] * both
+    best = mean(gamma, precision)
+    assert all(mean(gamma * one, precision * other) > best for one, other in beside)
+    assert both or gamma == 0.1
+    assert table["free_energy"].tolist() == pytest.approx(
+        [exactly(body, gamma, head_precision=precision).free_energy for body in BODIES], rel=1e-5
+    )
+    tried = pd.DataFrame(table.attrs["neighbourhoods"])
+    assert list(tried)[:3] == ["localization", "head_precision", "free_energy"]
+    assert tried["free_energy"].min() == pytest.approx(best, rel=1e-5)
 
 
 def test_a_gamma_whose_chains_did_not_mix_or_diverged_is_not_taken(

@@ -18,6 +18,7 @@ from ppl_fe.free_energy.downstream.comparison import Question, compare
 from ppl_fe.free_energy.downstream.criteria import chosen_criteria
 from ppl_fe.free_energy.downstream.labels import refuse_constant
 from ppl_fe.free_energy.local_chains import FreshHead
+from ppl_fe.free_energy.neighbourhoods import Free
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.samplers import BAOAB
 from ppl_fe.inference.step.compile import CompileMode
@@ -47,7 +48,7 @@ def choose_checkpoint(
     downstream: Any,
     *,
     head: str | None = None,
-    head_precision: float = FreshHead.precision,
+    head_precision: float | Literal["auto"] = "auto",
     by: str = "free_energy",
     criteria: Sequence[str] | None = None,
     features: str | None = None,
@@ -56,7 +57,7 @@ def choose_checkpoint(
     kernel: Sampler | Literal["auto"] = ChainOptions.kernel,
     num_rungs: int = 8,
     num_chains: int = 2,
-    num_samples: int = 500,
+    num_samples: int = 2000,
     warmup_steps: int = 150,
     seed: int = ChainOptions.seed,
     executor: Executor | None = None,
@@ -89,7 +90,8 @@ def choose_checkpoint(
         downstream: (inputs, targets) in memory, as in `estimate_free_energy`: the few labels.
         head: the prefix of a fresh head's parameters, as "classifier"; None (default) where the
             checkpoints' own head is to be taken.
-        head_precision: of the head's prior N(0, 1/head_precision), 1.0 by default.
+        head_precision: of the head's prior N(0, 1/head_precision), in units of 1/weight²; "auto"
+            (default) chooses one for all candidates by the same evidence as γ.
         by: the criterion of the order and the recommendation, "free_energy" by default.
         criteria: what to compute, by name; all that mean something here by default.
         features: the module whose input counts as the features; by default the head, or the last
@@ -104,7 +106,8 @@ def choose_checkpoint(
         num_rungs: K, rungs of the ladder above the prior's, 8 by default; a short run of the first
             candidate places them, at equal lengths of the standard deviation of nL_n.
         num_chains: chains a rung, 2 by default.
-        num_samples: S, steps a chain after its warm-up, 500 by default.
+        num_samples: S, steps a chain after its warm-up, 2000 by default; a quarter of them where
+            γ or the head's precision is chosen.
         warmup_steps: 150 by default.
         seed: 0 by default.
         executor: where the ladders of candidates run, a lot as a task, as in `rank_checkpoints`; γ
@@ -118,11 +121,11 @@ def choose_checkpoint(
         failed ones last: the columns above, each with `_error`, then note and error; of several
         architectures a column ``architecture`` first. In its ``attrs``, of several architectures by
         architecture: ``recommendation``, a sentence with the expected regret and its estimate;
-        ``agreement``, criterion -> criterion -> rank correlation; ``localization``, what was
-        tried of it, ``neighbourhoods`` by evidence and ``reliability`` of −log Z over all
-        candidates, and ``localization_why``; ``passes``, the cost of each
-        criterion a candidate, in passes over the labelled data, less what chose γ and placed rungs;
-        ``read_first``.
+        ``agreement``, criterion -> criterion -> rank correlation; ``localization`` and
+        ``head_precision``, what was tried of them, ``neighbourhoods`` by evidence and
+        ``reliability`` of −log Z over all candidates, and ``localization_why``; ``passes``, the
+        cost of each criterion a candidate, in passes over the labelled data, less what chose the
+        neighbourhood and placed rungs; ``read_first``.
 
     Raises:
         TypeError: a misspelt argument; one checkpoint, not several; criteria that are no list.
@@ -147,7 +150,11 @@ def choose_checkpoint(
         Take 'useful':
     """
     named = named_checkpoints(checkpoints)
-    fresh = FreshHead.named(head, head_precision)
+    fresh = FreshHead.named(
+        head, FreshHead.precision if head_precision == "auto" else head_precision
+    )
+    free: list[Free] = ["localization"] if localization == "auto" else []
+    free += ["head_precision"] if head_precision == "auto" and head is not None else []
     templates = _architectures(module, head)
     source = as_data(downstream)
     if not isinstance(source, TensorData):
@@ -169,7 +176,7 @@ def choose_checkpoint(
     groups = _divided(named, templates, head)
     with opened_workers(executor, n_jobs) as workers:
         question = Question(
-            source, options, fresh, features, wanted, by, num_rungs, localization == "auto", workers
+            source, options, fresh, features, wanted, by, num_rungs, tuple(free), workers
         )
         tables = {kind: compare(own, templates[kind], question) for kind, own in groups.items()}
     return _joined(tables) if len(tables) > 1 else next(iter(tables.values()))

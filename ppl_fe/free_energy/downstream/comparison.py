@@ -41,6 +41,7 @@ from ppl_fe.free_energy.ladders import Ladders
 from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
 from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import anchors_of, side_by_side
+from ppl_fe.free_energy.neighbourhoods import Free
 from ppl_fe.free_energy.places import Elsewhere, Here, chosen_place
 from ppl_fe.free_energy.ranking_table import RankingTable
 from ppl_fe.models.likelihoods import find_likelihood
@@ -67,7 +68,7 @@ class Question:
         wanted: the criteria.
         by: the one that orders.
         num_rungs: of the ladder.
-        choose_localization: whether the evidence chooses γ.
+        free: what the evidence chooses.
         workers: that run ladders; None for this process.
     """
 
@@ -78,7 +79,7 @@ class Question:
     wanted: tuple[str, ...]
     by: str
     num_rungs: int
-    choose_localization: bool
+    free: tuple[Free, ...]
     workers: Workers | None = None
 
 
@@ -116,9 +117,9 @@ def _compared(
     ladders = Ladders(template, source, question.options, question.num_rungs, question.head)
     attrs: dict[str, Any] = {}
     if networks and set(SAMPLED) & set(wanted):
-        sampled = _sampled(networks, ladders, place_of(networks), question.choose_localization)
+        sampled = _sampled(networks, ladders, place_of(networks), question.free)
         add_columns(rows, sampled.columns)
-        ladders, attrs = ladders.at(sampled.localization), sampled.attributes
+        ladders, attrs = sampled.ladders, sampled.attributes
     if networks and FINETUNED in wanted:
         add_columns(rows, _finetuned(networks, ladders))
     table = _ordered(rows, question.by, wanted)
@@ -153,14 +154,14 @@ def _sampled(
     networks: Mapping[str, FlatNetwork],
     ladders: Ladders,
     place: Here | Elsewhere,
-    choose_localization: bool,
+    free: tuple[Free, ...],
 ) -> Sampled:
     """Integrate all free energies; where no γ can be chosen, that becomes their note."""
     try:
-        return sample_all(networks, ladders, place, choose_localization=choose_localization)
+        return sample_all(networks, ladders, place, free)
     except Exception as error:
         columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
-        return Sampled(columns, float(ladders.options.localization), {})
+        return Sampled(columns, ladders, {})
 
 
 def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""The downstream free energy of all candidates, at one γ."""
+"""The downstream free energy of all candidates, in one neighbourhood."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -15,36 +15,45 @@ from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 from ppl_fe.free_energy.lot_work import ladders as climb
 from ppl_fe.free_energy.lots import Lot, anchors_of, side_by_side
-from ppl_fe.free_energy.neighbourhoods import best_neighbourhood, reliability, telling
+from ppl_fe.free_energy.neighbourhoods import (
+    Free,
+    Neighbourhoods,
+    best_neighbourhood,
+    reliability,
+    telling,
+)
 from ppl_fe.free_energy.places import Elsewhere, Errand, Here
 from ppl_fe.networks.flat import FlatNetwork
 
-MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ
+MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ and the head's precision
+CHOOSING = 4  # their chains are so many times shorter: nats between neighbourhoods are soon seen
 
 
 class Sampled(NamedTuple):
     """What the ladders came to.
 
-    columns: of each candidate, or its error. localization: γ. choice: what the table's `attrs` say
-        of how that was chosen; empty where it was given.
+    columns: of each candidate, or its error. ladders: at the γ and the head's precision that they
+        were climbed at. choice: what the table's `attrs` say of how these were chosen; empty where
+        they were given.
     """
 
     columns: dict[str, dict[str, Any]]
-    localization: float
+    ladders: Ladders
     choice: dict[str, Any]
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Give what the table's `attrs` say of γ."""
-        return {"localization": self.localization, **self.choice}
+        """Give what the table's `attrs` say of the neighbourhood."""
+        head = self.ladders.head
+        precision = {} if head is None else {"head_precision": head.precision}
+        return {"localization": self.ladders.options.localization, **precision, **self.choice}
 
 
 def sample_all(
     networks: Mapping[str, FlatNetwork],
     ladders: Ladders,
     place: Here | Elsewhere,
-    *,
-    choose_localization: bool,
+    free: Sequence[Free],
 ) -> Sampled:
     """Integrate the free energy of every candidate.
 
@@ -52,21 +61,20 @@ def sample_all(
         networks: the candidates, at least one.
         ladders: what is integrated; the network in it gives way to the candidates'.
         place: where lots of candidates run.
-        choose_localization: whether γ is chosen: of the largest mean evidence of up to four
-            candidates, spread evenly over the order that they came in, or if that does not tell
-            all candidates apart the first narrower one that does.
+        free: what is chosen: of the largest mean evidence of up to four candidates, spread evenly
+            over the order that they came in, or if that does not tell all candidates apart at the
+            first narrower γ that does.
 
     Raises:
-        DivergedError: γ was to be chosen, and at none the chains have mixed.
+        DivergedError: something was to be chosen, and nowhere the chains have mixed.
     """
-    if not choose_localization:
-        return Sampled(_climb_all(networks, ladders, place), ladders.options.localization, {})
-    alike = side_by_side(networks, 1)[0]
-    count = min(len(alike), MOST_TO_CHOOSE_BY)
-    some = [alike[k * len(alike) // count] for k in range(count)]
-    evident = best_neighbourhood(
-        replace(ladders, network=networks[some[0]]), anchors_of(networks[name] for name in some)
-    )
+    if not free:
+        return Sampled(_climb_all(networks, ladders, place), ladders, {})
+    evident = _most_evident(networks, ladders, free)
+    ladders = ladders.at(evident.best, evident.head_precision)
+    if "localization" not in free:
+        tried = {"neighbourhoods": evident.tried.to_dict("list")}
+        return Sampled(_climb_all(networks, ladders, place), ladders, {**tried})
     all_columns: dict[float, dict[str, dict[str, Any]]] = {}
 
     def told_at(gamma: float) -> float:
@@ -79,12 +87,27 @@ def sample_all(
         else {evident.best: told_at(evident.best)}
     )
     best = max(told, key=lambda gamma: told[gamma])  # of equals the widest
-    choice = {
+    choice: dict[str, Any] = {
         "neighbourhoods": evident.tried.to_dict("list"),
         "reliability": told,
         "localization_why": _why(evident.best, best, told),
     }
-    return Sampled(all_columns[best], best, choice)
+    return Sampled(all_columns[best], ladders.at(best), choice)
+
+
+def _most_evident(
+    networks: Mapping[str, FlatNetwork], ladders: Ladders, free: Sequence[Free]
+) -> Neighbourhoods:
+    """Choose by some of the candidates, on shorter chains."""
+    alike = side_by_side(networks, 1)[0]
+    count = min(len(alike), MOST_TO_CHOOSE_BY)
+    some = [alike[k * len(alike) // count] for k in range(count)]
+    length = ladders.options.length
+    assert length is not None
+    shorter = replace(length, num_samples=max(1, length.num_samples // CHOOSING))
+    options = replace(ladders.options, length=shorter)
+    own = replace(ladders, network=networks[some[0]], options=options)
+    return best_neighbourhood(own, anchors_of(networks[name] for name in some), free)
 
 
 def _climb_all(
@@ -97,7 +120,7 @@ def _climb_all(
     while lots:
         wave = [Lot(number, names, lambda: ladders.options) for number, names in enumerate(lots)]
         lots = []
-        for lot, found in place.run(climb, [Errand(lot, (rungs,)) for lot in wave]):
+        for lot, found in place.run(climb, [Errand(lot, (rungs, ladders.head)) for lot in wave]):
             if not isinstance(found, Exception):
                 columns |= {name: _row(one) for name, one in found.items()}
             elif len(lot.names) == 1:
