@@ -165,22 +165,34 @@ def chosen_among(records: Sequence[Record]) -> list[Record]:
     networks is `TELLING`, or else the most reliable of those. An episode that has not been given
     all γ, and whose rule would ask for more, is left out. Seconds and passes are of that γ alone.
     """
-    given: dict[int, dict[float, Record]] = {}
+    given: dict[str, dict[int, dict[float, Record]]] = {}
     for one in records:
-        if one["part"] == f"sampled at {one.get('localization', 0):g}":
-            given.setdefault(one["episode"], {})[one["localization"]] = one
-    grid = sorted({gamma for own in given.values() for gamma in own})
+        at = f"sampled at {one.get('localization', 0):g}"
+        if one["part"].startswith(at):  # with what is alike for all γ: the head, the samples
+            own = given.setdefault(one["part"].removeprefix(at), {})
+            own.setdefault(one["episode"], {})[one["localization"]] = one
+    return [
+        {**one, "part": f"sampled at {name}{alike}"}
+        for alike, episodes in given.items()
+        for name, one in _chosen(episodes)
+    ]
+
+
+def _chosen(episodes: dict[int, dict[float, Record]]) -> list[tuple[str, Record]]:
+    grid = sorted({gamma for own in episodes.values() for gamma in own})
     among = ", ".join(f"{gamma:g}" for gamma in grid)
     made = []
-    for own in given.values() if len(grid) > 1 else []:
+    for own in episodes.values() if len(grid) > 1 else []:
         evident = min(own, key=lambda gamma: np.mean(own[gamma]["columns"]["free_energy"]))
         told = {gamma: _reliability(own[gamma]) for gamma in sorted(own) if gamma >= evident}
         first = next((gamma for gamma in told if told[gamma] >= TELLING), None)
         if first is None and len(own) < len(grid):
             continue
         best = max(told, key=lambda gamma: told[gamma]) if first is None else first
-        for name, gamma in (("evidence", evident), ("rule", best)):
-            made.append({**own[gamma], "part": f"sampled at γ by {name} of {among}"})
+        made += [
+            (f"γ by {name} of {among}", own[gamma])
+            for name, gamma in (("evidence", evident), ("rule", best))
+        ]
     return made
 
 
