@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from math import inf, isfinite, log10
+from math import hypot, inf, isfinite, log10
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -56,9 +56,9 @@ def best_neighbourhood(
     """Find the neighbourhood of the largest evidence, one for all checkpoints, by mean −log Z.
 
     γ from where the neighbourhood is as wide as the weights are large, by factors of √10, until
-    both neighbours of the best are worse; likewise the precision of the head's prior, from 1, and
-    both in turn until none of the four neighbours is better. None is chosen in which the chains of
-    half of the checkpoints, or more, have not mixed.
+    both neighbours of the best are worse; the precision of the head's prior from 1, as long as such
+    a factor gains more evidence than its error; and both in turn until neither moves. None is
+    chosen in which the chains of half of the checkpoints, or more, have not mixed.
 
     Args:
         ladders: what is integrated; its own value of what is chosen does not matter. Of several
@@ -92,7 +92,10 @@ def best_neighbourhood(
             least, kept = value, draws
         return value
 
-    best = _search(free_energy, _start(ladders, anchors, free), free)
+    def error(place: Place) -> float:
+        return mean_error(climbed[place]) if place in climbed else 0.0
+
+    best = _search(free_energy, error, _start(ladders, anchors, free), free)
     if not isfinite(free_energy(best)):
         tried = ", ".join(sorted({f"{place.localization:.3g}" for place in climbed}, key=float))
         raise DivergedError(
@@ -119,21 +122,48 @@ def _start(ladders: Ladders, anchors: Tensor, free: Sequence[Free]) -> Place:
     return Place(gamma, 1.0 if "head_precision" in free else precision)
 
 
-def _search(free_energy: Callable[[Place], float], start: Place, free: Sequence[Free]) -> Place:
-    """Go down along γ and the precision in turn, until neither has a better neighbour."""
+def _search(
+    free_energy: Callable[[Place], float],
+    error: Callable[[Place], float],
+    start: Place,
+    free: Sequence[Free],
+) -> Place:
+    """Choose γ and the precision in turn, until neither moves."""
     best = start
     while True:
         before = best
-        for name in free:
-            best = _down_along(name, free_energy, best)
+        if "localization" in free:
+            best = _least_along_gamma(free_energy, best)
+        if "head_precision" in free:
+            best = _while_it_gains(free_energy, error, best)
         if best == before or len(free) == 1:
             return best
 
 
-def _down_along(name: str, free_energy: Callable[[Place], float], start: Place) -> Place:
-    """Find the least along one of the two."""
-    values = descend(lambda steps: free_energy(_moved(start, name, steps)), 0)
-    return _moved(start, name, min(values, key=lambda steps: values[steps]))
+def _least_along_gamma(free_energy: Callable[[Place], float], start: Place) -> Place:
+    values = descend(lambda steps: free_energy(_moved(start, "localization", steps)), 0)
+    return _moved(start, "localization", min(values, key=lambda steps: values[steps]))
+
+
+def _while_it_gains(
+    free_energy: Callable[[Place], float], error: Callable[[Place], float], start: Place
+) -> Place:
+    """Widen the head's prior step by step while a step gains more evidence than its error.
+
+    Or narrow it, where widening gains nothing. Towards wide priors the evidence is nearly flat, and
+    ladders down from them are ever harder to climb: noise would lead there.
+    """
+    best = start
+    for direction in (-1, 1):
+        for _ in range(MOST_TRIED):
+            ahead = _moved(best, "head_precision", direction)
+            gain = free_energy(best) - free_energy(ahead)
+            if not gain > hypot(error(best), error(ahead)):
+                break
+            best = ahead
+        if best != start:
+            break
+    return best
 
 
 def _moved(place: Place, name: str, steps: int) -> Place:
@@ -228,6 +258,11 @@ def at(place: int) -> float:
     return float(10 ** (place / PER_DECADE))
 
 
+def mean_error(found: Sequence[Climbed]) -> float:
+    """Give the Monte Carlo standard error of the mean −log Z of several checkpoints."""
+    return hypot(*(one.mcse for one in found)) / len(found)
+
+
 def _row(place: Place, found: list[Climbed], free: Sequence[Free]) -> dict[str, Any]:
     count = len(found)
     precision = {"head_precision": place.head_precision} if "head_precision" in free else {}
@@ -235,7 +270,7 @@ def _row(place: Place, found: list[Climbed], free: Sequence[Free]) -> dict[str, 
         "localization": place.localization,
         **precision,
         "free_energy": sum(one.free_energy for one in found) / count,
-        "mcse": sum(one.mcse**2 for one in found) ** 0.5 / count,
+        "mcse": mean_error(found),
         "r_hat": max(one.r_hat for one in found),
         "ess": min(one.ess for one in found),
     }

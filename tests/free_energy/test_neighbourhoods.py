@@ -32,7 +32,7 @@ BODIES = [TRUE[:D_BODY] + shift * np.array([1.0, -1.0, 1.0, 1.0]) for shift in (
 def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Have closed forms in place of chains, which at some γ may not mix or not stay finite."""
 
-    def install(*, mixes_above: float = 0.0, finite_above: float = 0.0) -> None:
+    def install(*, mixes_above: float = 0.0, finite_above: float = 0.0, error: float = 0.1) -> None:
         def climb(ladders: Ladders, anchors: Tensor) -> tuple[list[Climbed], xr.DataTree]:
             gamma = float(ladders.options.localization)
             if gamma < finite_above:
@@ -45,7 +45,7 @@ def climb_exactly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 for body in anchors[:, :D_BODY].double().numpy()
             ]
             ladder = pd.DataFrame([rung, rung])
-            return [Climbed(value, 0.1, 0.0, ladder) for value in values], uninterrupted()
+            return [Climbed(value, error, 0.0, ladder) for value in values], uninterrupted()
 
         monkeypatch.setattr(Ladders, "climb", climb)
         monkeypatch.setattr(Ladders, "placed", lambda ladders, anchors: ladders)
@@ -99,7 +99,7 @@ def test_the_heads_precision_is_chosen_with_it(
         each = [exactly(body, gamma, head_precision=precision).free_energy for body in BODIES]
         return float(np.mean(each))
 
-    climb_exactly()
+    climb_exactly(error=1e-9)
     table = choose("auto", localization=localization)
     gamma, precision = (table.attrs[name] for name in ("localization", "head_precision"))
     assert precision != 1.0
@@ -114,6 +114,19 @@ def test_the_heads_precision_is_chosen_with_it(
     tried = pd.DataFrame(table.attrs["neighbourhoods"])
     assert list(tried)[:3] == ["localization", "head_precision", "free_energy"]
     assert tried["free_energy"].min() == pytest.approx(best, rel=1e-5)
+
+
+def test_another_prior_of_the_head_has_to_gain_more_than_the_error(
+    climb_exactly: Callable[..., None],
+) -> None:
+    """A step to 3.16 gains 0.05 nats here, and the error of that is 0.1 √(2/3)."""
+    climb_exactly(error=0.1)
+    table = choose("auto", localization=1.0)
+    assert table.attrs["head_precision"] == 1.0
+    tried = pd.DataFrame(table.attrs["neighbourhoods"])
+    assert tried["head_precision"].round(3).tolist() == [0.316, 1.0, 3.162]
+    before, after = tried["free_energy"].iloc[1:]
+    assert 0 < before - after < 0.1 * (2 / 3) ** 0.5
 
 
 def test_a_gamma_whose_chains_did_not_mix_or_diverged_is_not_taken(
