@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nothing_compiled import nothing_compiled
 from printed import add_output, met_or_missed, show
 from processor_time import processor_seconds
 
@@ -343,17 +344,15 @@ def in_a_process(way: str, name: str, python: str, most: float) -> dict[str, Any
         if most < math.inf:
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(most + IMPORTS),) * 2)
 
-    with tempfile.TemporaryDirectory() as compiled:  # nothing is there from another time
+    with tempfile.TemporaryDirectory() as compiled:
         done = subprocess.run(
             [sys.executable if way == "ppl-fe" else python, __file__, "--cell", way, name],
             capture_output=True,
             text=True,
             env={
-                **os.environ,
+                **nothing_compiled(compiled),
                 "OMP_NUM_THREADS": "1",
                 "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-                "TORCHINDUCTOR_CACHE_DIR": compiled,
-                "TORCHINDUCTOR_COMPILE_THREADS": "1",
             },
             check=False,
             preexec_fn=limited,

@@ -22,9 +22,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from nothing_compiled import nothing_compiled
 from printed import add_output, show, torch_and_load
 
 WAYS = ("MALT", "BAOAB", "estimate", "loop")
@@ -219,11 +219,7 @@ def main() -> None:
                     capture_output=True,
                     text=True,
                     check=True,
-                    env={
-                        **os.environ,
-                        "OMP_NUM_THREADS": "1",
-                        "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor"),
-                    },
+                    env=nothing_compiled(folder) | {"OMP_NUM_THREADS": "1"},
                 )
                 cells[way, state] = json.loads(done.stdout.splitlines()[-1])
                 print(way, state, cells[way, state], file=sys.stderr, flush=True)

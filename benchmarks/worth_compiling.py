@@ -4,8 +4,9 @@
 
 The step of a trajectory, of posteriors of posteriordb: its operations, the seconds that a call of
 the traced graph is predicted to take and takes, those of the compiled one, and the processor
-seconds of compiling on an empty cache. "even at" is the predicted length of a traced run from which
-compiling saves time: cost × predicted/(traced − compiled). `WORTH_COMPILING_SECONDS` should be it.
+seconds of compiling on an empty cache (but for the header that all kernels share, which a machine
+compiles once, in some five seconds more). "even at" is the predicted length of a traced run from
+which compiling saves time: cost × predicted/(traced − compiled). `WORTH_COMPILING_SECONDS` is it.
 """
 
 from __future__ import annotations
