@@ -42,6 +42,7 @@ def cell(name: str) -> str:
     import ppl_fe as fe
     from ppl_fe.inference.step import compile as compiling
     from ppl_fe.inference.step import trajectories
+    from ppl_fe.inference.step.graph_passes import with_constants
 
     torch.set_num_threads(1)
     rows: list[str] = []
@@ -57,15 +58,16 @@ def cell(name: str) -> str:
 
     def measured(function: Any, example: Any, *_: Any, read_constants: bool) -> None:
         graph = compiling.trace(function, example, read_constants=read_constants)
-        predicted = compiling.predicted_seconds(graph, example, 1)
-        traced = seconds_a_call(graph, example)
+        plain = with_constants(graph)
+        predicted = compiling.predicted_seconds(plain, example, 1)
+        traced = seconds_a_call(plain, example)
         begun = processor_seconds()
         compiled = compiling.compile_graph(graph, example)
         cost = processor_seconds() - begun
         fast = seconds_a_call(compiled, example)
         times = "".join(f"{1e3 * one:11.3f}" for one in (predicted, traced, fast))
         even = cost * predicted / (traced - fast)
-        rows.append(f"{name:42}{len(graph.graph.nodes):6}{times}{cost:9.1f}{even:9.1f}")
+        rows.append(f"{name:42}{len(plain.graph.nodes):6}{times}{cost:9.1f}{even:9.1f}")
         raise MeasuredError
 
     vars(trajectories)["build"] = measured

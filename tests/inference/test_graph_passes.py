@@ -14,6 +14,7 @@ from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.step.compile import CompileMode, TensorFunction, compile_graph, trace
+from ppl_fe.inference.step.graph_passes import with_constants
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 40, 8, generator=GENERATOR, dtype=torch.float64)
@@ -129,6 +130,37 @@ def test_a_mask_becomes_the_places_it_chooses_unless_an_input_changes_it() -> No
 
     assert masks(triangles) == 0
     assert masks(lambda x, w: [x[x > 0].sum()]) == 1
+
+
+def written_constants(x: Tensor, w: Tensor) -> list[Tensor]:
+    """Zeros that are written to through a view, next to numbers that no input changes."""
+    memory = torch.zeros(3, 8, dtype=x.dtype)
+    memory[:, 0] += x[:, 0, 0]
+    scale = torch.full((8,), 2.0, dtype=x.dtype).log().square() + 1.0
+    return [memory.view(24) * scale.repeat(3), w.sum() * scale]
+
+
+def test_a_mask_that_is_written_in_place_selects_what_it_says() -> None:
+    def selected(x: Tensor) -> list[Tensor]:
+        mask = torch.zeros(8, dtype=torch.bool)
+        mask[2:5] = True
+        mask[7] = True
+        places = mask.nonzero()[:, 0]
+        return [x[..., mask].sum(-1), x[..., places]]
+
+    for run in (trace(selected, [X]), with_constants(trace(selected, [X]))):
+        for found, expected in zip(run(X), selected(X), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_what_no_input_changes_is_computed_once() -> None:
+    plain = trace(written_constants, [X, W])
+    once = with_constants(plain)
+    assert len(once.graph.nodes) < len(plain.graph.nodes)
+    assert not once.graph.find_nodes(op="call_function", target=torch.ops.aten.log.default)
+    for k in range(3):  # nothing that was written stays
+        for found, expected in zip(once(X + k, W), written_constants(X + k, W), strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from ppl_fe.inference.step.graph_passes import (
     replace_masks,
     replace_scatters,
     transpose_narrow_products,
+    with_constants,
 )
 
 TensorFunction = Callable[..., Sequence[Tensor]]
@@ -281,9 +282,10 @@ def build(
     graph = trace(function, example, read_constants=read_constants)
     if mode == "compiled":
         return _compiled(graph, example, fused=fused)
+    plain = with_constants(graph)
     if mode == "traced":
-        return Built(graph, "traced")
-    built = Built(graph, "traced", graph, predicted_seconds(graph, example, 1))
+        return Built(plain, "traced")
+    built = Built(plain, "traced", graph, predicted_seconds(plain, example, 1))
     return built.for_calls(num_calls, lambda: example)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 aten = torch.ops.aten
@@ -44,7 +46,7 @@ def replace_masks(graph: GraphModule) -> None:
     Triangles of matrices (a Cholesky factor's map from a vector) are selected by masks. The number
     of entries that a mask selects is no shape that the compiler knows; that of indices is.
     """
-    known: dict[Node, Tensor | None] = {}
+    known = _changing(graph)
     targets = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
     for target in targets:
         for node in graph.graph.find_nodes(op="call_function", target=target):
@@ -118,6 +120,50 @@ def replace_scatters(graph: GraphModule) -> None:
     graph.recompile()
 
 
+def with_constants(graph: GraphModule) -> GraphModule:
+    """Copy a graph so that what no input changes is computed once and kept, not at every call.
+
+    Of a graph that is run as it is that saves a tenth. Compiled code folds numbers into its loops,
+    and would read these from memory.
+    """
+    copied, places = Graph(), dict[Node, Node]()
+    copied.output(copied.graph_copy(graph.graph, places))
+    own = GraphModule(graph, copied)
+    known = _changing(own)
+    for node in list(copied.nodes):
+        value = _constant(own, node, known)
+        if value is None or node.op == "get_attr":
+            continue
+        readers = [user for user in node.users if _constant(own, user, known) is None]
+        if readers:
+            kept = _attribute(own, node, value)
+            for reader in readers:
+                reader.replace_input_with(node, kept)
+    copied.eliminate_dead_code()
+    own.recompile()
+    own.eval()
+    return own
+
+
+def _changing(graph: GraphModule) -> dict[Node, Tensor | None]:
+    """Find the nodes whose memory some operation writes to, through a view of it as well.
+
+    They are no constants, whatever they are made of: `zeros` may be a mask of its own by the time
+    that it is read. Given as `_constant` knows them.
+    """
+    found: dict[Node, Tensor | None] = {}
+    for node in reversed(graph.graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        schema = node.target._schema
+        if schema.is_mutable or node in found:
+            # An argument with an alias is written to, or shares its memory with the result.
+            for given, argument in zip(node.args, schema.arguments, strict=False):
+                if argument.alias_info is not None and isinstance(given, Node):
+                    found[given] = None
+    return found
+
+
 def _transpose(graph: GraphModule, product: Node) -> None:
     with graph.graph.inserting_before(product):
         left, right = (
@@ -161,7 +207,8 @@ def _computed(graph: GraphModule, node: Node, known: dict[Node, Tensor | None]) 
 
 def _attribute(graph: GraphModule, before: Node, value: Tensor) -> Node:
     """Insert a node whose value is a tensor kept with the graph."""
-    name = f"_places_{sum(1 for _ in graph.buffers())}"
+    # A copy of a graph has some of the other's names, not always the first ones.
+    name = next(name for k in count() if not hasattr(graph, name := f"_constant_{k}"))
     graph.register_buffer(name, value)
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(name)
