@@ -113,6 +113,8 @@ def test_the_heads_precision_is_chosen_with_it(
     )
     tried = pd.DataFrame(table.attrs["neighbourhoods"])
     assert list(tried)[:3] == ["localization", "head_precision", "free_energy"]
+    said = f"The head's prior has a precision of {precision:.3g}, by the evidence."
+    assert said in table.attrs["read_first"]
     assert tried["free_energy"].min() == pytest.approx(best, rel=1e-5)
 
 

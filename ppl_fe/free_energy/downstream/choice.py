@@ -91,7 +91,8 @@ def choose_checkpoint(
         head: the prefix of a fresh head's parameters, as "classifier"; None (default) where the
             checkpoints' own head is to be taken.
         head_precision: of the head's prior N(0, 1/head_precision), in units of 1/weight²; "auto"
-            (default) chooses one for all candidates by the same evidence as γ.
+            (default) chooses one for all candidates by the same evidence as γ, and is 1 where no
+            free energy is asked for.
         by: the criterion of the order and the recommendation, "free_energy" by default.
         criteria: what to compute, by name; all that mean something here by default.
         features: the module whose input counts as the features; by default the head, or the last

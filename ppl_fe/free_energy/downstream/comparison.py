@@ -126,7 +126,8 @@ def _compared(
     attrs["passes"] = _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
     attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
-    said = [_about_labels(template, source), attrs.get("localization_why", ""), READ_FIRST]
+    why = [attrs.get(name, "") for name in ("localization_why", "head_precision_why")]
+    said = [_about_labels(template, source), *why, READ_FIRST]
     attrs["read_first"] = " ".join(filter(None, said))
     table.attrs.update(attrs)
     return table

@@ -72,9 +72,13 @@ def sample_all(
         return Sampled(_climb_all(networks, ladders, place), ladders, {})
     evident = _most_evident(networks, ladders, free)
     ladders = ladders.at(evident.best, evident.head_precision)
+    choice: dict[str, Any] = {"neighbourhoods": evident.tried.to_dict("list")}
+    if "head_precision" in free:
+        choice["head_precision_why"] = (
+            f"The head's prior has a precision of {evident.head_precision:.3g}, by the evidence."
+        )
     if "localization" not in free:
-        tried = {"neighbourhoods": evident.tried.to_dict("list")}
-        return Sampled(_climb_all(networks, ladders, place), ladders, {**tried})
+        return Sampled(_climb_all(networks, ladders, place), ladders, choice)
     all_columns: dict[float, dict[str, dict[str, Any]]] = {}
 
     def told_at(gamma: float) -> float:
@@ -87,11 +91,7 @@ def sample_all(
         else {evident.best: told_at(evident.best)}
     )
     best = max(told, key=lambda gamma: told[gamma])  # of equals the widest
-    choice: dict[str, Any] = {
-        "neighbourhoods": evident.tried.to_dict("list"),
-        "reliability": told,
-        "localization_why": _why(evident.best, best, told),
-    }
+    choice |= {"reliability": told, "localization_why": _why(evident.best, best, told)}
     return Sampled(all_columns[best], ladders.at(best), choice)
 
 
