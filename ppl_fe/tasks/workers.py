@@ -139,14 +139,27 @@ class Workers:
         return []
 
     def _wait(self, sent: dict[Any, _Try[Key]]) -> list[tuple[_Try[Key], Any]]:
-        """Wait until some are over, and take them out."""
+        """Wait until some are over, and take them out.
+
+        Raises:
+            KeyboardInterrupt: a worker's own, after all that are over beside it were given.
+        """
         futures = list(sent)
         if all(isinstance(future, Future) for future in futures):
-            done = list(wait(futures, return_when=FIRST_COMPLETED).done)
+            over = wait(futures, return_when=FIRST_COMPLETED).done
         else:
-            while not (done := [future for future in futures if future.done()]):
+            while not (over := {future for future in futures if future.done()}):
                 time.sleep(ASKED_EVERY)
-        found = [_found(future) for future in done]
+        done, found = list[Any](), list[Any]()
+        for future in futures:
+            if future in over:
+                try:
+                    found.append(_found(future))
+                except KeyboardInterrupt:
+                    continue  # it is over the next time, too
+                done.append(future)
+        if not done:
+            raise KeyboardInterrupt
         if any(isinstance(error, BrokenExecutor) for error in found) and self._renew is not None:
             # Those that were under way end with it, each in its own time.
             found += [_found(future) for future in futures if future not in done]

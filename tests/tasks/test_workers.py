@@ -127,6 +127,30 @@ def test_ctrl_c_cancels_what_has_not_begun() -> None:
     assert len(begun) < 50
 
 
+def square_or_stop(number: int) -> int:
+    if number == 1:
+        raise KeyboardInterrupt
+    return number**2
+
+
+def test_what_is_over_beside_a_worker_s_ctrl_c_is_given_first() -> None:
+    class AtOnce(Executor):
+        """All that is sent is over when it is looked at."""
+
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            try:
+                future.set_result(function(*args))
+            except BaseException as error:
+                future.set_exception(error)
+            return future
+
+    coming = Workers(AtOnce()).run(square_or_stop, range(3), lambda key: (key,))
+    assert [next(coming).found, next(coming).found] == [0, 4]
+    with pytest.raises(KeyboardInterrupt):
+        next(coming)
+
+
 def test_futures_that_only_say_when_they_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "ASKED_EVERY", 0.01)
 
