@@ -38,7 +38,7 @@ TensorFunction = Callable[..., Sequence[Tensor]]
 CompileMode = Literal["auto", "compiled", "traced", "eager"]
 
 # A cold compilation of a small step costs what so many seconds of the traced graph do, as they are
-# predicted (benchmarks/worth_compiling.py: 9 to 12 for ten posteriors), and makes the step five to
+# predicted (benchmarks/worth_compiling.py: 9 to 13 for ten posteriors), and makes the step five to
 # thirty times faster: it pays when the traced graph would run longer than this.
 WORTH_COMPILING_SECONDS = 10.0
 
