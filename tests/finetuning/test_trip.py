@@ -12,6 +12,7 @@ from cases.tuning import LABELS, X, network
 
 import ppl_fe as fe
 from ppl_fe.finetuning.bayestune import proximal_step, scale_chains
+from ppl_fe.inference.step.compile import Built
 
 MOST_CALLS = 5
 
@@ -23,7 +24,7 @@ def code_of(function: Any) -> CodeType:
 
 def test_the_update_is_few_calls_from_select_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     """From `select_parameters` to the function that reads u and sets Δ' = √η u, run as written."""
-    monkeypatch.setattr(scale_chains, "build", lambda function, *_, **__: (function, "eager"))
+    monkeypatch.setattr(scale_chains, "build", lambda function, *_, **__: Built(function, "eager"))
     start, read = code_of(fe.select_parameters), code_of(proximal_step.read_unit)
     trips: set[tuple[str, ...]] = set()
 
