@@ -137,7 +137,10 @@ def written_constants(x: Tensor, w: Tensor) -> list[Tensor]:
     memory = torch.zeros(3, 8, dtype=x.dtype)
     memory[:, 0] += x[:, 0, 0]
     scale = torch.full((8,), 2.0, dtype=x.dtype).log().square() + 1.0
-    return [memory.view(24) * scale.repeat(3), w.sum() * scale]
+    halves, several = (torch.zeros(3, 8, dtype=x.dtype) for _ in range(2))
+    torch.split(halves, 4, 1)[1].add_(x[:, 1, :4])
+    torch._foreach_add_([several], [x[:, 0]])
+    return [memory.view(24) * scale.repeat(3), w.sum() * scale, 2 * halves, 2 * several]
 
 
 def test_a_mask_that_is_written_in_place_selects_what_it_says() -> None:

@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -217,13 +218,13 @@ class Built(NamedTuple):
     Attributes:
         run: the function.
         mode: what "auto" came to.
-        undecided: the graph, where "auto" left it traced and may compile it yet; None otherwise.
-        seconds: that a call of that graph is predicted to take.
+        compiled: compiles it, given inputs, where "auto" left it traced; None otherwise.
+        seconds: that a call of the traced graph is predicted to take.
     """
 
     run: TensorFunction
     mode: CompileMode
-    undecided: GraphModule | None = None
+    compiled: Callable[[Sequence[Tensor]], Built] | None = None
     seconds: float = 0.0
 
     def for_calls(self, num_calls: float, example: Callable[[], Sequence[Tensor]]) -> Built:
@@ -233,10 +234,9 @@ class Built(NamedTuple):
             num_calls: expected.
             example: makes inputs, as `build` takes them.
         """
-        graph = self.undecided
-        if graph is None or num_calls * self.seconds <= WORTH_COMPILING_SECONDS:
+        if self.compiled is None or num_calls * self.seconds <= WORTH_COMPILING_SECONDS:
             return self
-        return _compiled(graph, example())
+        return self.compiled(example())
 
 
 def apart(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -285,7 +285,8 @@ def build(
     plain = with_constants(graph)
     if mode == "traced":
         return Built(plain, "traced")
-    built = Built(plain, "traced", graph, predicted_seconds(plain, example, 1))
+    later = partial(_compiled, graph, fused=fused)
+    built = Built(plain, "traced", later, predicted_seconds(plain, example, 1))
     return built.for_calls(num_calls, lambda: example)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 aten = torch.ops.aten
 
@@ -153,14 +154,19 @@ def _changing(graph: GraphModule) -> dict[Node, Tensor | None]:
     """
     found: dict[Node, Tensor | None] = {}
     for node in reversed(graph.graph.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload):
+        if not isinstance(node.target, torch._ops.OpOverload):  # one of several views, say
+            found |= dict.fromkeys(node.all_input_nodes if node in found else ())
             continue
         schema = node.target._schema
         if schema.is_mutable or node in found:
             # An argument with an alias is written to, or shares its memory with the result.
-            for given, argument in zip(node.args, schema.arguments, strict=False):
-                if argument.alias_info is not None and isinstance(given, Node):
-                    found[given] = None
+            aliased = [
+                node.kwargs.get(argument.name, node.args[place : place + 1])
+                for place, argument in enumerate(schema.arguments)
+                if argument.alias_info is not None
+            ]
+            nodes = (given for given in pytree.tree_leaves(aliased) if isinstance(given, Node))
+            found |= dict.fromkeys(nodes)
     return found
 
 
