@@ -20,6 +20,7 @@ def memory_of_run(chains: Chains | Trajectories, recorder: Recorder) -> float:
     """Predict the most memory, in bytes, that this process or its device will have held.
 
     What the steps have held so far is the system's own count; draws and moments are still to come.
+    Vectors (C, D) below 32 MiB lie in glibc's heap, where holes may add up to an eighth to that.
 
     Args:
         chains: which have taken a few steps.
