@@ -23,6 +23,7 @@ from ppl_fe.free_energy.local_chains import LocalChains, LocalTarget, local_targ
 from ppl_fe.free_energy.lots import anchors_of
 from ppl_fe.inference.run.stages import Stage, Stages
 from ppl_fe.inference.run_plan import RunLength
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.networks.flat import FlatNetwork
 
 PILOT_ESS, PILOT_R_HAT, PILOT_DRAWS = 100.0, 1.05, 400  # draws of all chains of a checkpoint
@@ -94,6 +95,7 @@ class Heat:
         options: of the chains, with targets.
         shelf: the file for where the chains stand, from which any process goes on; by default they
             stay in this one.
+        steps: what heats before have built, by default nothing.
 
     Attributes:
         contenders: by name.
@@ -110,8 +112,9 @@ class Heat:
         source: TensorData | LoaderData,
         options: ChainOptions,
         shelf: Path | None = None,
+        steps: BuiltSteps | None = None,
     ) -> None:
-        made = _made(networks, source, options)
+        made = _made(networks, source, options, steps)
         self.num_chains = options.num_chains
         self.passes_a_gradient = made.attributes["batch_size"] / made.num_data * options.num_chains
         assert made.plan.until is not None
@@ -211,10 +214,13 @@ def _put_away(stages: Stages, shelf: Path) -> Path:
 
 
 def _made(
-    networks: Mapping[str, FlatNetwork], source: TensorData | LoaderData, options: ChainOptions
+    networks: Mapping[str, FlatNetwork],
+    source: TensorData | LoaderData,
+    options: ChainOptions,
+    steps: BuiltSteps | None = None,
 ) -> LocalTarget:
     shared = next(iter(networks.values()))
-    return local_target(shared, anchors_of(networks.values()), source, options)
+    return local_target(shared, anchors_of(networks.values()), source, options, steps=steps)
 
 
 def _stages(made: LocalTarget, options: ChainOptions) -> Stages:

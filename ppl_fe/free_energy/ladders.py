@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ from ppl_fe.free_energy.local_chains import (
     sample_local_posteriors,
 )
 from ppl_fe.inference.run_plan import RunLength
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.networks.flat import FlatNetwork
 
-NUM_PRIOR_DRAWS = 1000
+NUM_PRIOR_DRAWS = 250  # their error is a fifth of what the chains of the other rungs leave
 LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
 PILOT_RUNGS, PILOT_STEPS = 12, 100  # of the run by which rungs are placed
 
@@ -61,6 +62,7 @@ class Ladders:
         num_rungs: K, rungs above the prior's own.
         head: the fresh head, or None.
         placed_at: inverse temperatures of the rungs; None for β(k/K)^5.
+        steps: what has been built for ladders of this architecture and its data.
     """
 
     network: FlatNetwork
@@ -69,6 +71,7 @@ class Ladders:
     num_rungs: int
     head: FreshHead | None
     placed_at: tuple[float, ...] | None = None
+    steps: BuiltSteps = field(default_factory=BuiltSteps, repr=False, compare=False)
 
     @property
     def rungs(self) -> Tensor:
@@ -122,7 +125,13 @@ class Ladders:
         """
         options, rungs = self.options, self.rungs
         chains = sample_local_posteriors(
-            self.network, anchors, self.source, options, ladder=rungs, head=self.head
+            self.network,
+            anchors,
+            self.source,
+            options,
+            ladder=rungs,
+            head=self.head,
+            steps=self.steps,
         )
         n, stats = chains.num_data, chains.draws.sample_stats
         if len(stats.chain) < len(chains.inverse_temperature):

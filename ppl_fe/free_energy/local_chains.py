@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ppl_fe.arguments import require_positive
 from ppl_fe.data.sources import LoaderData, TensorData, as_data, check_labels
 from ppl_fe.diverged import DivergedError
+from ppl_fe.files.digest import digest
 from ppl_fe.free_energy.chain_options import USUAL_BATCH, ChainOptions
 from ppl_fe.free_energy.likelihood_check import check_likelihood
 from ppl_fe.inference.adjusted import MALT
@@ -23,6 +24,7 @@ from ppl_fe.inference.program.density import Density, merge_blocks
 from ppl_fe.inference.program.full_data import full_data_sums
 from ppl_fe.inference.run.one_run import run
 from ppl_fe.inference.run_plan import RunPlan, Target
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.models.likelihoods import Likelihood, categorical
 from ppl_fe.models.localized import LocalPosterior, local_posterior
 from ppl_fe.networks.check_forward import try_inputs
@@ -116,17 +118,18 @@ def sample_local_posteriors(
     *,
     ladder: Tensor | None = None,
     head: FreshHead | None = None,
+    steps: BuiltSteps | None = None,
 ) -> LocalChains:
     """Run chains about each anchor, on exp(−nβL_n(w) − (γ/2)‖w − w*‖²).
 
     Args:
-        network, anchors, data, options, ladder, head: as in `local_target`.
+        network, anchors, data, options, ladder, head, steps: as in `local_target`.
 
     Raises:
         ValueError: options out of range; data or weights that do not fit.
         DivergedError: the loss of an anchor is not finite, or no chain stayed so.
     """
-    made = local_target(network, anchors, data, options, ladder=ladder, head=head)
+    made = local_target(network, anchors, data, options, ladder=ladder, head=head, steps=steps)
     draws = run(made.kernel, made.target, made.plan, attributes=made.attributes)
     return LocalChains(
         draws,
@@ -147,6 +150,7 @@ def local_target(
     *,
     ladder: Tensor | None = None,
     head: FreshHead | None = None,
+    steps: BuiltSteps | None = None,
 ) -> LocalTarget:
     """Make what is run about each anchor.
 
@@ -159,6 +163,8 @@ def local_target(
             by default that of `options` alone.
         head: the fresh head, none by default: it has a prior of its own, and the anchors' values
             there do not matter.
+        steps: what has been built about other anchors, on the same data, with whatever options; by
+            default nothing.
 
     Raises:
         ValueError: options out of range; data or weights that do not fit.
@@ -194,6 +200,7 @@ def local_target(
         least_curvature=program.least_curvature,
         num_groups=num_groups,
         blocks=network.slices,
+        steps=None if steps is None else steps.of(_what_is_built(network, options, head)),
     )
     attributes = {
         "localization": options.localization,
@@ -213,6 +220,14 @@ def local_target(
     return LocalTarget(
         kernel, target, plan, attributes, anchor_loss, n, own_beta, num_groups, notes, head
     )
+
+
+def _what_is_built(network: FlatNetwork, options: ChainOptions, head: FreshHead | None) -> Hashable:
+    """Give all that a step depends on beside its inputs, of one architecture and its data."""
+    buffers = digest(dict(network.module.named_buffers()))
+    run_alone = {"length", "seed", "save_to", "resume", "progress_bar"}
+    own = [value for name, value in vars(options).items() if name not in run_alone]
+    return (buffers, head, *own)
 
 
 def passes_of(chains: LocalChains) -> float:

@@ -21,6 +21,7 @@ from ppl_fe.free_energy.local_chains import (
 from ppl_fe.free_energy.lots import anchors_of
 from ppl_fe.free_energy.ranking_rows import row_of
 from ppl_fe.inference.run.stages import Stage
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.networks.flat import FlatNetwork
 
 Rows = dict[str, dict[str, Any]]
@@ -31,7 +32,7 @@ class Materials(NamedTuple):
 
     template: the architecture. networks: of the checkpoints, which share their buffers. source: the
     data. held_out: other data that losses are wanted of, or None. head: the fresh head, or None.
-    whole: what Ctrl-C has cut short is no result.
+    whole: what Ctrl-C has cut short is no result. steps: what lots before have built.
     """
 
     template: FlatNetwork
@@ -40,6 +41,7 @@ class Materials(NamedTuple):
     held_out: TensorData | LoaderData | None = None
     head: FreshHead | None = None
     whole: bool = False
+    steps: BuiltSteps | None = None
 
     def refuse_part(self, interrupted: object) -> None:
         """Go on with Ctrl-C after a run that gave what it had, where only what is whole counts.
@@ -74,7 +76,7 @@ def all_draws(given: Materials, own: ChainOptions) -> Rows:
     losses = _held_out_losses(given, own)
     shared = next(iter(given.networks.values()))
     anchors = anchors_of(given.networks.values())
-    chains = sample_local_posteriors(shared, anchors, given.source, own)
+    chains = sample_local_posteriors(shared, anchors, given.source, own, steps=given.steps)
     given.refuse_part(chains.draws.attrs["interrupted"])
     found: Rows = {}
     for group, name in enumerate(given.networks):
@@ -99,7 +101,7 @@ def pilot(given: Materials, own: ChainOptions, shelf: Path | None) -> dict[str, 
         KeyboardInterrupt: Ctrl-C, where only what is whole counts.
     """
     losses = _held_out_losses(given, own)
-    heat = Heat(given.networks, given.source, own, shelf)
+    heat = Heat(given.networks, given.source, own, shelf, given.steps)
     given.refuse_part(heat.interrupted)
     return dict.fromkeys(given.networks, Pilot(heat, losses))
 
@@ -136,7 +138,8 @@ def ladders(
         KeyboardInterrupt: Ctrl-C, where only what is whole counts.
     """
     shared = next(iter(given.networks.values()))
-    all_rungs = Ladders(shared, given.source, own, len(rungs), head, rungs)
+    steps = BuiltSteps() if given.steps is None else given.steps
+    all_rungs = Ladders(shared, given.source, own, len(rungs), head, rungs, steps)
     climbed, draws = all_rungs.climb(anchors_of(given.networks.values()))
     given.refuse_part(draws.attrs["interrupted"])
     return dict(zip(given.networks, climbed, strict=True))

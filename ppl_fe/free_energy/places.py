@@ -14,6 +14,7 @@ from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.local_chains import FreshHead
 from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import Lot
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.networks.checkpoints import read_checkpoint
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.tasks.folder import TaskFolder, taken
@@ -46,6 +47,8 @@ class Here:
 
     def run(self, work: Work, errands: Sequence[Errand]) -> Iterator[tuple[Lot, Any]]:
         """Do the work on each lot; give what comes of it, or why nothing does."""
+        if self._given.steps is not None:
+            self._given.steps.num_runs = len(errands)
         for lot, more in errands:
             networks = {name: self._given.networks[name] for name in lot.names}
             try:
@@ -100,7 +103,7 @@ class Elsewhere:
             # Likelihood and kernel, which may be the user's own, are in the folder.
             own = replace(own, likelihood="", kernel="auto", save_to=where, progress_bar=False)
             files = {name: self._files[name] for name in lot.names}
-            return self._folder, work, files, own, more
+            return self._folder, work, files, own, more, len(errands)
 
         places = range(len(errands))
         for place, found, tries, before in self._workers.run(
@@ -119,8 +122,12 @@ def _at_a_worker(
     files: Mapping[str, str | int],
     own: ChainOptions,
     more: tuple[Any, ...],
+    num_lots: int,
 ) -> Any:
-    """Do the work on a lot, whose networks are made anew from its checkpoints."""
+    """Do the work on a lot, whose networks are made anew from its checkpoints.
+
+    Its steps are compiled where they would be if one process ran all lots, for the same table.
+    """
     own = replace(own, likelihood=taken(folder, "likelihood"), kernel=taken(folder, "kernel"))
     template: FlatNetwork = taken(folder, "module")
     head: FreshHead | None = taken(folder, "head")
@@ -130,7 +137,9 @@ def _at_a_worker(
         checkpoint = taken(folder, f"checkpoint {file}") if isinstance(file, int) else file
         networks[name] = template.with_state(read_checkpoint(checkpoint), fresh)
     source, held_out = taken(folder, "data"), taken(folder, "held_out")
-    return work(Materials(template, networks, source, held_out, head, whole=True), own, *more)
+    steps = BuiltSteps(num_lots)
+    given = Materials(template, networks, source, held_out, head, whole=True, steps=steps)
+    return work(given, own, *more)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from ppl_fe.free_energy.lots import Lot, run_lots
 from ppl_fe.free_energy.places import Elsewhere, Errand, Here, chosen_place
 from ppl_fe.free_energy.racing import Outcome, race
 from ppl_fe.free_energy.ranking_rows import row_of, table_of
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.inference.step.compile import CompileMode
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork, require_network
@@ -177,7 +178,8 @@ def rank_checkpoints(
     source, other = as_data(data), None if held_out is None else as_data(held_out)
     options = options.chosen(source)
     program_and_kernel(template, source, options)  # what it refuses should cost no reading
-    given = Materials(template, {}, source, other, whole=save_to is not None)
+    whole = save_to is not None
+    given = Materials(template, {}, source, other, whole=whole, steps=BuiltSteps())
     with (
         kept_ranking(save_to, resume=resume) as kept,
         opened_workers(executor, n_jobs) as workers,

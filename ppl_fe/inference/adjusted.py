@@ -17,6 +17,7 @@ from ppl_fe.inference.program.potential import Potential
 from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.step.batchable import batchable
+from ppl_fe.inference.step.builder import Builder
 from ppl_fe.inference.step.metric_factor import MOST_DENSE, DenseFactor
 from ppl_fe.inference.step.trajectories import Path, Trajectories
 from ppl_fe.inference.warmup.about_a_center import start_about_center
@@ -155,9 +156,12 @@ class MALT(PyroKernel):
             position,
             path=Path(self.friction, self.trajectory_length, scales),
             seed=plan.seed,
-            num_calls=EXPECTED_STEPS * trajectories,
+            builder=Builder(
+                plan.compile if density.way.traceable else "eager",
+                EXPECTED_STEPS * trajectories,
+                target.steps,
+            ),
             num_groups=target.num_groups,
-            compile=plan.compile if density.way.traceable else "eager",
             blocks=target.blocks,
         )
         start: Callable[[], OtherModes | None] | None = None

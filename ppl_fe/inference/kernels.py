@@ -20,6 +20,7 @@ from ppl_fe.inference.pyro_kernel import Prepared, PyroKernel
 from ppl_fe.inference.run_plan import RunPlan, Target
 from ppl_fe.inference.schedules import Constant
 from ppl_fe.inference.step.batchable import batchable
+from ppl_fe.inference.step.builder import Builder
 from ppl_fe.inference.step.chains import Chains, Sampler, Start
 from ppl_fe.inference.step.dense_metric import MOST_PARAMETERS, at_the_mode, unit_map
 from ppl_fe.inference.step.gradients import ESTIMATORS, Estimator, accumulated, shared
@@ -208,8 +209,11 @@ class Kernel(PyroKernel):
                 Sampler(self.dynamics, self._estimator(density, gradient), settings, gradient),
                 start if gradient == "control_variate" else start._replace(anchor=None),
                 stream,
-                num_steps=plan.length.num_steps,
-                compile=plan.compile if density.way.traceable else "eager",
+                builder=Builder(
+                    plan.compile if density.way.traceable else "eager",
+                    plan.length.num_steps,
+                    target.steps,
+                ),
                 blocks=target.blocks,
             )
 

@@ -13,6 +13,7 @@ from ppl_fe.arguments import require_integer
 from ppl_fe.data import LoaderData
 from ppl_fe.inference.program.density import Blocks, Density
 from ppl_fe.inference.program.each_chain import Way
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.inference.step.compile import COMPILE_MODES, CompileMode
 from ppl_fe.inference.targets import Targets
 from ppl_fe.settings_table import settings_table
@@ -153,6 +154,7 @@ class Target:
             an R-hat together, 1 by default.
         blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
             the sites.
+        steps: what runs of the same program have built, for this one, too; none by default.
     """
 
     density: Density
@@ -162,6 +164,7 @@ class Target:
     least_curvature: float | None = None
     num_groups: int = 1
     blocks: Blocks | None = None
+    steps: BuiltSteps | None = None
 
     def of_chain(self, chain: int) -> Target:
         """The target of one chain, which needs no `vmap`."""
@@ -174,6 +177,7 @@ class Target:
             start=None if self.start is None else self.start[own],
             center=None if self.center is None else self.center[own],
             num_groups=1,
+            steps=None,
         )
 
     def of_groups(self, groups: Sequence[int], start: Tensor) -> Target:

@@ -37,11 +37,11 @@ def refuse_lots(monkeypatch: pytest.MonkeyPatch, bias: float, most: int = 99) ->
     """Let lots fail that hold this bias, or more checkpoints than `most`; list all lots' sizes."""
     sizes: list[int] = []
 
-    def limited(network: fe.FlatNetwork, anchors: Tensor, *rest: Any) -> LocalChains:
+    def limited(network: fe.FlatNetwork, anchors: Tensor, *rest: Any, **more: Any) -> LocalChains:
         sizes.append(len(anchors))
         if len(anchors) > most or (anchors[:, -1] == bias).any():
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB\nat line 3")
-        return sample_local_posteriors(network, anchors, *rest)
+        return sample_local_posteriors(network, anchors, *rest, **more)
 
     monkeypatch.setattr(lot_work, "sample_local_posteriors", limited)
     return sizes

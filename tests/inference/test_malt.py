@@ -23,6 +23,7 @@ from ppl_fe.inference.dynamics import malt
 from ppl_fe.inference.program.density import Density
 from ppl_fe.inference.record.recorder import Recorder
 from ppl_fe.inference.run.conclusion import conclude
+from ppl_fe.inference.step.builder import Builder
 from ppl_fe.inference.step.metric_factor import LowRankFactor, identity_factor
 from ppl_fe.inference.step.step_function import Statistics
 from ppl_fe.inference.step.trajectories import Path, Trajectories
@@ -333,7 +334,7 @@ def trajectories_of(*scales: float) -> Trajectories:
 
     path = Path(malt.FRICTION, malt.TRAJECTORY_LENGTH, scales)
     start = torch.ones(2, 2, dtype=torch.float64)
-    return Trajectories(Density(normal), start, path=path, seed=0, num_calls=1, compile="eager")
+    return Trajectories(Density(normal), start, path=path, seed=0, builder=Builder("eager", 1))
 
 
 def test_the_end_of_a_run_says_that_energy_was_lost_and_names_the_funnel() -> None:

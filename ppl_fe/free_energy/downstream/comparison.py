@@ -44,6 +44,7 @@ from ppl_fe.free_energy.lots import anchors_of, side_by_side
 from ppl_fe.free_energy.neighbourhoods import Free
 from ppl_fe.free_energy.places import Elsewhere, Here, chosen_place
 from ppl_fe.free_energy.ranking_table import RankingTable
+from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.models.likelihoods import find_likelihood
 from ppl_fe.networks.flat import FlatNetwork
 from ppl_fe.tasks.workers import Workers
@@ -96,9 +97,10 @@ def compare(
     Raises:
         ValueError: data that no checkpoint and not the template itself can be put through.
     """
-    given = Materials(template, {}, question.source, head=question.head)
+    steps = BuiltSteps()
+    given = Materials(template, {}, question.source, head=question.head, steps=steps)
     with chosen_place(question.workers, given, checkpoints, question.options) as place_of:
-        return _compared(checkpoints, template, question, place_of)
+        return _compared(checkpoints, template, question, place_of, steps)
 
 
 def _compared(
@@ -106,6 +108,7 @@ def _compared(
     template: FlatNetwork,
     question: Question,
     place_of: Callable[[Mapping[str, FlatNetwork]], Here | Elsewhere],
+    steps: BuiltSteps,
 ) -> pd.DataFrame:
     source, wanted = question.source, question.wanted
     trial = Trial(source, None, question.options, question.head)
@@ -114,7 +117,9 @@ def _compared(
         name: {"note": "", "error": errors.get(name, "")} for name in checkpoints
     }
     add_columns(rows, _read_off(networks, question))
-    ladders = Ladders(template, source, question.options, question.num_rungs, question.head)
+    ladders = Ladders(
+        template, source, question.options, question.num_rungs, question.head, steps=steps
+    )
     attrs: dict[str, Any] = {}
     if networks and set(SAMPLED) & set(wanted):
         sampled = _sampled(networks, ladders, place_of(networks), question.free)

@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import Dynamics, WithMomentum
 from ppl_fe.inference.program.density import Blocks, Data, Density, Indices, merge_blocks
-from ppl_fe.inference.step.compile import CompileMode, TensorFunction, build
+from ppl_fe.inference.step.builder import Builder
+from ppl_fe.inference.step.compile import CompileMode, TensorFunction
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation, exact_evaluation
 from ppl_fe.inference.step.random_stream import RandomStream, shapes
@@ -74,8 +75,7 @@ class Chains:
         start: where they start.
         stream: of noise and minibatches. Where a loader's batches differ in shape from chain to
             chain or from step to step, those steps are run eagerly, as they come.
-        num_steps: expected; "auto" weighs the cost of compiling against it.
-        compile: how to run the step, "auto" by default.
+        builder: how the step is built.
         blocks: names of consecutive runs of coordinates, for temperatures and failures; by default
             the sites.
 
@@ -92,15 +92,15 @@ class Chains:
         start: Start,
         stream: RandomStream,
         *,
-        num_steps: int,
-        compile: CompileMode = "auto",
+        builder: Builder,
         blocks: Blocks | None = None,
     ) -> None:
         data = density.tensors if stream.batches is None else next(stream.batches)
         if isinstance(data, list):
-            compile = "eager"
+            builder = builder._replace(mode="eager")
             density = density.run_as(density.way._replace(vectorized=False, traceable=False))
         self.density, self.stream, self._sampler = density, stream, sampler
+        self._builder = builder
         self.start, self.near_mode = start.position.contiguous().clone(), start.near_mode
         self.blocks = merge_blocks(blocks or density.blocks)
         metric, anchor = start.metric, start.anchor
@@ -131,11 +131,9 @@ class Chains:
         self._leaves, self._structure = pytree.tree_flatten(inputs)
         self._slots, self._state_type = inputs.slots(), type(state)
         function = flat_step(self.dynamics, self.estimator, self.blocks, self._structure)
-        if compile != "eager":
+        if builder.mode != "eager":
             warn_of_unrolled_loop(density, self.start[0])
-        self._built = build(
-            function, self._leaves, compile, num_steps, read_constants=density.way.vectorized
-        )
+        self._built = builder.step(function, self._leaves, read_constants=density.way.vectorized)
         # Building took steps, and they were added up.
         self._leaves[self._slots.totals] = Totals.zero(own, len(self.blocks))
         self._evaluate: TensorFunction | None = None
@@ -322,9 +320,8 @@ class Chains:
         function = flat_evaluation(self.estimator, structure)
         if self._fits(self._data):
             if self._evaluate is None:
-                mode: CompileMode = "eager" if self.compile_mode == "eager" else "traced"
                 vectorized = self.density.way.vectorized
-                built = build(function, leaves, mode, num_calls=1, read_constants=vectorized)
+                built = self._builder.gradient(function, leaves, read_constants=vectorized)
                 self._evaluate = built.run
             function = self._evaluate
         with torch.no_grad():

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from ppl_fe.inference.dynamics import malt
 from ppl_fe.inference.program.density import Blocks, Density, merge_blocks
-from ppl_fe.inference.step.compile import CompileMode, apart, build
+from ppl_fe.inference.step.builder import Builder
+from ppl_fe.inference.step.compile import CompileMode, apart
 from ppl_fe.inference.step.gradients import Estimator, full_data
 from ppl_fe.inference.step.metric_factor import Metric, group_of, grouped, identity_factor
 from ppl_fe.inference.step.random_stream import RandomStream
@@ -70,9 +71,8 @@ class Trajectories:
         position: (C, D), where the chains start.
         path: friction, length and scales of trajectories.
         seed: of velocities and acceptances.
-        num_calls: gradients expected; "auto" weighs the cost of compiling against it.
         num_groups: equal consecutive groups of chains, 1 by default.
-        compile: how to run a step, "auto" by default.
+        builder: how a step is built.
         blocks: names of consecutive runs of coordinates, for temperatures; by default the sites.
 
     Attributes:
@@ -90,9 +90,8 @@ class Trajectories:
         *,
         path: Path,
         seed: int,
-        num_calls: int,
+        builder: Builder,
         num_groups: int = 1,
-        compile: CompileMode = "auto",
         blocks: Blocks | None = None,
     ) -> None:
         self.density, self.num_gradients = density, 0
@@ -106,15 +105,15 @@ class Trajectories:
         self.state = malt.State(
             position.clone(), torch.zeros_like(position), torch.zeros_like(position), *zeros
         )
-        self._build(full_data(density), compile, num_calls)
+        self._build(full_data(density), builder)
         self.totals = Totals.zero(position, len(self.blocks))
         self.acceptance = torch.ones_like(zeros[0])
         self._ended = torch.stack(zeros[:2])  # sums over trajectories: acceptance, and divergences
         self._thermometer = Thermometer(*(torch.zeros_like(position[0]) for _ in range(3)))
         self.start_at(position)
 
-    def _build(self, estimator: Estimator, compile: CompileMode, num_calls: int) -> None:
-        if compile != "eager":
+    def _build(self, estimator: Estimator, builder: Builder) -> None:
+        if builder.mode != "eager":
             warn_of_unrolled_loop(self.density, self.state.position[0])
         structure = pytree.tree_structure(self._inputs_at_rest())
 
@@ -122,9 +121,7 @@ class Trajectories:
             return [*verlet(estimator, pytree.tree_unflatten(list(leaves), structure))]
 
         vectorized = self.density.way.vectorized
-        self._built = build(
-            function, self._example(), compile, num_calls, read_constants=vectorized
-        )
+        self._built = builder.step(function, self._example(), read_constants=vectorized)
 
     @property
     def factor(self) -> Metric:

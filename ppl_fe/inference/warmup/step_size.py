@@ -19,7 +19,8 @@ from ppl_fe.inference.warmup.curvature import (
     stiffest,
 )
 
-NUM_ROUNDS = 20
+NUM_ROUNDS, LEAST_ROUNDS = 20, 5
+STEPS_A_ROUND = 20  # at least: a round takes eight gradients, and should not cost more than steps
 # While the chains still descend, gradient noise biases nothing and a bold step is only fast.
 DESCENT_SHARE, DESCENT_TOLERANCE = 0.3, 0.5
 UPPER_QUANTILE = 0.99
@@ -45,13 +46,13 @@ class Tuning(NamedTuple):
 class Adaptation:
     """Tunes the settings of `Chains` while they warm up and holds them fixed afterwards.
 
-    At twenty times spread over the warm-up the largest curvature of −log p is measured at each
-    chain's position by power iteration on Hessian-vector products (differences of the same
-    traced gradient), together with the variance of the minibatch gradient along it. The settings
-    follow from an upper quantile over chains and the later half of the rounds so far: the
-    curvature at the start misleads, and along the chain it varies. A preconditioned sampler is
-    measured in the coordinates w/√G of its present metric. Afterwards nothing adapts, so the
-    sampling phase is a Markov chain.
+    At twenty times spread over the warm-up, fewer where it is short, the largest curvature of
+    −log p is measured at each chain's position by power iteration on Hessian-vector products
+    (differences of the same traced gradient), together with the variance of the minibatch gradient
+    along it. The settings follow from an upper quantile over chains and the later half of the
+    rounds so far: the curvature at the start misleads, and along the chain it varies. A
+    preconditioned sampler is measured in the coordinates w/√G of its present metric. Afterwards
+    nothing adapts, so the sampling phase is a Markov chain.
 
     Args:
         tuning: what is automatic, and how exactly.
@@ -83,7 +84,8 @@ class Adaptation:
         self.exact_gradient = tuning.exact_gradient or not chains.has_gradient_noise
         self.num_steps, self.exploring = 0, False
         self._scheduled: float | None = None
-        self._every = max(1, warmup_steps // NUM_ROUNDS)
+        rounds = min(NUM_ROUNDS, max(LEAST_ROUNDS, warmup_steps // STEPS_A_ROUND))
+        self._every = max(1, warmup_steps // rounds)
         self._history: list[tuple[Tensor, Tensor]] = []
         self.direction: Stiffest | None = None
         self._slowest = SlowestDirection(
