@@ -10,6 +10,8 @@ through memory four times more. Of a large embedding only the rows that a batch 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import nan
 
@@ -62,6 +64,15 @@ class WorkingCopy:
         for name in network.names:
             take = partial(self._take, name)
             named[name].register_post_accumulate_grad_hook(take)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def in_full_precision(self) -> Iterator[None]:
+        """Differentiate without autocast for a while, for gradients that are to be differenced."""
+        usual, self.objective = self.objective, self.objective.in_full_precision
+        try:
+            yield
+        finally:
+            self.objective = usual
 
     def differentiate(self, batch: Batch) -> tuple[float, GradientParts]:
         """Compute a batch's mean loss at `weights` and its gradient, of several ranks together.

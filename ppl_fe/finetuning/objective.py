@@ -50,6 +50,11 @@ class Objective:
         self.likelihood, self.device = find_likelihood(likelihood), device
         self.autocast = autocast
 
+    @property
+    def in_full_precision(self) -> Objective:
+        """Give the same without autocast: differences of gradients are mostly rounding with it."""
+        return Objective(self.likelihood, self.device)
+
     def __call__(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Compute the batch's loss, a scalar in nats a datum, and the module's output.
 

@@ -27,7 +27,7 @@ from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step.builder import BuiltSteps
 from ppl_fe.networks.flat import FlatNetwork
 
-NUM_PRIOR_DRAWS = 250  # their error is a fifth of what the chains of the other rungs leave
+NUM_PRIOR_DRAWS = 250  # a quarter of the error that the chains of the other rungs leave
 LADDER_POWER = 5  # rungs at β(k/K)^5, dense near the prior (Friel & Pettitt 2008)
 PILOT_RUNGS, PILOT_STEPS = 12, 100  # of the run by which rungs are placed
 

@@ -38,6 +38,8 @@ NOISY = (
     "gradient='control_variate', or batch_size=None for all the data in a step"
 )
 
+ROUNDING = "control variates difference gradients, and in that precision these are mostly rounding"
+
 
 class DataCount(NamedTuple):
     """What `count_data` found.
@@ -89,6 +91,8 @@ def count_data(
     wanted = gradient == "control_variate" or (gradient == "auto" and data_size > num_data)
     if not (noisy and wanted):
         return DataCount(data_size, None, notes)
+    if task.objective.autocast is not None:
+        notes += (f"autocast={task.objective.autocast} is left out: {ROUNDING}",)
     rows = rows_of_a_pass(task.source, task.batch_size, most)
     if rows < num_data:
         notes += (f"the gradient of all the data is that of {rows:,} of {num_data:,} rows",)
@@ -103,7 +107,7 @@ def count_data(
 
 def _at_reference(task: Task) -> WorkingCopy:
     """Make a copy of the pretrained network, its fresh head trained if it has one."""
-    working = WorkingCopy(task.network, task.objective)
+    working = WorkingCopy(task.network, task.objective.in_full_precision)
     task.objective.check(working.module, task.source)
     if task.head_names:
         # A network that is not finite is told by its layer, before an optimiser says less of it.

@@ -128,7 +128,9 @@ class ScaleChains:
         self.reference = reference
         self.network, self.source, self.plan, self.head = network, source, plan, head
         width, padding = padding_for(network.num_parameters, BLOCK)
-        self.working = WorkingCopy(network, objective, padding)
+        # With autocast a difference of gradients is mostly rounding.
+        exact = objective if reference is None else objective.in_full_precision
+        self.working = WorkingCopy(network, exact, padding)
         objective.check(self.working.module, source)
         self.offsets = Offsets(network.anchor, self.working.weights, width)
         self.update = self._make_update(alpha, beta)

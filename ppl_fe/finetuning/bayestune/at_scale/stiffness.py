@@ -85,10 +85,11 @@ def measure(
     def product(vector: Tensor, curvature: Tensor) -> Tensor:
         length = SHORT * curvature.item() ** -0.5
         batch, moved = next(batches), torch.zeros_like(working.weights)
-        for ahead in (length, -length):
-            write()
-            working.weights.add_(vector, alpha=ahead)
-            working.differentiate(batch)[1].add_to(moved, 1 if ahead > 0 else -1)
+        with working.in_full_precision():
+            for ahead in (length, -length):
+                write()
+                working.weights.add_(vector, alpha=ahead)
+                working.differentiate(batch)[1].add_to(moved, 1 if ahead > 0 else -1)
         return moved.mul_(data_size / (2 * length))
 
     iterations = FIRST_ITERATIONS if before is None else LATER_ITERATIONS
