@@ -73,6 +73,6 @@ def test_what_would_change_no_setting_is_not_measured(
     monkeypatch.setattr(Adaptation, "_is_known", lambda _: False)
     long = drawn()
     np.testing.assert_array_equal(short.sample_stats["loss"], long.sample_stats["loss"])
-    rounds = 40 // 2 + 1  # every second step, and the first
+    rounds = 40 // 8 + 3  # every eighth step, and the first, second and fourth
     saved = 2 * LATER_ITERATIONS * (0 if step_size == "auto" else rounds)
     assert long.attrs["num_gradients"] - short.attrs["num_gradients"] == saved
