@@ -227,7 +227,8 @@ def _what_is_built(network: FlatNetwork, options: ChainOptions, head: FreshHead 
     buffers = digest(dict(network.module.named_buffers()))
     run_alone = {"length", "seed", "save_to", "resume", "progress_bar"}
     own = [value for name, value in vars(options).items() if name not in run_alone]
-    return (buffers, head, *own)
+    # A likelihood of the user's own need not have a hash.
+    return (buffers, head, *(id(value) if callable(value) else value for value in own))
 
 
 def passes_of(chains: LocalChains) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ def test_another_checkpoint_takes_the_step_and_draws_as_it_would_alone(built: li
     [
         {"localization": 20.0},
         {"inverse_temperature": 1.0},
-        {"likelihood": "next_token"},
+        {"likelihood": fe.models.categorical},
         {"kernel": fe.SGLD},
         {"num_chains": 3},
         {"shift": 0.5},
@@ -92,14 +94,31 @@ def test_another_checkpoint_takes_the_step_and_draws_as_it_would_alone(built: li
     ids=str,
 )
 def test_what_no_input_holds_is_built_anew(built: list[int], changed: dict[str, Any]) -> None:
-    if "likelihood" in changed:
-        changed = {"likelihood": lambda output, y: fe.models.categorical(output, y)}
     steps = BuiltSteps()
     losses(1, steps)
     count = len(built)
     shared = losses(1, steps, **changed)
     assert len(built) == 2 * count
     assert (shared == losses(1, None, **changed)).all()
+
+
+@dataclass
+class Softmax:
+    """A likelihood without a hash."""
+
+    scale: float = 1.0
+
+    def __call__(self, output: Tensor, y: Tensor) -> None:
+        pyro.sample("y", dist.Categorical(logits=self.scale * output), obs=y)
+
+
+def test_a_likelihood_need_not_have_a_hash(built: list[int]) -> None:
+    steps, softmax = BuiltSteps(), Softmax()
+    first = losses(1, steps, likelihood=softmax)
+    assert (first == losses(1, steps, likelihood=softmax)).all()
+    assert len(built) == 2
+    losses(1, steps, likelihood=Softmax())
+    assert len(built) == 4
 
 
 def test_compiling_is_weighed_against_the_steps_of_all_lots(built: list[int]) -> None:

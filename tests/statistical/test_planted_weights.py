@@ -43,7 +43,14 @@ def selected(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "least", "most"),
-    [(1000, 0.2, 0.6), (1000, 0.1, 0.3), (100, 2.0, 2.0)],
+    [
+        (100, 2.0, 2.0),
+        (300, 0.5, 1.5),
+        (1000, 0.2, 0.6),
+        (1000, 0.1, 0.3),
+        (10_000, 0.05, 0.15),
+        (10_000, 0.02, 0.06),
+    ],
 )
 def test_as_many_are_found_as_at_the_best_weight(rows: int, least: float, most: float) -> None:
     network, x, y, moved = planted(rows, least, most)
@@ -60,7 +67,13 @@ def test_as_many_are_found_as_at_the_best_weight(rows: int, least: float, most: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "least", "most", "told"),
-    [(100, 0.1, 0.1, True), (1000, 0.02, 0.02, True), (1000, 0.4, 0.8, False)],
+    [
+        (100, 0.1, 0.1, True),
+        (1000, 0.02, 0.02, True),
+        (10_000, 0.005, 0.005, True),
+        (1000, 0.4, 0.8, False),
+        (10_000, 0.05, 0.15, False),
+    ],
 )
 def test_where_nothing_can_be_found_the_notes_say_so(
     rows: int, least: float, most: float, told: bool
