@@ -14,6 +14,7 @@ import ppl_fe as fe
 from ppl_fe.data.sources import TensorData
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.pulls import TELLING, Pulls, measure_pulls
+from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.flat_gradient import GradientParts
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Objective
@@ -117,6 +118,33 @@ def test_pulls_of_one_row_and_of_a_choice_of_rows() -> None:
         net, data, sparsity=0.1, batch_size=4, data_size=640.0, gradient="control_variate"
     )
     assert "the gradient of all the data is that of 48 of 64 rows" in found.notes
+
+
+def test_each_chain_moves_the_reference_twice_and_only_in_its_warm_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, moves = [0], list[int]()
+
+    def step(chains: ScaleChains) -> float:
+        begun[0] += 1
+        return take(chains)
+
+    def move(reference: ControlVariates, weights: Tensor) -> None:
+        moves.append(begun[0])
+        return moved(reference, weights)
+
+    take, moved = ScaleChains.step, ControlVariates.move
+    monkeypatch.setattr(ScaleChains, "step", step)
+    monkeypatch.setattr(ControlVariates, "move", move)
+    net, data, _ = steep(20, 64)
+    rule = fe.BayesTune(
+        num_chains=2, num_samples=4, warmup_steps=16, thinning=1, data_size=640.0,
+        gradient="control_variate",
+    )  # fmt: skip
+    fe.select_parameters(
+        net, data, likelihood="normal", rule=rule, sparsity=0.1, batch_size=4, progress_bar=False
+    )
+    assert moves == [8, 10, 20 + 8, 20 + 10]  # of 16 steps before four kept ones
 
 
 def test_noise_alone_is_told_from_pulls() -> None:

@@ -7,9 +7,10 @@ with w − w₀ (Baker, Fearnhead, Fox & Nemeth 2019). The noise of N̂∇L_B al
 proportion to N̂², next to curvatures in proportion to N̂: where the data count many times over, the
 noise and not the posterior would rank the weights.
 
-At first w₀ is the pretrained network with its fresh head trained. Half through its warm-up each
-chain moves it to where it has come, since there the posterior lies, and not later: what is kept is
-a Markov chain. A step takes two gradients, and each ∇L(w₀) one pass over the data.
+At first w₀ is the pretrained network with its fresh head trained. Half through its warm-up, and
+once more an eighth later, each chain moves it to where it has come, since there the posterior lies,
+and then no more: what is kept is a Markov chain. A step takes two gradients, and each ∇L(w₀) one
+pass over the data.
 
 Paper: Control variates for stochastic gradient MCMC, Stat. Comput. 2019.
 """

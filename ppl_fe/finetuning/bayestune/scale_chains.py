@@ -172,7 +172,7 @@ class ScaleChains:
         if chain == 0:
             self.offsets.write()
             if self.reference is not None and self.reference.moved:  # before this is a new try
-                self.reference.move(self.working.weights[: self.network.num_parameters])
+                self._move_reference()
             self.tune(exact=self.reference is not None)
         # Overdispersed, but at most twice the prior's sd: a wider start destroys the network.
         spread = 2 * min(sqrt(self.tuning.step_size / 2), self.update.scales.offset_sd)
@@ -198,16 +198,22 @@ class ScaleChains:
 
         Never later, so that what is kept is a Markov chain, and of one step size for all chains.
         """
-        half, late = self.plan.warmup_steps // 2, -(-3 * self.plan.warmup_steps // 4)
+        warmup = self.plan.warmup_steps
+        half, again, late = warmup // 2, 5 * warmup // 8, -(-3 * warmup // 4)
         if step == 0:
             self.start(chain)
         elif step == half:
-            if self.reference is not None:
-                self.reference.move(self.working.weights[: self.network.num_parameters])
+            self._move_reference()
             if chain == 0:
                 self.tune(exact=self.reference is not None)
+        elif step == again:  # with its noise mostly gone the chain has come nearer to its posterior
+            self._move_reference()
         elif step == late and chain == 0 and self.reference is not None:
             self.tune()  # with the noise that there is away from the reference
+
+    def _move_reference(self) -> None:
+        if self.reference is not None:
+            self.reference.move(self.working.weights[: self.network.num_parameters])
 
     def tune(self, *, exact: bool = False) -> None:
         """Measure stiffness at the present weights, and set ε and the noise that makes up for it.

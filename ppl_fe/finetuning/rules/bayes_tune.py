@@ -68,7 +68,7 @@ class BayesTune(Rule):
             your own "auto" is n.
         gradient: "minibatch" estimates gradients by B rows; "control_variate" takes from it the
             same rows' gradient at a reference point and adds that of all the data there, which
-            takes twice as long and 3 vectors (D,) more, and passes over the data: one, and one
+            takes twice as long and 3 vectors (D,) more, and passes over the data: one, and two
             for each chain. "auto" (the default) is "control_variate" where N̂ is automatic and
             above n, and "minibatch" at an N̂ of your own. The variance of the minibatches' noise
             grows with N̂², and where N̂ > n it would rank the weights. All the data in a step have
