@@ -191,4 +191,7 @@ class Target:
         chains = [group * each + place for group in groups for place in range(each)]
         density = self.density.run_as(self.density.way)
         density.chain_kwargs = {name: v[chains] for name, v in self.density.chain_kwargs.items()}
-        return replace(self, density=density, start=start, center=None, num_groups=len(groups))
+        # Wherever they go on they build for themselves, and so alike.
+        return replace(
+            self, density=density, start=start, center=None, num_groups=len(groups), steps=None
+        )

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from ppl_fe.inference.dynamics import Dynamics, WithMomentum
 from ppl_fe.inference.program.density import Blocks, Data, Density, Indices, merge_blocks
 from ppl_fe.inference.step.builder import Builder
-from ppl_fe.inference.step.compile import CompileMode, TensorFunction
+from ppl_fe.inference.step.compile import CompileMode, TensorFunction, apart
 from ppl_fe.inference.step.dense_metric import LinearMap
 from ppl_fe.inference.step.gradients import Anchor, Batch, Estimator, Evaluation, exact_evaluation
 from ppl_fe.inference.step.random_stream import RandomStream, shapes
@@ -315,13 +315,14 @@ class Chains:
             The estimate, with the gradient in the chains' own coordinates.
         """
         self.num_evaluations += 1
-        inputs = (position, Batch(indices, self.density.chain_values, self._data), self._fixed)
+        batch = Batch(indices, self.density.chain_values, self._data)
+        inputs = (position.contiguous(), batch, self._fixed)  # as it is compiled to be read
         leaves, structure = pytree.tree_flatten(inputs)
         function = flat_evaluation(self.estimator, structure)
         if self._fits(self._data):
             if self._evaluate is None:
                 vectorized = self.density.way.vectorized
-                built = self._builder.gradient(function, leaves, read_constants=vectorized)
+                built = self._builder.gradient(function, apart(leaves), read_constants=vectorized)
                 self._evaluate = built.run
             function = self._evaluate
         with torch.no_grad():
