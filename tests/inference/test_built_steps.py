@@ -91,7 +91,7 @@ def test_another_checkpoint_takes_the_step_and_draws_as_it_would_alone(built: li
         {"num_chains": 3},
         {"shift": 0.5},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 def test_what_no_input_holds_is_built_anew(built: list[int], changed: dict[str, Any]) -> None:
     steps = BuiltSteps()
