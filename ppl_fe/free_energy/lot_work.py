@@ -31,17 +31,17 @@ class Materials(NamedTuple):
     """What a lot is run on.
 
     template: the architecture. networks: of the checkpoints, which share their buffers. source: the
-    data. held_out: other data that losses are wanted of, or None. head: the fresh head, or None.
-    whole: what Ctrl-C has cut short is no result. steps: what lots before have built.
+    data. steps: what lots before have built. held_out: other data that losses are wanted of, or
+    None. head: the fresh head, or None. whole: what Ctrl-C has cut short is no result.
     """
 
     template: FlatNetwork
     networks: Mapping[str, FlatNetwork]
     source: TensorData | LoaderData
+    steps: BuiltSteps
     held_out: TensorData | LoaderData | None = None
     head: FreshHead | None = None
     whole: bool = False
-    steps: BuiltSteps | None = None
 
     def refuse_part(self, interrupted: object) -> None:
         """Go on with Ctrl-C after a run that gave what it had, where only what is whole counts.
@@ -138,8 +138,7 @@ def ladders(
         KeyboardInterrupt: Ctrl-C, where only what is whole counts.
     """
     shared = next(iter(given.networks.values()))
-    steps = BuiltSteps() if given.steps is None else given.steps
-    all_rungs = Ladders(shared, given.source, own, len(rungs), head, rungs, steps)
+    all_rungs = Ladders(shared, given.source, own, len(rungs), head, rungs, given.steps)
     climbed, draws = all_rungs.climb(anchors_of(given.networks.values()))
     given.refuse_part(draws.attrs["interrupted"])
     return dict(zip(given.networks, climbed, strict=True))

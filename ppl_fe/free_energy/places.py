@@ -47,12 +47,11 @@ class Here:
 
     def run(self, work: Work, errands: Sequence[Errand]) -> Iterator[tuple[Lot, Any]]:
         """Do the work on each lot; give what comes of it, or why nothing does."""
-        if self._given.steps is not None:
-            self._given.steps.num_runs = len(errands)
+        given = self._given._replace(steps=self._given.steps.for_runs(len(errands)))
         for lot, more in errands:
-            networks = {name: self._given.networks[name] for name in lot.names}
+            networks = {name: given.networks[name] for name in lot.names}
             try:
-                found = work(self._given._replace(networks=networks), lot.own(), *more)
+                found = work(given._replace(networks=networks), lot.own(), *more)
             except Exception as error:  # whatever one of them can raise
                 found = error
             yield lot, found
@@ -138,7 +137,7 @@ def _at_a_worker(
         networks[name] = template.with_state(read_checkpoint(checkpoint), fresh)
     source, held_out = taken(folder, "data"), taken(folder, "held_out")
     steps = BuiltSteps(num_lots)
-    given = Materials(template, networks, source, held_out, head, whole=True, steps=steps)
+    given = Materials(template, networks, source, steps, held_out, head, whole=True)
     return work(given, own, *more)
 
 

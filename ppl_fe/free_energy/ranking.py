@@ -178,8 +178,7 @@ def rank_checkpoints(
     source, other = as_data(data), None if held_out is None else as_data(held_out)
     options = options.chosen(source)
     program_and_kernel(template, source, options)  # what it refuses should cost no reading
-    whole = save_to is not None
-    given = Materials(template, {}, source, other, whole=whole, steps=BuiltSteps())
+    given = Materials(template, {}, source, BuiltSteps(), other, whole=save_to is not None)
     with (
         kept_ranking(save_to, resume=resume) as kept,
         opened_workers(executor, n_jobs) as workers,

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import ppl_fe as fe
+from ppl_fe.data.sources import as_data
 from ppl_fe.free_energy.chain_options import ChainOptions
 from ppl_fe.free_energy.local_chains import sample_local_posteriors
+from ppl_fe.free_energy.lot_work import Materials
+from ppl_fe.free_energy.lots import Lot
+from ppl_fe.free_energy.places import Errand, Here
 from ppl_fe.inference.run_plan import RunLength
 from ppl_fe.inference.step import builder
 from ppl_fe.inference.step.builder import BuiltSteps
@@ -133,6 +137,16 @@ def test_compiling_is_weighed_against_the_steps_of_all_lots(built: list[int]) ->
     lots, each = 5, 13  # of six candidates, 4 x 2 chains each, whose steps are 13
     assert built[2] == lots * each
     assert len(built) == 4  # beside the pilot's two
+
+
+def test_lots_leave_other_runs_the_number_that_they_have() -> None:
+    network = fe.FlatNetwork(nn.Linear(3, 2))
+    names = ("a", "b")
+    given = Materials(network, dict.fromkeys(names, network), as_data((X, Y)), BuiltSteps())
+    errands = [Errand(Lot(0, [name], lambda: OPTIONS)) for name in names]
+    found = Here(given).run(lambda own, _: own.steps.num_runs, errands)
+    assert [value for _, value in found] == [2, 2]
+    assert given.steps.num_runs == 1
 
 
 def test_a_short_warm_up_spends_little_more_on_curvature_than_on_steps() -> None:

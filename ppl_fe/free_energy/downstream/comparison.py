@@ -98,7 +98,7 @@ def compare(
         ValueError: data that no checkpoint and not the template itself can be put through.
     """
     steps = BuiltSteps()
-    given = Materials(template, {}, question.source, head=question.head, steps=steps)
+    given = Materials(template, {}, question.source, steps, head=question.head)
     with chosen_place(question.workers, given, checkpoints, question.options) as place_of:
         return _compared(checkpoints, template, question, place_of, steps)
 

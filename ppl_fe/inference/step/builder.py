@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppl_fe.inference.step.compile import Built, CompileMode, TensorFunction, build
 
-GRADIENTS = 150  # by which a warm-up measures curvature, about
+MEASURING = 150  # gradients by which a warm-up measures curvature, about
 
 
 class BuiltSteps:
@@ -49,6 +49,12 @@ class BuiltSteps:
         """
         part = copy(self)
         part._program = (*self._program, program)
+        return part
+
+    def for_runs(self, num_runs: int) -> BuiltSteps:
+        """Give the same for another number of runs, which share what is built with all others."""
+        part = copy(self)
+        part.num_runs = num_runs
         return part
 
     def build(
@@ -103,7 +109,7 @@ class Builder(NamedTuple):
         """Build the gradient alone, compiled where its few calls pay for that; see `build`."""
         mode: CompileMode = "auto" if self.mode == "compiled" else self.mode
         return self._own.build(
-            "gradient", function, example, mode, GRADIENTS, read_constants=read_constants
+            "gradient", function, example, mode, MEASURING, read_constants=read_constants
         )
 
     @property
