@@ -36,6 +36,7 @@ import ppl_fe as fe
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import digits_network, pretrain
 from ppl_fe.demo.transfer import transfer
+from ppl_fe.free_energy.downstream.consensus import consensus
 from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER
 from ppl_fe.free_energy.neighbourhoods import TELLING, reliability
 
@@ -135,7 +136,7 @@ def judged(records: Sequence[Record], accuracy: pd.Series) -> pd.DataFrame:
     rows = []
     for part in dict.fromkeys(one["part"] for one in records):
         own = [one for one in records if one["part"] == part]
-        for name in PARTS[part.split(" at ")[0]]:
+        for name in PARTS.get(part.split(" at ")[0], [part]):
             values = [signed(name, one["columns"][name]) for one in own]
             r = [float(np.corrcoef(value, accuracy)[0, 1]) for value in values]
             regret = [accuracy.max() - accuracy.iloc[int(np.argmax(value))] for value in values]
@@ -156,6 +157,32 @@ def judged(records: Sequence[Record], accuracy: pd.Series) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows).set_index("criterion")
+
+
+def agreed(records: Sequence[Record]) -> list[Record]:
+    """The consensus of the episodes whose parts are all there, as a part of its own."""
+    made = []
+    for number in dict.fromkeys(one["episode"] for one in records):
+        own = {one["part"]: one for one in records if one["episode"] == number}
+        for name, parts in {
+            "consensus of one pass": ["features"],
+            "consensus": ["features", "sampled"],
+        }.items():
+            if not set(parts) <= set(own):
+                continue
+            columns = {k: v for part in parts for k, v in own[part]["columns"].items()}
+            known = tuple(one for part in parts for one in PARTS[part])
+            value, error = consensus(pd.DataFrame(columns), known, fresh_head=True)
+            made.append(
+                {
+                    "episode": number,
+                    "part": name,
+                    "seconds": sum(own[part]["seconds"] for part in parts),
+                    "passes": {name: sum(max(own[p]["passes"].values()) for p in parts)},
+                    "columns": {name: value.tolist(), f"{name}_error": error.tolist()},
+                }
+            )
+    return made
 
 
 def chosen_among(records: Sequence[Record]) -> list[Record]:
@@ -258,7 +285,7 @@ def main(argv: Sequence[str]) -> int:
     for name in dict.fromkeys(one["part"] for one in among):
         taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}
         print(f"γ of {name}: {taken}")
-    print(judged([*records, *among], accuracy).to_string())
+    print(judged([*records, *agreed(records), *among], accuracy).to_string())
     return 0
 
 

@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 import ppl_fe as fe
-from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER
+from ppl_fe.free_energy.downstream.consensus import consensus
+from ppl_fe.free_energy.downstream.criteria import CRITERIA, HIGHER_IS_BETTER
 from ppl_fe.free_energy.downstream.prediction_scores import rank_correlation
 
 Record = dict[str, Any]
@@ -271,6 +272,9 @@ def judged(records: Sequence[Record]) -> pd.DataFrame:
             worst = max(one["columns"].get("r_hat", [float("nan")]))
             rows[one["labels"], name].append((rho, truth.max() - truth[values.argmax()], worst))
     for one_key, truth in truths.items():
+        for name, values in consensuses([one for one in records if key(one) == one_key]).items():
+            rho = rank_correlation(torch.tensor(-values), torch.tensor(truth))
+            rows[one_key[1], name].append((rho, truth.max() - truth[values.argmin()], float("nan")))
         rows[one_key[1], "at random"].append((0.0, truth.max() - truth.mean(), float("nan")))
     table = []
     for (labels, name), found in sorted(rows.items()):
@@ -286,6 +290,18 @@ def judged(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table).set_index(["labels", "criterion"])
+
+
+def consensuses(records: Sequence[Record]) -> dict[str, np.ndarray[Any, Any]]:
+    """What `choose_checkpoint` orders by, of one problem: of the labels' pass alone, and of all."""
+    columns = {name: values for one in records for name, values in one["columns"].items()}
+    known = tuple(name for name in CRITERIA if name in columns)
+    ways = {"consensus of one pass": tuple(name for name in known if name not in PARTS["sampled"])}
+    if "free_energy" in known:
+        ways["consensus"] = known
+    table = pd.DataFrame(columns)
+    found = {name: consensus(table, own, fresh_head=False)[0] for name, own in ways.items()}
+    return {name: values for name, values in found.items() if np.isfinite(values).all()}
 
 
 def is_truth(record: Record) -> bool:

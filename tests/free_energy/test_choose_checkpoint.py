@@ -128,7 +128,8 @@ def test_all_columns_errors_and_costs() -> None:
     names += ["knn_score", "ridge_score", "pactran", "finetune_loss"]
     both = [column for name in names for column in (name, f"{name}_error")]
     rest = ["r_hat", "ess", "finetune_score", "finetune_score_error", "finetune_steps"]
-    assert list(table.columns) == [*both, *rest, "note", "error"]
+    ours = ["consensus", "consensus_error"]
+    assert list(table.columns) == [*ours, *both, *rest, "note", "error"]
     assert table[both].notna().all(axis=None)
     assert table.index[-1] == "blind"
     assert table["pactran"].idxmax() == table["logme"].idxmin() == "blind"

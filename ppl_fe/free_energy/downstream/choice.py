@@ -15,7 +15,7 @@ from ppl_fe.data.sources import TensorData, as_data
 from ppl_fe.free_energy.candidates import Checkpoint, named_checkpoints
 from ppl_fe.free_energy.chain_options import ChainOptions, Sampler
 from ppl_fe.free_energy.downstream.comparison import Question, compare
-from ppl_fe.free_energy.downstream.criteria import chosen_criteria
+from ppl_fe.free_energy.downstream.criteria import CONSENSUS, chosen_criteria
 from ppl_fe.free_energy.downstream.labels import refuse_constant
 from ppl_fe.free_energy.local_chains import FreshHead
 from ppl_fe.free_energy.neighbourhoods import Free
@@ -49,7 +49,7 @@ def choose_checkpoint(
     *,
     head: str | None = None,
     head_precision: float | Literal["auto"] = "auto",
-    by: str = "free_energy",
+    by: str = CONSENSUS,
     criteria: Sequence[str] | None = None,
     features: str | None = None,
     likelihood: str | Likelihood = ChainOptions.likelihood,
@@ -71,6 +71,8 @@ def choose_checkpoint(
     has the downstream head. Beside the downstream free energy −log Z at β = 1 stands what else
     could tell, each with an error bar:
 
+    - ``consensus``: how far down the lists of the free energy and of the predictions on the labels
+      a checkpoint stands in the mean, from 0 (all put it first) to 1;
     - ``free_energy`` and ``expected_loss``: −log Z and E[nL_n(w)] at β = 1, in nats (see
       `integrate_free_energy`), with the worst ``r_hat`` and ``ess`` of the rungs;
     - ``zero_shot_loss``, ``zero_shot_score``: as the checkpoint is, where its head is trained;
@@ -93,7 +95,8 @@ def choose_checkpoint(
         head_precision: of the head's prior N(0, 1/head_precision), in units of 1/weight²; "auto"
             (default) chooses one for all candidates by the same evidence as γ, and is 1 where no
             free energy is asked for.
-        by: the criterion of the order and the recommendation, "free_energy" by default.
+        by: the criterion of the order and the recommendation: "consensus" (default), or one of
+            the others.
         criteria: what to compute, by name; all that mean something here by default.
         features: the module whose input counts as the features; by default the head, or the last
             linear layer.

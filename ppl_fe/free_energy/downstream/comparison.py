@@ -15,10 +15,13 @@ from torch.utils import _pytree as pytree
 from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.candidates import Checkpoint, Trial, add_columns, in_words
 from ppl_fe.free_energy.chain_options import ChainOptions
+from ppl_fe.free_energy.downstream.consensus import consensus
 from ppl_fe.free_energy.downstream.criteria import (
+    CONSENSUS,
     FINETUNED,
     ON_FEATURES,
     SAMPLED,
+    VOTERS,
     ZERO_SHOT,
     feature_layer,
     label_columns,
@@ -127,7 +130,7 @@ def _compared(
         ladders, attrs = sampled.ladders, sampled.attributes
     if networks and FINETUNED in wanted:
         add_columns(rows, _finetuned(networks, ladders))
-    table = _ordered(rows, question.by, wanted)
+    table = _ordered(rows, question)
     attrs["passes"] = _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
     attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
@@ -196,10 +199,9 @@ def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[st
     }
 
 
-def _ordered(
-    rows: Mapping[str, Mapping[str, Any]], by: str, wanted: tuple[str, ...]
-) -> pd.DataFrame:
+def _ordered(rows: Mapping[str, Mapping[str, Any]], question: Question) -> pd.DataFrame:
     """Sort: those to be trusted before the others, by the criterion; those that failed last."""
+    wanted, by, fresh = question.wanted, question.by, question.head is not None
     names = [name for one in wanted for name in (one, f"{one}_error")]
     if set(SAMPLED) & set(wanted):
         names += ["r_hat", "ess"]
@@ -207,8 +209,11 @@ def _ordered(
         names += ["finetune_score", "finetune_score_error", "finetune_steps"]
     table = RankingTable(list(rows.values()), index=list(rows), columns=[*names, "note", "error"])
     table.index.name = "checkpoint"
-    numbers = table.columns.drop(["note", "error"])
-    table[numbers] = table[numbers].astype(float)
+    table[names] = table[names].astype(float)
+    if set(VOTERS[fresh]) & set(wanted):
+        value, error = consensus(table, wanted, fresh_head=fresh)
+        table.insert(0, CONSENSUS, value)
+        table.insert(1, f"{CONSENSUS}_error", error)
     keys = pd.DataFrame({"untrusted": ~trusted(table, by), "value": oriented(table, by)})
     if by == FINETUNED:  # those stopped early are behind those that went on
         keys["untrusted"] = -table["finetune_steps"]

@@ -26,6 +26,12 @@ ZERO_SHOT = ("zero_shot_loss", "zero_shot_score")
 ON_FEATURES = ("logme", "knn_score", "ridge_score", "pactran")
 FINETUNED = "finetune_loss"
 CRITERIA = (*SAMPLED, *ZERO_SHOT, *ON_FEATURES, FINETUNED)
+CONSENSUS = "consensus"
+# Whose places make up the consensus, by whether the head is fresh.
+VOTERS = {
+    False: ("free_energy", *ZERO_SHOT),
+    True: ("free_energy", "ridge_score", "pactran"),
+}
 HIGHER_IS_BETTER = frozenset({"zero_shot_score", "logme", "knn_score", "ridge_score"})
 
 
@@ -38,7 +44,8 @@ def chosen_criteria(
 
     Raises:
         TypeError: a single name.
-        ValueError: an unknown name; one that means nothing here; `by` not among them.
+        ValueError: an unknown name; one that means nothing here; `by` not among them, or the
+            consensus and none of its voters among them.
 
     Example:
         >>> chosen_criteria(None, "logme", "classifier", torch.tensor([0.5]))
@@ -58,8 +65,15 @@ def chosen_criteria(
             raise ValueError(f"criteria: there is no {name!r}; {near}")
         if name in without:
             raise ValueError(f"criteria: {name!r} {without[name]}; leave it out")
-    if by not in criteria:
-        near = did_you_mean(by, criteria) or f"there are {', '.join(criteria)}"
+    voters = [name for name in VOTERS[head is not None] if name in criteria]
+    if by == CONSENSUS and not voters:
+        raise ValueError(
+            f"by={by!r} goes by {', '.join(VOTERS[head is not None])}, none of which is among the "
+            f"criteria computed; give one of these as by: {', '.join(criteria)}"
+        )
+    if by != CONSENSUS and by not in criteria:
+        known = [*criteria, CONSENSUS] if voters else criteria
+        near = did_you_mean(by, known) or f"there are {', '.join(known)}"
         raise ValueError(f"by={by!r} is not among the criteria computed; {near}")
     return tuple(name for name in CRITERIA if name in criteria)
 

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER, SAMPLED
+from ppl_fe.free_energy.downstream.criteria import CONSENSUS, HIGHER_IS_BETTER, SAMPLED
 
 NUM_SIMULATIONS = 20_000
 MOST_R_HAT = 1.05  # of the chains of a checkpoint that is recommended
-UNITS = {"free_energy": "nats", "expected_loss": "nats"}
+UNITS = {"free_energy": "nats", "expected_loss": "nats", CONSENSUS: "of the list"}
 
 
 class Expected(NamedTuple):
@@ -99,7 +99,8 @@ def recommend(table: pd.DataFrame, by: str, criteria: tuple[str, ...], num_label
     """
     good = trusted(table, by)
     if not good.any():
-        if table[by].notna().any():
+        sampled = SAMPLED[0] if by == CONSENSUS else by
+        if sampled in table and table[sampled].notna().any():
             return (
                 f"No checkpoint can be recommended by {by}: the chains of none have mixed (R-hat "
                 f"below {MOST_R_HAT}); raise num_samples or localization."
@@ -116,6 +117,8 @@ def recommend(table: pd.DataFrame, by: str, criteria: tuple[str, ...], num_label
     unit = UNITS.get(by, "")
     left = len(table) - len(rows)
     source = "Monte Carlo error" if by in SAMPLED else "its error over the labels"
+    if by == CONSENSUS:
+        source = "the errors of its votes"
     return (
         f"Take {str(rows.index[chosen])!r}: of {len(rows)} checkpoints the best by {by}, "
         f"{rows[by].iloc[chosen]:.4g} ± {errors[chosen]:.2g} {unit} on {num_labels} labels"
