@@ -3,6 +3,7 @@
 choice.py               choose_checkpoint: the call, and which architecture a checkpoint is of
 comparison.py           the candidates of one architecture: rows, order, recommendation
 criteria.py             their names and directions, and the columns of the cheap ones
+consensus.py            the mean place in the lists of those that have a vote
 recommendation.py       which one to take, how sure that is, and whether the criteria agree
 sampled.py              the downstream free energy of all, at one γ
 zero_shot.py            loss and score of the checkpoint as it is
