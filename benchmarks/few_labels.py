@@ -21,7 +21,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,16 +131,22 @@ def read(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def judged(records: Sequence[Record], accuracy: pd.Series) -> pd.DataFrame:
+def judged(
+    records: Sequence[Record],
+    accuracy_in: Callable[[int], pd.Series],
+    parts: Mapping[str, Sequence[str]] = PARTS,
+) -> pd.DataFrame:
     """One row a criterion: r and regret over the episodes, error bar and spread, seconds, R-hat."""
     rows = []
     for part in dict.fromkeys(one["part"] for one in records):
         own = [one for one in records if one["part"] == part]
-        for name in PARTS.get(part.split(" at ")[0], [part]):
+        accuracies = [accuracy_in(one["episode"]).to_numpy() for one in own]
+        for name in parts.get(part.split(" at ")[0], [part]):
             values = [signed(name, one["columns"][name]) for one in own]
-            r = [float(np.corrcoef(value, accuracy)[0, 1]) for value in values]
-            regret = [accuracy.max() - accuracy.iloc[int(np.argmax(value))] for value in values]
-            errors = [np.nanmean(one["columns"][f"{name}_error"]) for one in own]
+            both = list(zip(values, accuracies, strict=True))
+            r = [float(np.corrcoef(value, accuracy)[0, 1]) for value, accuracy in both]
+            regret = [accuracy.max() - accuracy[np.argmax(value)] for value, accuracy in both]
+            errors = [pd.Series(one["columns"][f"{name}_error"]).mean() for one in own]
             shares = [error / value.std() for error, value in zip(errors, values, strict=True)]
             r_hat = [max(one["columns"]["r_hat"]) for one in own if "r_hat" in one["columns"]]
             rows.append(
@@ -285,7 +291,7 @@ def main(argv: Sequence[str]) -> int:
     for name in dict.fromkeys(one["part"] for one in among):
         taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}
         print(f"γ of {name}: {taken}")
-    print(judged([*records, *agreed(records), *among], accuracy).to_string())
+    print(judged([*records, *agreed(records), *among], lambda _: accuracy).to_string())
     return 0
 
 

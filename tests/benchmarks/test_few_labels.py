@@ -29,11 +29,12 @@ def test_a_criterion_is_held_against_the_accuracy_by_its_own_sign() -> None:
     columns |= {f"{name}_error": [0.1] * 3 for name in ("free_energy", "expected_loss")}
     record = {
         "part": "sampled",
+        "episode": 0,
         "seconds": 1.0,
         "passes": dict.fromkeys(columns, 1.0),
         "columns": columns | {"r_hat": [1.0, 1.02, 1.01]},
     }
-    table = few_labels.judged([record], accuracy)
+    table = few_labels.judged([record], lambda _: accuracy)
     assert table["r"].str.slice(0, 5).tolist() == ["+1.00", "-1.00"]
     assert table["regret, %"].str.slice(0, 5).tolist() == ["0.00 ", "20.00"]
     assert table["R-hat"].tolist() == ["1.02", "1.02"]
