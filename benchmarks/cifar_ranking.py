@@ -41,7 +41,13 @@ SHARE, LEAST_SPEARMAN = 0.1, 0.95
 # The steps that warm-up chooses by itself lie between 1.3e-4 and 1.0e-3, their median at 4.3e-4; at
 # a step that is given it measures no curvature on the way, which in so short a run would be most of
 # the cost. Starts twice too far out take some 60 steps to forget.
-SHORT = {"num_chains": 1, "step_size": 4e-4, "warmup_steps": 60, "num_samples": 60, "thinning": 1}
+SHORT: dict[str, Any] = {
+    "num_chains": 1,
+    "step_size": 4e-4,
+    "warmup_steps": 60,
+    "num_samples": 60,
+    "thinning": 1,
+}
 AT_ONCE = 8  # networks a call: the activations of all of them on all the data are out of any cache
 
 
