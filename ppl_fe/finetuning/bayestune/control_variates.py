@@ -7,17 +7,18 @@ with w − w₀ (Baker, Fearnhead, Fox & Nemeth 2019). The noise of N̂∇L_B al
 proportion to N̂², next to curvatures in proportion to N̂: where the data count many times over, the
 noise and not the posterior would rank the weights.
 
-At first w₀ is the pretrained network with its fresh head trained. Half through its warm-up, and
-once more an eighth later, each chain moves it to where it has come, since there the posterior lies,
-and then no more: what is kept is a Markov chain. A step takes two gradients, and each ∇L(w₀) one
-pass over the data.
+At first w₀ is the pretrained network with its fresh head trained, and there all chains start; or
+that network fine-tuned, where from the first they would come too late (`ScaleChains.start`). Half
+through its warm-up, and once more an eighth later, each chain moves w₀ to where it has come, since
+there the posterior lies, and then no more: what is kept is a Markov chain. A step takes two
+gradients, and each ∇L(w₀) one pass over the data.
 
 Paper: Control variates for stochastic gradient MCMC, Stat. Comput. 2019.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,11 +35,12 @@ class ControlVariates:
         working: the network at w₀.
         gradient: (D,) ∇L(w₀).
         differentiate_all: gives that gradient at the weights of `working`, for `move`.
-        head: places of the fresh head's weights; none by default.
+        fine_tune: gives the weights of `working`, fine-tuned, for `fit`.
 
     Attributes:
-        first_head: the head's weights at the first w₀.
+        start: (D,) offsets of the first w₀ from the anchor.
         moved: whether w₀ is no longer that one.
+        fitted: whether that one is fine-tuned.
 
     Example:
         >>> import torch
@@ -49,8 +51,9 @@ class ControlVariates:
         >>> reference, working = (WorkingCopy(network, objective) for _ in range(2))
         >>> batch = torch.ones(4, 1).double(), torch.randn(4).double()
         >>> exact = torch.tensor([3.0]).double()
-        >>> found = ControlVariates(reference, exact, lambda: exact).correct(
-        ...     batch, working.differentiate(batch)[1])
+        >>> found = ControlVariates(
+        ...     reference, exact, lambda: exact, lambda: reference.weights
+        ... ).correct(batch, working.differentiate(batch)[1])
         >>> found.block(slice(0, 1), torch.empty(1)).item()        # at w₀ every batch gives ∇L(w₀)
         3.0
     """
@@ -60,11 +63,12 @@ class ControlVariates:
         working: WorkingCopy,
         gradient: Tensor,
         differentiate_all: Callable[[], Tensor],
-        head: Sequence[slice] = (),
+        fine_tune: Callable[[], Tensor],
     ) -> None:
-        self.first_head = [working.weights[where].clone() for where in head]
-        self.working, self.gradient, self.moved = working, gradient, False
-        self._differentiate_all = differentiate_all
+        self.start = working.weights - working.network.anchor
+        self.working, self.gradient = working, gradient
+        self.moved = self.fitted = False
+        self._differentiate_all, self._fine_tune = differentiate_all, fine_tune
 
     def correct(self, batch: Batch, gradient: GradientParts) -> GradientParts:
         """Turn a batch's gradient elsewhere into the estimate above, in the same memory."""
@@ -81,12 +85,25 @@ class ControlVariates:
         self.gradient = self._differentiate_all()
         self.moved = True
 
+    def fit(self) -> None:
+        """Take the network fine-tuned as the first w₀.
+
+        Raises:
+            DivergedError: the loss or a gradient is not finite on the way.
+        """
+        self.move(self._fine_tune())
+        self.start = self.working.weights - self.working.network.anchor
+        self.moved, self.fitted = False, True
+
     def state(self) -> dict[str, Tensor]:
         """Give what `restore` needs."""
-        moved = torch.tensor(self.moved)
-        return {"weights": self.working.weights, "gradient": self.gradient, "moved": moved}
+        flags = torch.tensor([self.moved, self.fitted])
+        own = {"weights": self.working.weights, "gradient": self.gradient, "start": self.start}
+        return {**own, "flags": flags}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to the reference of a `state`."""
         self.working.weights.copy_(state["weights"])
-        self.gradient, self.moved = state["gradient"].to(self.gradient), bool(state["moved"])
+        self.gradient = state["gradient"].to(self.gradient)
+        self.start = state["start"].to(self.start)
+        self.moved, self.fitted = state["flags"].tolist()

@@ -1,7 +1,8 @@
 """What the data count for in stage 1, N̂, and the reference point of its control variates.
 
-Both come from one pass over the data at the pretrained weights, a fresh head trained alone first:
-through one as it was made, gradients say little about the weights before it.
+N̂ comes from one pass over the data at the pretrained weights, a fresh head trained alone first:
+through one as it was made, gradients say little about the weights before it. The first reference is
+there, too, and where chains would come too late it is that network fine-tuned.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ppl_fe.finetuning.bayestune.chance import MOSTLY_CHANCE, chance_among
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import Grouping, group_index
 from ppl_fe.finetuning.bayestune.pulls import (
+    LEAST_BATCHES,
     Pulls,
     Sizes,
     least_of,
@@ -28,11 +30,13 @@ from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import divided
 from ppl_fe.finetuning.scoring import Task
 from ppl_fe.finetuning.train.training import finetune
+from ppl_fe.inference.run_plan import RunLength
 
 GradientKind = Literal["auto", "minibatch", "control_variate"]
 
 USUAL_SHARE = 0.005  # of the weights, where a threshold or the knee says how many are selected
 HEAD_STEPS, HEAD_LEARNING_RATE = 100, 1e-2
+NUM_PASSES = 4  # over the data, for one chain: for N̂, at a fitted reference, at two others
 NOISY = (
     "the noise of minibatches grows with data_size and has a part in the ranking; give "
     "gradient='control_variate', or batch_size=None for all the data in a step"
@@ -60,7 +64,7 @@ def count_data(
     gradient: GradientKind,
     beta: float,
     groups: Grouping | None,
-    most: int,
+    length: RunLength,
 ) -> DataCount:
     """Choose N̂ if it is "auto", and make the control variates if there are to be any.
 
@@ -70,18 +74,20 @@ def count_data(
         gradient: "auto" takes control variates where N̂ is "auto" and comes out above n.
         beta: rate β of the scales' prior.
         groups: what has one scale.
-        most: batches of a pass at most.
+        length: of a chain. A pass takes a quarter of the batches of its steps at most, so that all
+            four cost about one chain.
 
     Raises:
         DivergedError: the loss or a gradient is not finite at the pretrained weights.
     """
+    most = max(LEAST_BATCHES, length.num_steps // NUM_PASSES)
     num_data = task.source.num_data
     noisy = task.batch_size < num_data
     if data_size != "auto" and not (noisy and gradient == "control_variate"):
         many = noisy and data_size > num_data
         return DataCount(data_size, notes=(NOISY,) if many and gradient == "auto" else ())
     try:
-        working = _at_reference(task)
+        working = _at_pretrained(task)
         pulls = measure_pulls(working, task.source, task.batch_size, most, task.seed)
     except DivergedError as error:
         raise DivergedError(f"stage 1, at the pretrained weights: {error}") from error
@@ -101,11 +107,12 @@ def count_data(
         again = partial(measure_pulls, working, task.source, task.batch_size, most, task.seed)
         return again(halves=False).gradient
 
-    reference = ControlVariates(working, pulls.gradient, differentiate_all, task.head_slices)
+    fine_tune = partial(_fine_tuned, task, working, length.warmup_steps)
+    reference = ControlVariates(working, pulls.gradient, differentiate_all, fine_tune)
     return DataCount(data_size, reference, notes)
 
 
-def _at_reference(task: Task) -> WorkingCopy:
+def _at_pretrained(task: Task) -> WorkingCopy:
     """Make a copy of the pretrained network, its fresh head trained if it has one."""
     working = WorkingCopy(task.network, task.objective.in_full_precision)
     task.objective.check(working.module, task.source)
@@ -126,6 +133,21 @@ def _at_reference(task: Task) -> WorkingCopy:
         )
         working.weights.copy_(tuned.weights)
     return working
+
+
+def _fine_tuned(task: Task, working: WorkingCopy, num_steps: int) -> Tensor:
+    """Fine-tune all weights (D,) for a while, as chains that warm up would if they could."""
+    network = task.network.with_state(task.network.unflatten(working.weights))
+    return finetune(
+        network,
+        task.source,
+        likelihood=task.likelihood,
+        method="full",
+        num_steps=num_steps,
+        batch_size=None if isinstance(task.source, LoaderData) else task.batch_size,
+        seed=task.seed,
+        progress_bar=False,
+    ).weights
 
 
 def _choose(

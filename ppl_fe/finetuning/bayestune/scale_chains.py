@@ -30,6 +30,7 @@ from ppl_fe.finetuning.bayestune.chain_agreement import some_weights
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import GroupedUpdate, group_index
 from ppl_fe.finetuning.bayestune.offsets import Offsets
+from ppl_fe.finetuning.bayestune.pulls import TELLING
 from ppl_fe.finetuning.bayestune.scale_moments import ScaleMoments
 from ppl_fe.finetuning.bayestune.scale_posterior import ScalePosterior, drawn, expected
 from ppl_fe.finetuning.flat_gradient import BLOCK, GradientParts
@@ -99,8 +100,8 @@ class ScaleChains:
         beta: its rate β.
         plan: lengths and settings.
         head: places of the fresh head's weights.
-        reference: of control variates, and where the head starts; None (the default) for plain
-            minibatches and a head that starts as it was made.
+        reference: of control variates, and where chains start; None (the default) for plain
+            minibatches and a start at the pretrained weights.
 
     Attributes:
         offsets: Δ and w of the present chain.
@@ -168,17 +169,23 @@ class ScaleChains:
         self._batches = shuffled(self.source, self.plan.batch_size, seeds[1])
         values = self.offsets.values
         values.zero_()
-        self._start_head()
+        self._go_to_start()
         if chain == 0:
             self.offsets.write()
             if self.reference is not None and self.reference.moved:  # before this is a new try
                 self._move_reference()
             self.tune(exact=self.reference is not None)
+            if self.reference is not None and not self.reference.fitted and self._comes_too_late:
+                self.reference.fit()
+                values.zero_()
+                self._go_to_start()
+                self.offsets.write()
+                self.tune(exact=True)
         # Overdispersed, but at most twice the prior's sd: a wider start destroys the network.
         spread = 2 * min(sqrt(self.tuning.step_size / 2), self.update.scales.offset_sd)
         own = values[: self.network.num_parameters]
         own.normal_(generator=self._generator).mul_(spread)
-        self._start_head()
+        self._go_to_start()
         self.offsets.write()
         self.update.start(self._generator)
 
@@ -187,11 +194,22 @@ class ScaleChains:
         state = np.random.SeedSequence([self.plan.seed, chain]).generate_state(2)
         return [int(seed) for seed in state]
 
-    def _start_head(self) -> None:
-        """Move the head's offsets on to where the reference had it at first, if there is one."""
+    def _go_to_start(self) -> None:
+        """Move the offsets on to where the reference was at first, if there is one."""
         if self.reference is not None:
-            for where, trained in zip(self.head, self.reference.first_head, strict=True):
-                self.offsets.values[where] += trained - self.network.anchor[where]
+            self.offsets.values[: self.network.num_parameters] += self.reference.start
+
+    @property
+    def _comes_too_late(self) -> bool:
+        """Whether a weight pulled by five β goes less far in the warm-up than noise takes it.
+
+        So it is where a stiff direction, which all weights share, keeps ε small. The pull takes a
+        weight 5βε/2 a step, the noise √ε: at ε = 2e-8 and β = 100 that is 1.5e-3 in 300 steps,
+        next to 2.4e-3.
+        """
+        steps, step_size = self.plan.warmup_steps, self.tuning.step_size
+        pulled = TELLING * self.update.scales.beta * 0.5 * step_size * steps
+        return steps > 0 and pulled < sqrt(step_size * steps)
 
     def look_around(self, chain: int, step: int) -> None:
         """Start a chain, tune the step and move the reference, each at its step of the warm-up.

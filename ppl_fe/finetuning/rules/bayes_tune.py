@@ -68,8 +68,10 @@ class BayesTune(Rule):
             your own "auto" is n.
         gradient: "minibatch" estimates gradients by B rows; "control_variate" takes from it the
             same rows' gradient at a reference point and adds that of all the data there, which
-            takes twice as long and 3 vectors (D,) more, and passes over the data: one, and two
-            for each chain. "auto" (the default) is "control_variate" where N̂ is automatic and
+            takes twice as long and 4 vectors (D,) more, and passes over the data: one, and two
+            for each chain. Where the pull of five β would take a weight less far in the warm-up
+            than noise does, the chains start at the network fine-tuned for `warmup_steps`, and
+            `notes` say so. "auto" (the default) is "control_variate" where N̂ is automatic and
             above n, and "minibatch" at an N̂ of your own. The variance of the minibatches' noise
             grows with N̂², and where N̂ > n it would rank the weights. All the data in a step have
             none.
@@ -210,8 +212,7 @@ class BayesTune(Rule):
             own = task.source.num_data if asked == "auto" else asked
             return sample_scales(task, prior, self.plan(task, own))
         self.plan(task, 1.0)  # refuses what does not go together before anything is measured
-        most = self.length.num_steps
-        found = count_data(task, asked, self.gradient, prior.beta, self.groups, most)
+        found = count_data(task, asked, self.gradient, prior.beta, self.groups, self.length)
         plan = self.plan(task, found.data_size)
         chains = ScaleChains(
             task.network,
@@ -279,6 +280,13 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
         notes.append(
             "loss or gradient overflowed at the step chosen by the stiffness at the anchor; all "
             f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
+        )
+    if chains.reference is not None and chains.reference.fitted:
+        notes.append(
+            f"steps of {chains.tuning.step_size:.2g} are so short that a weight pulled by five "
+            "beta would go less far in the warm-up than noise takes it: the chains start at the "
+            f"network fine-tuned for {chains.plan.warmup_steps} steps, and the ranking keeps some "
+            "of it"
         )
     if chains.tuning.clamped > MANY_STIFF:
         notes.append(
