@@ -276,12 +276,18 @@ def judged(records: Sequence[Record]) -> pd.DataFrame:
             rho = rank_correlation(torch.tensor(-values), torch.tensor(truth))
             rows[one_key[1], name].append((rho, truth.max() - truth[values.argmin()], float("nan")))
         rows[one_key[1], "at random"].append((0.0, truth.max() - truth.mean(), float("nan")))
+    counts = sorted({labels for labels, _ in rows})
+    together: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
+    for name in sorted({name for _, name in rows}) if len(counts) > 1 else []:
+        parts = [rows[labels, name] for labels in counts if (labels, name) in rows]
+        if len(parts) == len(counts) and len({len(part) for part in parts}) == 1:
+            together[0, name] = [one for part in parts for one in part]
     table = []
-    for (labels, name), found in sorted(rows.items()):
+    for (labels, name), found in [*sorted(rows.items()), *together.items()]:
         rho, regret, worst = np.array(found).T
         table.append(
             {
-                "labels": labels,
+                "labels": labels or "all",
                 "criterion": name,
                 "targets": len(found),
                 "rank correlation": f"{rho.mean():+.2f} ± {sem(rho):.2f}",
