@@ -315,7 +315,8 @@ def test_the_bar_of_stage_1_shows_chain_and_loss(
 def test_weights_that_are_too_stiff_for_the_step_are_told() -> None:
     def notes(clamped: float) -> list[str]:
         tuning = Tuning(step_size=0.5, clamped=clamped)
-        return _step_notes(cast(ScaleChains, SimpleNamespace(shorter=1.0, tuning=tuning)), 0)
+        chains = SimpleNamespace(shorter=1.0, tuning=tuning, reference=None)
+        return _step_notes(cast(ScaleChains, chains), 0)
 
     assert notes(0.005) == []
     assert notes(0.25) == [
