@@ -23,7 +23,7 @@ from ppl_fe.networks.hashes import network_hash
 from ppl_fe.networks.parameter_names import Parameters
 from ppl_fe.ranks import are_several, is_first
 
-FORMAT = "ppl-fe selection run 1"
+FORMAT = "ppl-fe selection run 2"
 
 
 @former_arguments

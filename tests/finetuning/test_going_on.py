@@ -17,7 +17,7 @@ from cases.killed import killed_at
 from cases.selection import means, observed_weights, select
 from cases.stored_runs import CrashError, files
 from cases.tuning import HEAD, LABELS, X, network, tune
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ppl_fe as fe
@@ -308,6 +308,34 @@ def test_control_variates_and_a_head_are_gone_on_with(tmp_path: Path) -> None:
     # The head is trained before the chains, in each call.
     stops = [HEAD_STEPS + steps for steps in (4, 11, 9, 15)]
     go_on_with(on_rows, tmp_path / "run", stops)
+
+
+def on_stiff_rows(**more: Any) -> Any:
+    """Inputs that share a direction keep steps short, so that chains start fine-tuned."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 20, generator=generator) + 30 * torch.randn(64, 1, generator=generator)
+    net = fe.FlatNetwork(nn.Linear(20, 1, bias=False))
+    y = net(net.anchor, x)[:, 0] + 0.01 * x[:, 0]
+    rule = fe.BayesTune(
+        num_chains=2, num_samples=6, warmup_steps=12, thinning=2, gradient="control_variate"
+    )
+    return fe.select_parameters(
+        net, (x, y), likelihood="normal", rule=rule, sparsity=0.1, batch_size=16,
+        progress_bar=False, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.thorough
+def test_a_start_that_was_fine_tuned_is_gone_on_with(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+
+    def run(**more: Any) -> Any:
+        torch.set_rng_state(state)  # the same network
+        return on_stiff_rows(**more)
+
+    assert any("fine-tuned for 12 steps" in note for note in run().notes)
+    go_on_with(run, tmp_path / "run", [12 + 4, 11, 9, 15])
 
 
 def test_other_selections_are_refused(tmp_path: Path) -> None:
