@@ -114,10 +114,10 @@ def test_pulls_of_one_row_and_of_a_choice_of_rows() -> None:
         assert measure_pulls(working, few, 1, 1000, 0).by_chance.shape == (ways, 20)
     some = measure_pulls(working, TensorData(*data, 64), 4, 2, 0)  # eight rows of 64
     assert 0.1 < (some.gradient + pull).abs().mean().item() < 1
-    found = selected(  # eight batches of 4 rows at least
+    found = selected(  # 12 steps of 4 rows
         net, data, sparsity=0.1, batch_size=4, data_size=640.0, gradient="control_variate"
     )
-    assert "the gradient of all the data is that of 32 of 64 rows" in found.notes
+    assert "the gradient of all the data is that of 48 of 64 rows" in found.notes
 
 
 def test_each_chain_moves_the_reference_twice_and_only_in_its_warm_up(

@@ -18,7 +18,6 @@ from ppl_fe.finetuning.bayestune.chance import MOSTLY_CHANCE, chance_among
 from ppl_fe.finetuning.bayestune.control_variates import ControlVariates
 from ppl_fe.finetuning.bayestune.grouped import Grouping, group_index
 from ppl_fe.finetuning.bayestune.pulls import (
-    LEAST_BATCHES,
     Pulls,
     Sizes,
     least_of,
@@ -36,7 +35,6 @@ GradientKind = Literal["auto", "minibatch", "control_variate"]
 
 USUAL_SHARE = 0.005  # of the weights, where a threshold or the knee says how many are selected
 HEAD_STEPS, HEAD_LEARNING_RATE = 100, 1e-2
-NUM_PASSES = 4  # over the data, for one chain: for N̂, at a fitted reference, at two others
 NOISY = (
     "the noise of minibatches grows with data_size and has a part in the ranking; give "
     "gradient='control_variate', or batch_size=None for all the data in a step"
@@ -74,14 +72,13 @@ def count_data(
         gradient: "auto" takes control variates where N̂ is "auto" and comes out above n.
         beta: rate β of the scales' prior.
         groups: what has one scale.
-        length: of a chain. A pass takes a quarter of the batches of its steps at most, so that all
-            four cost about one chain.
+        length: of a chain: a pass takes as many batches as it has steps at most, and where chains
+            would come too late the network is fine-tuned for as many as it warms up.
 
     Raises:
         DivergedError: the loss or a gradient is not finite at the pretrained weights.
     """
-    most = max(LEAST_BATCHES, length.num_steps // NUM_PASSES)
-    num_data = task.source.num_data
+    most, num_data = length.num_steps, task.source.num_data
     noisy = task.batch_size < num_data
     if data_size != "auto" and not (noisy and gradient == "control_variate"):
         many = noisy and data_size > num_data
