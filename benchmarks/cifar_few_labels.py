@@ -16,7 +16,6 @@ labels, are kept in the folder of --work, the rest one part of a task a line of 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -30,14 +29,14 @@ import torch
 from cifar.data import Data, Images, asked_images
 from cifar.finetuning import HEAD, draw_episodes, fine_tune
 from cifar.settings import SMALL, Settings, smoke
-from cifar_ranking import SHORT, pretrained
-from few_labels import PARTS, SHOTS, agreed, called, judged, read
+from cifar_ranking import SHORT, pretrained, states_of
+from few_labels import PARTS, SHOTS, agreed, called, computed, judged
+from kept_lines import Record, keep, read
 from printed import say
 
 import ppl_fe as fe
 from ppl_fe.networks.flat import FlatNetwork
 
-Record = dict[str, Any]
 WAYS, EPISODES = 5, 20
 WITHOUT_LABELS = ["wbic", "held_out", "geometric_complexity", "neural_collapse", "perturbed_loss"]
 RESULTS = Path(__file__).parent / "results" / "cifar_few_labels.jsonl"
@@ -90,7 +89,7 @@ def truth(
 def without_labels(networks: pd.DataFrame, images: Images, settings: Settings) -> Record:
     """What the pretraining data alone say of each network, and its cost in seconds and passes."""
     network = FlatNetwork(settings.build(images.num_classes))
-    states = {str(name): network.unflatten(vector) for name, vector in networks["vector"].items()}
+    states = states_of(networks, network)
     began = time.process_time()
     table = fe.rank_checkpoints(
         states, network.module, images.training, held_out=images.held_out, baselines=True,
@@ -112,28 +111,6 @@ def without_labels(networks: pd.DataFrame, images: Images, settings: Settings) -
             for name in WITHOUT_LABELS
         },
         "columns": columns,
-    }
-
-
-def run(
-    networks: pd.DataFrame, images: Images, settings: Settings, number: int, part: str, **how: Any
-) -> Record:
-    """Compute some criteria of all networks in a task."""
-    network = FlatNetwork(settings.build(images.num_classes))
-    states = {str(name): network.unflatten(vector) for name, vector in networks["vector"].items()}
-    began = time.process_time()
-    table = fe.choose_checkpoint(
-        states, settings.build(WAYS), task(images, number)[0], head=HEAD, by=PARTS[part][0],
-        criteria=PARTS[part], seed=number, progress_bar=False, **how,
-    ).loc[list(states)]  # fmt: skip
-    wanted = [name for one in PARTS[part] for name in (one, f"{one}_error")]
-    wanted += ["r_hat"] if part == "sampled" else []
-    return {
-        "seconds": round(time.process_time() - began, 1),
-        "passes": table.attrs["passes"],
-        "columns": {name: table[name].astype(float).round(4).tolist() for name in wanted},
-        "localization": table.attrs.get("localization"),
-        "head_precision": table.attrs.get("head_precision"),
     }
 
 
@@ -194,6 +171,7 @@ def _run_all(given: argparse.Namespace, settings: Settings, images: Images) -> N
     folder = given.work or Path(tempfile.mkdtemp(prefix="cifar_few_labels_"))
     folder.mkdir(parents=True, exist_ok=True)
     networks = pretrained(settings, images, 0, folder)
+    states = states_of(networks, FlatNetwork(settings.build(images.num_classes)))
     how: dict[str, Any] = {"num_samples": given.samples} if given.samples else {}
     if given.smoke:
         how = {
@@ -218,10 +196,11 @@ def _run_all(given: argparse.Namespace, settings: Settings, images: Images) -> N
         else:
             place = {"localization": given.fixed or "auto", "head_precision": given.head or "auto"}
             sampled = {**place, **how} if part == "sampled" else {}
-            made = run(networks, images, settings, number, part, **sampled)
+            labelled, _ = task(images, number)
+            module = settings.build(WAYS)
+            made = computed(part, states, module, labelled, head=HEAD, seed=number, **sampled)
         made |= {"part": name} | ({} if number is None else {"episode": number})
-        with given.output.open("a") as file:
-            file.write(json.dumps(made) + "\n")
+        keep([made], given.output)
         say(f"{name}{'' if number is None else f', task {number}'}: {made.get('seconds', 0)} s")
 
 

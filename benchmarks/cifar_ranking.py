@@ -31,6 +31,7 @@ from cifar.pretraining import Pretrained, pretrain
 from cifar.settings import SMALL, Settings, smoke
 from printed import add_output, met_or_missed, say, show, torch_and_load
 from processor_time import processor_seconds
+from torch import Tensor
 
 import ppl_fe as fe
 from ppl_fe.inference.step import compile as compiling
@@ -108,10 +109,15 @@ def pretrained(settings: Settings, images: Images, seed: int, folder: Path) -> p
     return pd.DataFrame(rows, columns=columns).set_index("checkpoint")
 
 
+def states_of(networks: pd.DataFrame, network: FlatNetwork) -> dict[str, dict[str, Tensor]]:
+    """Checkpoint -> its weights by name."""
+    return {str(name): network.unflatten(vector) for name, vector in networks["vector"].items()}
+
+
 def ranked(group: pd.DataFrame, settings: Settings, images: Images, **options: Any) -> pd.DataFrame:
     """The ranking of some networks, with the seconds of each: processor's, wall's, compiling's."""
     network = FlatNetwork(settings.build(images.num_classes))
-    states = {str(name): network.unflatten(vector) for name, vector in group["vector"].items()}
+    states = states_of(group, network)
     wall, began = time.perf_counter(), processor_seconds()
     with Compiling.timed():
         found = fe.rank_checkpoints(

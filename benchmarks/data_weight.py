@@ -18,7 +18,6 @@ data at N̂/n from 1 to 1000.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from kept_lines import keep, read
 from printed import say
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -194,11 +194,6 @@ def run(way: Way, seed: int, num_steps: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a results file, none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Mean test accuracy at the rate that the images held out for it chose, by way and share."""
     rows = []
@@ -245,8 +240,7 @@ def main(argv: Sequence[str]) -> int:
         if (way.name, seed) in done:
             continue
         made = list(run(way, seed, 2 if options.quick else 80))
-        with options.output.open("a") as file:
-            file.writelines(json.dumps(one) + "\n" for one in made)
+        keep(made, options.output)
         say(f"{way.name}, seed {seed}: {[max(one['test']) for one in made]}")
     print(table(read(options.output)))
     return 0

@@ -18,7 +18,6 @@ processor, for all 24; passes are over the 25 images, for one of them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,18 +28,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from kept_lines import Record, keep, read
 from printed import say
-from torch import Tensor
+from torch import Tensor, nn
 
 import ppl_fe as fe
 from ppl_fe.demo.digits import embedded_digits
 from ppl_fe.demo.pretraining import digits_network, pretrain
 from ppl_fe.demo.transfer import transfer
 from ppl_fe.free_energy.downstream.consensus import consensus
-from ppl_fe.free_energy.downstream.criteria import HIGHER_IS_BETTER
+from ppl_fe.free_energy.downstream.criteria import CONSENSUS, HIGHER_IS_BETTER
 from ppl_fe.free_energy.neighbourhoods import TELLING, reliability
 
-Record = dict[str, Any]
 SHOTS, HEAD = 5, "4"
 TRUTH_SEED = 1000  # of the episodes that the criteria are held against
 RESULTS = Path(__file__).parent / "results" / "few_labels.jsonl"
@@ -98,37 +97,39 @@ def run(
     length: dict[str, Any],
 ) -> Record:
     """Compute some criteria of all networks in an episode."""
-    criteria = PARTS[part]
     gamma: Any = localization or "auto"
     precision: Any = head_precision or ("auto" if localization is None else 1.0)
     if part != "sampled":  # of fine-tunes
         gamma, precision = 100.0, 1.0
+    name = called(part, localization, head_precision, length.get("num_samples"))
+    return {"episode": number, "part": name} | computed(
+        part, networks(), digits_network(), episode(number), head=HEAD, localization=gamma,
+        head_precision=precision, seed=number, **length,
+    )  # fmt: skip
+
+
+def computed(
+    part: str, states: Mapping[str, Any], module: nn.Module, data: Any, **how: Any
+) -> Record:
+    """The criteria of a part as `fe.choose_checkpoint` computes them, and what they cost."""
     started = time.process_time()
     table = fe.choose_checkpoint(
-        networks(), digits_network(), episode(number), head=HEAD, by=criteria[0],
-        criteria=criteria, localization=gamma, head_precision=precision,
-        seed=number, progress_bar=False, **length,
-    ).loc[list(networks())]  # fmt: skip
+        states, module, data, by=PARTS[part][0], criteria=PARTS[part], progress_bar=False, **how
+    ).loc[list(states)]
+    left_out = ("note", "error", "ess", CONSENSUS, f"{CONSENSUS}_error")
     record: Record = {
-        "episode": number,
-        "part": called(part, localization, head_precision, length.get("num_samples")),
         "seconds": round(time.process_time() - started, 2),
         "passes": table.attrs["passes"],
         "columns": {
             name: table[name].astype(float).round(4).tolist()
             for name in table
-            if name not in ("note", "error", "ess")
+            if name not in left_out
         },
     }
     if part == "sampled":
         names = ("localization", "head_precision", "neighbourhoods", "reliability")
         record |= {name: table.attrs.get(name) for name in names}
     return record
-
-
-def read(path: Path) -> list[Record]:
-    """The records of a results file, none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def judged(
@@ -268,8 +269,7 @@ def main(argv: Sequence[str]) -> int:
         if (number, called(part, gamma, options.head, length.get("num_samples"))) in done:
             continue
         made = run(number, part, gamma, options.head, length)
-        with options.output.open("a") as file:
-            file.write(json.dumps(made) + "\n")
+        keep([made], options.output)
         say(f"episode {number}, {made['part']}: {made['seconds']} s")
     records = sorted(read(options.output), key=lambda one: str(one["part"]))
     found = truth(2 if options.quick else 100)

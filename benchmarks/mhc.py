@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import math
 import sys
 import time
@@ -38,6 +37,7 @@ import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
+from kept_lines import Record, keep, read
 from printed import say
 from torch import Tensor, nn
 from torch.func import grad, vmap
@@ -47,7 +47,6 @@ from ppl_fe.free_energy.downstream.consensus import consensus
 from ppl_fe.free_energy.downstream.criteria import CRITERIA, HIGHER_IS_BETTER
 from ppl_fe.free_energy.downstream.prediction_scores import rank_correlation
 
-Record = dict[str, Any]
 LETTERS, LENGTH, UNITS = "ACDEFGHIKLMNPQRSTVWYX", 15, 64
 NUM_UNSEEN, LEAST_UNSEEN = 600, 100
 NOISE, LOCALIZATION = 0.2, 100.0
@@ -252,11 +251,6 @@ def run(task: Problem, part: str, seed: int, quick: bool) -> Record:
     }
 
 
-def read(path: Path) -> list[Record]:
-    """The records of a results file, none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def judged(records: Sequence[Record]) -> pd.DataFrame:
     """One row a criterion and number of labels: rank correlation and regret over the targets."""
     truths = {key(one): np.array(one["columns"]["finetuned"]) for one in records if is_truth(one)}
@@ -347,8 +341,7 @@ def main(argv: Sequence[str]) -> int:
                 if (target, labels, count, part) in done:
                     continue
                 made = about | run(task, part, number, options.quick)
-                with options.output.open("a") as file:
-                    file.write(json.dumps(made) + "\n")
+                keep([made], options.output)
                 say(f"{target}, {labels} labels, {part}: {made['seconds']} s")
     print(judged(read(options.output)).to_string())
     return 0
