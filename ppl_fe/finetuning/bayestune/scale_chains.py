@@ -167,27 +167,26 @@ class ScaleChains:
         seeds = self._seeds(chain)
         self._generator.manual_seed(seeds[0])
         self._batches = shuffled(self.source, self.plan.batch_size, seeds[1])
-        values = self.offsets.values
-        values.zero_()
-        self._go_to_start()
         if chain == 0:
-            self.offsets.write()
-            if self.reference is not None and self.reference.moved:  # before this is a new try
-                self._move_reference()
-            self.tune(exact=self.reference is not None)
+            self._tune_at_start()
             if self.reference is not None and not self.reference.fitted and self._comes_too_late:
                 self.reference.fit()
-                values.zero_()
-                self._go_to_start()
-                self.offsets.write()
-                self.tune(exact=True)
+                self._tune_at_start()
         # Overdispersed, but at most twice the prior's sd: a wider start destroys the network.
         spread = 2 * min(sqrt(self.tuning.step_size / 2), self.update.scales.offset_sd)
-        own = values[: self.network.num_parameters]
-        own.normal_(generator=self._generator).mul_(spread)
+        values = self.offsets.values.zero_()
+        values[: self.network.num_parameters].normal_(generator=self._generator).mul_(spread)
         self._go_to_start()
         self.offsets.write()
         self.update.start(self._generator)
+
+    def _tune_at_start(self) -> None:
+        self.offsets.values.zero_()
+        self._go_to_start()
+        self.offsets.write()
+        if self.reference is not None and self.reference.moved:  # before this is a new try
+            self._move_reference()
+        self.tune(exact=self.reference is not None)
 
     def _seeds(self, chain: int) -> list[int]:
         """Give the seeds of a chain's noise and of its batches."""

@@ -169,7 +169,8 @@ def _row(found: Climbed) -> dict[str, Any]:
     if not found.r_hat < MOST_R_HAT:
         note = (
             f"not mixed: R-hat {found.r_hat:.2f} at a rung of the ladder (below {MOST_R_HAT} if "
-            "mixed), so that this row is not recommended; raise num_samples or localization"
+            "mixed), so that it does not count towards what is recommended; raise num_samples or "
+            "localization"
         )
     return {
         "free_energy": found.free_energy,
