@@ -72,6 +72,7 @@ def episode(number: int) -> tuple[Tensor, Tensor]:
 
 PARTS = {
     "features": ["logme", "knn_score", "ridge_score", "pactran"],
+    "linearized": ["linearized_free_energy", "linearized_score"],
     "finetunes": ["finetune_loss"],
     "sampled": ["free_energy", "expected_loss"],
 }
@@ -99,7 +100,7 @@ def run(
     """Compute some criteria of all networks in an episode."""
     gamma: Any = localization or "auto"
     precision: Any = head_precision or ("auto" if localization is None else 1.0)
-    if part != "sampled":  # of fine-tunes
+    if part not in ("sampled", "linearized"):  # of fine-tunes
         gamma, precision = 100.0, 1.0
     name = called(part, localization, head_precision, length.get("num_samples"))
     return {"episode": number, "part": name} | computed(
@@ -129,6 +130,8 @@ def computed(
     if part == "sampled":
         names = ("localization", "head_precision", "neighbourhoods", "reliability")
         record |= {name: table.attrs.get(name) for name in names}
+    elif part == "linearized":
+        record["linearized_at"] = table.attrs["linearized_at"]
     return record
 
 
@@ -145,10 +148,14 @@ def judged(
         for name in parts.get(part.split(" at ")[0], [part]):
             values = [signed(name, one["columns"][name]) for one in own]
             both = list(zip(values, accuracies, strict=True))
-            r = [float(np.corrcoef(value, accuracy)[0, 1]) for value, accuracy in both]
+            r = [correlation(value, accuracy) for value, accuracy in both]
             regret = [accuracy.max() - accuracy[np.argmax(value)] for value, accuracy in both]
             errors = [pd.Series(one["columns"][f"{name}_error"]).mean() for one in own]
-            shares = [error / value.std() for error, value in zip(errors, values, strict=True)]
+            shares = [
+                error / value.std()
+                for error, value in zip(errors, values, strict=True)
+                if value.std() > 0
+            ]
             r_hat = [max(one["columns"]["r_hat"]) for one in own if "r_hat" in one["columns"]]
             rows.append(
                 {
@@ -173,7 +180,8 @@ def agreed(records: Sequence[Record]) -> list[Record]:
         own = {one["part"]: one for one in records if one["episode"] == number}
         for name, parts in {
             "consensus of one pass": ["features"],
-            "consensus": ["features", "sampled"],
+            "consensus without chains": ["features", "linearized"],
+            "consensus": ["features", "linearized", "sampled"],
         }.items():
             if not set(parts) <= set(own):
                 continue
@@ -233,6 +241,11 @@ def _chosen(episodes: dict[int, dict[float, Record]]) -> list[tuple[str, Record]
 def _reliability(record: Record) -> float:
     columns = record["columns"]
     return reliability(columns["free_energy"], columns["free_energy_error"])
+
+
+def correlation(value: np.ndarray[Any, Any], accuracy: np.ndarray[Any, Any]) -> float:
+    """Pearson's r, 0 of a criterion that tells no two networks apart."""
+    return float(np.corrcoef(value, accuracy)[0, 1]) if value.std() > 0 else 0.0
 
 
 def signed(name: str, column: Sequence[float]) -> np.ndarray[Any, Any]:

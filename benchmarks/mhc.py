@@ -3,18 +3,18 @@
     pip download --no-deps mhcnuggets==2.4.1
     unzip mhcnuggets-*.whl -d unpacked && pip install h5py
     python benchmarks/mhc.py --package unpacked/mhcnuggets [--targets 20] [--labels 25]
-        [--parts features ...] [--candidates 40] [--table] [--quick]
+        [--parts features ...] [--candidates 40] [--check] [--table] [--quick]
 
 mhcnuggets (Shao et al. 2020, Apache licence) brings recurrent networks of one architecture, 26,241
 weights each, one an MHC class I allele, and the peptides they were trained on. A target is an
 allele whose name's SHA-256 ends in an even hexadecimal digit; **the odd ones are kept for checking
-and are never a target here**, though their networks may be candidates. Candidates are networks of
-other alleles, drawn at random. Peptides that any candidate has seen are dropped; of the rest a few
-are labelled, and up to 600 others are what a candidate's fine-tuning is judged by: Spearman's
-correlation with 1 − log IC50 / log 50000 after 100 full-batch steps of Adam at 1e-3 on the labels,
-all weights. A criterion's regret is the best candidate's correlation less that of the one chosen.
-The likelihood is N(output, 0.2²), and γ is 100, at which these chains mix. Results are kept one
-part of a target a line, and none is run twice.
+what was chosen by these, with --check, and nothing is ever chosen by them**, though their networks
+may be candidates. Candidates are networks of other alleles, drawn at random. Peptides that any
+candidate has seen are dropped; of the rest a few are labelled, and up to 600 others are what a
+candidate's fine-tuning is judged by: Spearman's correlation with 1 − log IC50 / log 50000 after 100
+full-batch steps of Adam at 1e-3 on the labels, all weights. A criterion's regret is the best
+candidate's correlation less that of the one chosen. The likelihood is N(output, 0.2²), and γ is
+100, at which these chains mix. Results are kept one part of a target a line, and none is run twice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ppl_fe.free_energy.downstream.prediction_scores import rank_correlation
 LETTERS, LENGTH, UNITS = "ACDEFGHIKLMNPQRSTVWYX", 15, 64
 NUM_UNSEEN, LEAST_UNSEEN = 600, 100
 NOISE, LOCALIZATION = 0.2, 100.0
-RESULTS = Path(__file__).parent / "results" / "mhc.jsonl"
+RESULTS = Path(__file__).parent / "results"
 PARTS = {
     "features": [
         "zero_shot_loss",
@@ -59,6 +59,7 @@ PARTS = {
         "knn_score",
         "ridge_score",
     ],
+    "linearized": ["linearized_free_energy", "linearized_score"],
     "finetunes": ["finetune_loss"],
     "sampled": ["free_energy", "expected_loss"],
 }
@@ -193,9 +194,14 @@ def problem(package: Path, target: str, num_candidates: int, num_labels: int) ->
     return Problem(states, (x[:num_labels], y[:num_labels]), (x[num_labels:], y[num_labels:]))
 
 
-def targets(package: Path, count: int, num_candidates: int, num_labels: int) -> list[str]:
-    """The first targets, in the order of their hashes, that leave enough peptides."""
-    names = [name for name in networks(package) if is_target(name)]
+def targets(
+    package: Path, count: int, num_candidates: int, num_labels: int, *, check: bool = False
+) -> list[str]:
+    """The first targets, in the order of their hashes, that leave enough peptides.
+
+    To `check` a choice that is made, those that nothing was chosen by.
+    """
+    names = [name for name in networks(package) if is_target(name) != check]
     names.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     found: list[str] = []
     for name in names:
@@ -296,7 +302,9 @@ def consensuses(records: Sequence[Record]) -> dict[str, np.ndarray[Any, Any]]:
     """What `choose_checkpoint` orders by, of one problem: of the labels' pass alone, and of all."""
     columns = {name: values for one in records for name, values in one["columns"].items()}
     known = tuple(name for name in CRITERIA if name in columns)
-    ways = {"consensus of one pass": tuple(name for name in known if name not in PARTS["sampled"])}
+    ways = {"consensus of one pass": tuple(PARTS["features"])}
+    if "linearized_score" in known:
+        ways["consensus without chains"] = (*PARTS["features"], *PARTS["linearized"])
     if "free_energy" in known:
         ways["consensus"] = known
     table = pd.DataFrame(columns)
@@ -326,14 +334,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--candidates", type=int, default=40)
     parser.add_argument("--labels", type=int, nargs="+", default=[25])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--check", action="store_true", help="the alleles that are kept apart")
+    parser.add_argument("--output", type=Path, help="mhc.jsonl, or mhc_check.jsonl of --check")
     parser.add_argument("--table", action="store_true", help="print what the file has; run nothing")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
     options = parser.parse_args(argv)
-    done = {(*key(one), one["part"]) for one in read(options.output)}
+    output = options.output or RESULTS / ("mhc_check.jsonl" if options.check else "mhc.jsonl")
+    done = {(*key(one), one["part"]) for one in read(output)}
     count = options.candidates
     for labels in [] if options.table else options.labels:
-        for number, target in enumerate(targets(options.package, options.targets, count, labels)):
+        names = targets(options.package, options.targets, count, labels, check=options.check)
+        for number, target in enumerate(names):
             task = problem(options.package, target, count, labels)
             assert task is not None
             for part in ["truth", *options.parts]:
@@ -341,9 +352,9 @@ def main(argv: Sequence[str]) -> int:
                 if (target, labels, count, part) in done:
                     continue
                 made = about | run(task, part, number, options.quick)
-                keep([made], options.output)
+                keep([made], output)
                 say(f"{target}, {labels} labels, {part}: {made['seconds']} s")
-    print(judged(read(options.output)).to_string())
+    print(judged(read(output)).to_string())
     return 0
 
 

@@ -23,6 +23,8 @@ from torch import Tensor
 from ppl_fe.diagnostics.checks.mixing import LOOSE_R_HAT_LIMIT
 from ppl_fe.diverged import DivergedError
 from ppl_fe.free_energy.ladders import Climbed, Ladders
+from ppl_fe.free_energy.local_chains import FreshHead
+from ppl_fe.networks.flat import FlatNetwork
 
 PER_DECADE = 2  # γ = ... 3.16, 10, 31.6, ...
 MOST_TRIED = 9
@@ -95,7 +97,7 @@ def best_neighbourhood(
     def error(place: Place) -> float:
         return mean_error(climbed[place]) if place in climbed else 0.0
 
-    best = _search(free_energy, error, _start(ladders, anchors, free), free)
+    best = search(free_energy, _start(ladders, anchors, free), free, error)
     if not isfinite(free_energy(best)):
         tried = ", ".join(sorted({f"{place.localization:.3g}" for place in climbed}, key=float))
         raise DivergedError(
@@ -117,18 +119,25 @@ def _start(ladders: Ladders, anchors: Tensor, free: Sequence[Free]) -> Place:
     """Give where to begin: what is chosen on the grid, the rest as it is given."""
     gamma, head = ladders.options.localization, ladders.head
     if "localization" in free:
-        gamma = at(round(PER_DECADE * log10(natural_localization(ladders, anchors))))
+        gamma = natural_localization(ladders.network, head, anchors)
     precision = None if head is None else head.precision
     return Place(gamma, 1.0 if "head_precision" in free else precision)
 
 
-def _search(
+def search(
     free_energy: Callable[[Place], float],
-    error: Callable[[Place], float],
     start: Place,
     free: Sequence[Free],
+    error: Callable[[Place], float] = lambda place: 0.0,
 ) -> Place:
-    """Choose γ and the precision in turn, until neither moves."""
+    """Choose γ and the precision in turn, until neither moves.
+
+    Args:
+        free_energy: place -> −log Z, in nats; infinite where it has none.
+        start: where to begin, on the grid in what is chosen.
+        free: what is chosen.
+        error: place -> the Monte Carlo error of −log Z there; none by default.
+    """
     best = start
     while True:
         before = best
@@ -243,14 +252,19 @@ def reliability(values: Sequence[float], errors: Sequence[float]) -> float:
     return max(0.0, 1 - noise / variance) if variance > 0 else 0.0
 
 
-def natural_localization(ladders: Ladders, anchors: Tensor) -> float:
-    """Give γ = D/‖w*‖² of the localised weights, at which they may move by their own size."""
-    network, head = ladders.network, ladders.head
+def natural_localization(network: FlatNetwork, head: FreshHead | None, anchors: Tensor) -> float:
+    """Give the γ of the grid next to D/‖w*‖² of the localised weights: they move by their own size.
+
+    Args:
+        network: the architecture.
+        head: the fresh head, which is not localised.
+        anchors: (G, D) checkpoints.
+    """
     inside = network.head_names(None if head is None else head.name)
     outside = [network.slices[name] for name in network.names if name not in inside]
     weights = torch.cat([anchors[:, part] for part in outside], 1).double()
     mean_square = float(weights.square().mean())
-    return 1 / mean_square if mean_square > 0 else 1.0
+    return at(round(-PER_DECADE * log10(mean_square))) if mean_square > 0 else 1.0
 
 
 def at(place: int) -> float:

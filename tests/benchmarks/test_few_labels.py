@@ -133,6 +133,7 @@ def test_targets_are_those_of_even_hashes(tmp_path: Path) -> None:
     found = mhc.targets(folder, 3, 2, 25)
     assert set(found) == even
     assert "HLA-A02:17" in even
+    assert set(mhc.targets(folder, 3, 2, 25, check=True)) == set(mhc.networks(folder)) - even
     call: list[Any] = ["--package", folder, "--candidates", 2, "--labels", 25, "--quick"]
     call += ["--parts", "features", "--targets", 1, "--output", results]
     for _ in range(2):

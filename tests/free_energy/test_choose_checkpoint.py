@@ -124,7 +124,8 @@ def test_all_columns_errors_and_costs() -> None:
         compile="eager",
         progress_bar=False,
     )
-    names = ["free_energy", "expected_loss", "zero_shot_loss", "zero_shot_score", "logme"]
+    names = ["free_energy", "expected_loss", "linearized_free_energy", "linearized_score"]
+    names += ["zero_shot_loss", "zero_shot_score", "logme"]
     names += ["knn_score", "ridge_score", "pactran", "finetune_loss"]
     both = [column for name in names for column in (name, f"{name}_error")]
     rest = ["r_hat", "ess", "finetune_score", "finetune_score_error", "finetune_steps"]
@@ -136,6 +137,8 @@ def test_all_columns_errors_and_costs() -> None:
     assert set(table.attrs["passes"]) == set(names)
     assert table.attrs["passes"]["logme"] == 1
     assert table.attrs["passes"]["free_energy"] == 4 * 2 * 17 * 3
+    assert table.attrs["passes"]["linearized_score"] == 2 + 2 * 3  # of three classes
+    assert table.attrs["linearized_at"] == {"localization": 30.0, "head_precision": None}
     # Half of three, and two at least: the third stopped after the first round.
     assert sorted(table["finetune_steps"]) == [FIRST_STEPS, 2 * FIRST_STEPS, 2 * FIRST_STEPS]
     said = table.attrs["recommendation"]

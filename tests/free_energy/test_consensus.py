@@ -96,7 +96,7 @@ def test_it_orders_by_default_whatever_criteria_are_computed() -> None:
 
 def test_without_a_vote_it_says_who_has_one() -> None:
     with pytest.raises(
-        ValueError, match="by='consensus' goes by free_energy, ridge_score, pactran"
+        ValueError, match="goes by free_energy, linearized_free_energy, ridge_score, pactran"
     ):
         choose(criteria=["logme"])
     table = choose(criteria=["logme"], by="logme")

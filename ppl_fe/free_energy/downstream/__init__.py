@@ -6,6 +6,9 @@ criteria.py             their names and directions, and the columns of the cheap
 consensus.py            the mean place in the lists of those that have a vote
 recommendation.py       which one to take, how sure that is, and whether the criteria agree
 sampled.py              the downstream free energy of all, at one γ
+linearized.py           free energy and predictions of the linearised network, in closed form
+tangents.py             the Gaussian prior of its outputs
+gaussian_process.py     their evidence, and each label predicted by the others
 zero_shot.py            loss and score of the checkpoint as it is
 logme.py                evidence of a linear regression on the features
 neighbours.py           the nearest labelled neighbours, leave one out

@@ -19,6 +19,7 @@ from ppl_fe.free_energy.downstream.consensus import consensus
 from ppl_fe.free_energy.downstream.criteria import (
     CONSENSUS,
     FINETUNED,
+    LINEARIZED,
     ON_FEATURES,
     SAMPLED,
     VOTERS,
@@ -27,6 +28,7 @@ from ppl_fe.free_energy.downstream.criteria import (
     label_columns,
 )
 from ppl_fe.free_energy.downstream.labels import classes_of, is_classes
+from ppl_fe.free_energy.downstream.linearized import Linearized, linearize_all
 from ppl_fe.free_energy.downstream.recommendation import (
     agreement,
     oriented,
@@ -44,7 +46,7 @@ from ppl_fe.free_energy.ladders import Ladders
 from ppl_fe.free_energy.local_chains import FreshHead, program_and_kernel
 from ppl_fe.free_energy.lot_work import Materials
 from ppl_fe.free_energy.lots import anchors_of, side_by_side
-from ppl_fe.free_energy.neighbourhoods import Free
+from ppl_fe.free_energy.neighbourhoods import Free, natural_localization
 from ppl_fe.free_energy.places import Elsewhere, Here, chosen_place
 from ppl_fe.free_energy.ranking_table import RankingTable
 from ppl_fe.inference.step.builder import BuiltSteps
@@ -123,15 +125,21 @@ def _compared(
     ladders = Ladders(
         template, source, question.options, question.num_rungs, question.head, steps=steps
     )
-    attrs: dict[str, Any] = {}
+    attrs, passes = dict[str, Any](), dict.fromkeys(wanted, 1.0)
     if networks and set(SAMPLED) & set(wanted):
         sampled = _sampled(networks, ladders, place_of(networks), question.free)
         add_columns(rows, sampled.columns)
         ladders, attrs = sampled.ladders, sampled.attributes
+    if networks and set(LINEARIZED) & set(wanted):
+        linearized = _linearized(networks, question)
+        add_columns(rows, linearized.columns)
+        passes |= dict.fromkeys(set(LINEARIZED) & set(wanted), linearized.passes)
+        if linearized.place is not None:
+            attrs["linearized_at"] = linearized.place._asdict()
     if networks and FINETUNED in wanted:
         add_columns(rows, _finetuned(networks, ladders))
     table = _ordered(rows, question)
-    attrs["passes"] = _passes(wanted, ladders, table)
+    attrs["passes"] = passes | _passes(wanted, ladders, table)
     attrs["agreement"] = agreement(table, wanted)
     attrs["recommendation"] = recommend(table, question.by, wanted, source.num_data)
     why = [attrs.get(name, "") for name in ("localization_why", "head_precision_why")]
@@ -171,6 +179,17 @@ def _sampled(
     except Exception as error:
         columns = {name: {"note": f"no free energy: {in_words(error)}"} for name in networks}
         return Sampled(columns, ladders, {})
+
+
+def _linearized(networks: Mapping[str, FlatNetwork], question: Question) -> Linearized:
+    """Linearise all candidates, where the evidence says if γ is to be chosen."""
+    start = question.options.localization
+    if "localization" in question.free:
+        one = next(iter(networks.values()))
+        anchors = torch.stack([network.anchor for network in networks.values()])
+        start = natural_localization(one, question.head, anchors)
+    likelihood = find_likelihood(question.options.likelihood)
+    return linearize_all(networks, question.source, likelihood, question.head, start, question.free)
 
 
 def _finetuned(networks: Mapping[str, FlatNetwork], ladders: Ladders) -> dict[str, dict[str, Any]]:
@@ -222,12 +241,12 @@ def _ordered(rows: Mapping[str, Mapping[str, Any]], question: Question) -> pd.Da
 
 
 def _passes(wanted: tuple[str, ...], ladders: Ladders, table: pd.DataFrame) -> dict[str, float]:
-    """Count passes over the labelled data, a candidate, of each criterion."""
+    """Count passes over the labelled data, a candidate, of what takes gradients."""
     length = ladders.options.length
     assert length is not None
     chains = ladders.num_rungs * ladders.options.num_chains
     sampled = float(chains * length.num_steps * PASSES_A_GRADIENT)
-    found = {name: sampled if name in SAMPLED else 1.0 for name in wanted}
+    found = {name: sampled for name in wanted if name in SAMPLED}
     if FINETUNED in wanted:
         steps = float(np.nan_to_num(table["finetune_steps"].mean()))
         found[FINETUNED] = steps * len(LEARNING_RATES) * (NUM_FOLDS - 1) * PASSES_A_GRADIENT

@@ -22,17 +22,20 @@ from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
 
 SAMPLED = ("free_energy", "expected_loss")
+LINEARIZED = ("linearized_free_energy", "linearized_score")
 ZERO_SHOT = ("zero_shot_loss", "zero_shot_score")
 ON_FEATURES = ("logme", "knn_score", "ridge_score", "pactran")
 FINETUNED = "finetune_loss"
-CRITERIA = (*SAMPLED, *ZERO_SHOT, *ON_FEATURES, FINETUNED)
+CRITERIA = (*SAMPLED, *LINEARIZED, *ZERO_SHOT, *ON_FEATURES, FINETUNED)
 CONSENSUS = "consensus"
 # Whose places make up the consensus, by whether the head is fresh.
 VOTERS = {
-    False: ("free_energy", *ZERO_SHOT),
-    True: ("free_energy", "ridge_score", "pactran"),
+    False: ("free_energy", "linearized_score", *ZERO_SHOT),
+    True: ("free_energy", "linearized_free_energy", "ridge_score", "pactran"),
 }
-HIGHER_IS_BETTER = frozenset({"zero_shot_score", "logme", "knn_score", "ridge_score"})
+HIGHER_IS_BETTER = frozenset(
+    {"linearized_score", "zero_shot_score", "logme", "knn_score", "ridge_score"}
+)
 
 
 def chosen_criteria(
@@ -48,8 +51,8 @@ def chosen_criteria(
             consensus and none of its voters among them.
 
     Example:
-        >>> chosen_criteria(None, "logme", "classifier", torch.tensor([0.5]))
-        ('free_energy', 'expected_loss', 'logme', 'knn_score', 'ridge_score', 'finetune_loss')
+        >>> chosen_criteria(None, "logme", "classifier", torch.tensor([0.5]))[:3]
+        ('free_energy', 'expected_loss', 'linearized_free_energy')
     """
     without = dict.fromkeys(ZERO_SHOT, "needs a trained head, and head= names a fresh one")
     without = without if head is not None else {}

@@ -13,7 +13,10 @@ from ppl_fe.free_energy.downstream.criteria import CONSENSUS, HIGHER_IS_BETTER, 
 
 NUM_SIMULATIONS = 20_000
 MOST_R_HAT = 1.05  # of the chains of a checkpoint that is recommended
-UNITS = {"free_energy": "nats", "expected_loss": "nats", CONSENSUS: "of the list"}
+UNITS = {
+    **dict.fromkeys(("free_energy", "expected_loss", "linearized_free_energy"), "nats"),
+    CONSENSUS: "of the list",
+}
 
 
 class Expected(NamedTuple):
