@@ -1,4 +1,4 @@
-"""The linearised network's free energy and predictions, against other routes to the same numbers."""
+"""The linearised network's free energy and predictions, by other routes to the same numbers."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def tangents_of(network: FlatNetwork, source: TensorData, head: str | None = Non
     rows, count = len(outputs), outputs[0].numel()
     if rows * count > MOST_OUTPUTS:
         raise ValueError(
-            f"{rows} data of {count} outputs each have a covariance of {rows * count} rows, at most "
-            f"{MOST_OUTPUTS} are taken"
+            f"{rows} data of {count} outputs each have a covariance of {rows * count} rows; at "
+            f"most {MOST_OUTPUTS} are taken"
         )
     if head is None:
         tangents = _Tangents(network, source, lambda vector, row: network(vector, row).flatten())
