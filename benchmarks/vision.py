@@ -219,6 +219,7 @@ def main(argv: Sequence[str]) -> int:
         rules,
         range(options.seeds),
         settings.budget,
+        options.rates,
         partial(make_problem, settings, images, module),
         lambda task: {"form": settings.name, "shots": settings.shots},
         options.output,

@@ -89,7 +89,9 @@ def selection_settings(rule: str, budget: Budget) -> dict[str, Any]:
     """What `select_parameters` is given besides the data, and what is left at its defaults.
 
     The chains, the first half of them warm-up, and the run behind "movement" take the budget's
-    steps; what the chains measure for their step size comes on top. "gradient" and
+    steps; what the chains measure for their step size comes on top. Those of "bayestune_auto" take
+    a third of them: a step takes two gradients there, and the passes over the data as many again,
+    so that stage 1 takes about twice the gradients of "movement". "gradient" and
     "gradient_squared" are by their definition one pass over the data. Priors, step size and
     learning rates of stage 1 are the library's defaults for every rule: none is searched. The data
     of "bayestune" and "collapsed" count once; those of "bayestune_auto" as often as the library
@@ -97,7 +99,7 @@ def selection_settings(rule: str, budget: Budget) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {"method": rule, "sparsity": budget.sparsity}
     if rule in ("bayestune", "collapsed", "paper", "bayestune_auto"):
-        half = budget.selection_steps // 2
+        half = budget.selection_steps // (6 if rule == "bayestune_auto" else 2)
         settings |= {"num_chains": 1, "warmup_steps": half, "num_samples": half, "thinning": 1}
     elif rule == "movement":
         settings |= {"num_steps": budget.selection_steps}

@@ -28,14 +28,14 @@ class Run:
     rate_index: int
 
 
-def search(task: str, rules: Sequence[str], seed: int, budget: Budget) -> Iterator[Run]:
+def search(task: str, rules: Sequence[str], seed: int, num_rates: int) -> Iterator[Run]:
     """The first seed: rate by rate, each of them for all rules, so that it can stop anywhere.
 
     Example:
-        >>> [(run.rule, run.rate_index) for run in search("cb", ["full", "lora"], 0, Budget())][:3]
+        >>> [(run.rule, run.rate_index) for run in search("cb", ["full", "lora"], 0, 6)][:3]
         [('full', 0), ('lora', 0), ('full', 1)]
     """
-    for index in range(len(budget.mask_rates)):
+    for index in range(num_rates):
         for rule in rules:
             yield Run(task, rule, seed, index)
 
@@ -55,6 +55,7 @@ def go(
     rules: Sequence[str],
     seeds: Sequence[int],
     budget: Budget,
+    num_rates: int,
     make_problem: Callable[[str, int], Problem],
     problem_settings: Callable[[str], dict[str, Any]],
     output: Path,
@@ -68,6 +69,7 @@ def go(
         seeds: of the split, the head, the order of the data and the chains; the first is the one
             that learning rates are chosen at.
         budget: of every run.
+        num_rates: how many of its learning rates the search at the first seed tries.
         make_problem: (task, seed) -> the problem.
         problem_settings: task -> what else distinguishes its runs.
         output: the results file, of JSON lines.
@@ -81,7 +83,7 @@ def go(
             problem: Problem | None = None
             done = of_settings(read(output), task, settings, budget)
             planned = (
-                search(task, rules, seed, budget)
+                search(task, rules, seed, num_rates)
                 if seed == seeds[0]
                 else further(task, rules, seed, budget, done)
             )

@@ -188,7 +188,7 @@ def test_control_variates_are_right_on_average_and_without_noise_at_the_referenc
         return measure_pulls(at, source, N, 100, 0, halves=False).gradient
 
     variates = ControlVariates(
-        reference, whole(reference), lambda: whole(reference), lambda: reference.weights
+        reference, whole(reference), lambda share: whole(reference), lambda: reference.weights
     )
 
     def estimates() -> Tensor:
@@ -235,17 +235,24 @@ def test_pulls_leave_the_head_out() -> None:
 def test_a_reference_is_gone_back_to() -> None:
     net = fe.FlatNetwork(nn.Linear(2, 1, bias=False))
     objective = Objective("normal", net.device)
-    there = torch.tensor([3.0, 4.0])
+    there, shares = torch.tensor([3.0, 4.0]), list[float]()
+
+    def differentiate_all(share: float) -> Tensor:
+        shares.append(share)
+        return there
+
     first, again = (
         ControlVariates(
-            WorkingCopy(net, objective), torch.zeros(2), lambda: there, lambda: net.anchor + 1
+            WorkingCopy(net, objective), torch.zeros(2), differentiate_all, lambda: net.anchor + 1
         )
         for _ in range(2)
     )
+    first.move(torch.tensor([1.0, 2.0]))
     first.fit()
     assert (first.moved, first.fitted) == (False, True)
     torch.testing.assert_close(first.working.weights, net.anchor + 1)
     first.move(torch.tensor([1.0, 2.0]))
+    assert shares == [1.0, 0.5, 0.5]
     again.restore({name: value.clone() for name, value in first.state().items()})
     assert (again.moved, again.fitted) == (True, True)
     torch.testing.assert_close(again.start, torch.ones(2))

@@ -11,7 +11,8 @@ At first w₀ is the pretrained network with its fresh head trained, and there a
 that network fine-tuned, where from the first they would come too late (`ScaleChains.start`). Half
 through its warm-up, and once more an eighth later, each chain moves w₀ to where it has come, since
 there the posterior lies, and then no more: what is kept is a Markov chain. A step takes two
-gradients, and each ∇L(w₀) one pass over the data.
+gradients, and each ∇L(w₀) one pass over the data; from a fine-tuned start half a pass, as chains so
+short would spend most of their time on it.
 
 Paper: Control variates for stochastic gradient MCMC, Stat. Comput. 2019.
 """
@@ -27,6 +28,8 @@ from ppl_fe.finetuning.flat_gradient import GradientParts
 from ppl_fe.finetuning.flat_weights import WorkingCopy
 from ppl_fe.finetuning.objective import Batch
 
+FITTED_PASS = 0.5  # of a pass, for each gradient of all the data from a fine-tuned start on
+
 
 class ControlVariates:
     """A reference point w₀ and the gradient of all the data there.
@@ -34,7 +37,7 @@ class ControlVariates:
     Args:
         working: the network at w₀.
         gradient: (D,) ∇L(w₀).
-        differentiate_all: gives that gradient at the weights of `working`, for `move`.
+        differentiate_all: gives that gradient at the weights of `working`, of a share of a pass.
         fine_tune: gives the weights of `working`, fine-tuned, for `fit`.
 
     Attributes:
@@ -52,7 +55,7 @@ class ControlVariates:
         >>> batch = torch.ones(4, 1).double(), torch.randn(4).double()
         >>> exact = torch.tensor([3.0]).double()
         >>> found = ControlVariates(
-        ...     reference, exact, lambda: exact, lambda: reference.weights
+        ...     reference, exact, lambda share: exact, lambda: reference.weights
         ... ).correct(batch, working.differentiate(batch)[1])
         >>> found.block(slice(0, 1), torch.empty(1)).item()        # at w₀ every batch gives ∇L(w₀)
         3.0
@@ -62,7 +65,7 @@ class ControlVariates:
         self,
         working: WorkingCopy,
         gradient: Tensor,
-        differentiate_all: Callable[[], Tensor],
+        differentiate_all: Callable[[float], Tensor],
         fine_tune: Callable[[], Tensor],
     ) -> None:
         self.start = working.weights - working.network.anchor
@@ -82,7 +85,7 @@ class ControlVariates:
             DivergedError: the loss or a gradient is not finite there.
         """
         self.working.weights.copy_(weights)
-        self.gradient = self._differentiate_all()
+        self.gradient = self._differentiate_all(FITTED_PASS if self.fitted else 1.0)
         self.moved = True
 
     def fit(self) -> None:
@@ -91,9 +94,10 @@ class ControlVariates:
         Raises:
             DivergedError: the loss or a gradient is not finite on the way.
         """
-        self.move(self._fine_tune())
+        weights, self.fitted = self._fine_tune(), True
+        self.move(weights)
         self.start = self.working.weights - self.working.network.anchor
-        self.moved, self.fitted = False, True
+        self.moved = False
 
     def state(self) -> dict[str, Tensor]:
         """Give what `restore` needs."""

@@ -73,7 +73,8 @@ def count_data(
         beta: rate β of the scales' prior.
         groups: what has one scale.
         length: of a chain: a pass takes as many batches as it has steps at most, and where chains
-            would come too late the network is fine-tuned for as many as it warms up.
+            would come too late the network is fine-tuned for as many as it warms up, and then a
+            pass takes half as many.
 
     Raises:
         DivergedError: the loss or a gradient is not finite at the pretrained weights.
@@ -100,8 +101,9 @@ def count_data(
     if rows < num_data:
         notes += (f"the gradient of all the data is that of {rows:,} of {num_data:,} rows",)
 
-    def differentiate_all() -> Tensor:
-        again = partial(measure_pulls, working, task.source, task.batch_size, most, task.seed)
+    def differentiate_all(share: float) -> Tensor:
+        batches = max(1, round(share * most))
+        again = partial(measure_pulls, working, task.source, task.batch_size, batches, task.seed)
         return again(halves=False).gradient
 
     fine_tune = partial(_fine_tuned, task, working, length.warmup_steps)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ppl_fe.arguments import named_arguments, require_integer, require_positive
 from ppl_fe.diverged import DivergedError
+from ppl_fe.finetuning.bayestune.control_variates import FITTED_PASS
 from ppl_fe.finetuning.bayestune.data_count import GradientKind, count_data
+from ppl_fe.finetuning.bayestune.pulls import rows_of_a_pass
 from ppl_fe.finetuning.bayestune.restarts import run_chains
 from ppl_fe.finetuning.bayestune.scale_chains import ScaleChains
 from ppl_fe.finetuning.custom_prior.custom_prior import check_prior, sample_scales
@@ -282,11 +284,14 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
             f"chains ran at {chains.shorter:.0f} times shorter ones, and may want more of them"
         )
     if chains.reference is not None and chains.reference.fitted:
+        plan, num_data = chains.plan, chains.source.num_data
+        rows = rows_of_a_pass(chains.source, plan.batch_size, round(FITTED_PASS * plan.num_steps))
+        fewer = f"; their gradient of all the data is that of {rows:,} rows" * (rows < num_data)
         notes.append(
             f"steps of {chains.tuning.step_size:.2g} are so short that a weight pulled by five "
             "beta would go less far in the warm-up than noise takes it: the chains start at the "
-            f"network fine-tuned for {chains.plan.warmup_steps} steps, and the ranking keeps some "
-            "of it"
+            f"network fine-tuned for {plan.warmup_steps} steps, and the ranking keeps some of it"
+            f"{fewer}"
         )
     if chains.tuning.clamped > MANY_STIFF:
         notes.append(
