@@ -285,7 +285,7 @@ def test_few_steps_find_what_moved_beside_a_stiff_direction() -> None:
         )
         found += int(selection.mask[:num_moved].sum())
         assert any(
-            "start at the network fine-tuned for 200 steps" in one for one in selection.notes
+            "start at the network fine-tuned for 350 steps" in one for one in selection.notes
         )
     assert found >= 12  # chance is 3
 

@@ -334,7 +334,7 @@ def test_a_start_that_was_fine_tuned_is_gone_on_with(tmp_path: Path) -> None:
         torch.set_rng_state(state)  # the same network
         return on_stiff_rows(**more)
 
-    assert any("fine-tuned for 12 steps" in note for note in run().notes)
+    assert any("fine-tuned for 24 steps" in note for note in run().notes)
     go_on_with(run, tmp_path / "run", [12 + 4, 11, 9, 15])
 
 

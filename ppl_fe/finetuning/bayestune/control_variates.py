@@ -11,8 +11,8 @@ At first w₀ is the pretrained network with its fresh head trained, and there a
 that network fine-tuned, where from the first they would come too late (`ScaleChains.start`). Half
 through its warm-up, and once more an eighth later, each chain moves w₀ to where it has come, since
 there the posterior lies, and then no more: what is kept is a Markov chain. A step takes two
-gradients, and each ∇L(w₀) one pass over the data; from a fine-tuned start half a pass, as chains so
-short would spend most of their time on it.
+gradients, and each ∇L(w₀) one pass over the data. Chains so short that they start fine-tuned would
+spend most of their time on that: they take half a pass, and move w₀ once.
 
 Paper: Control variates for stochastic gradient MCMC, Stat. Comput. 2019.
 """

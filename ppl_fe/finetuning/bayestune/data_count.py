@@ -73,8 +73,8 @@ def count_data(
         beta: rate β of the scales' prior.
         groups: what has one scale.
         length: of a chain: a pass takes as many batches as it has steps at most, and where chains
-            would come too late the network is fine-tuned for as many as it warms up, and then a
-            pass takes half as many.
+            would come too late the network is fine-tuned for as many, and then a pass takes half
+            as many.
 
     Raises:
         DivergedError: the loss or a gradient is not finite at the pretrained weights.
@@ -106,7 +106,7 @@ def count_data(
         again = partial(measure_pulls, working, task.source, task.batch_size, batches, task.seed)
         return again(halves=False).gradient
 
-    fine_tune = partial(_fine_tuned, task, working, length.warmup_steps)
+    fine_tune = partial(_fine_tuned, task, working, length.num_steps)
     reference = ControlVariates(working, pulls.gradient, differentiate_all, fine_tune)
     return DataCount(data_size, reference, notes)
 
@@ -135,7 +135,7 @@ def _at_pretrained(task: Task) -> WorkingCopy:
 
 
 def _fine_tuned(task: Task, working: WorkingCopy, num_steps: int) -> Tensor:
-    """Fine-tune all weights (D,) for a while, as chains that warm up would if they could."""
+    """Fine-tune all weights (D,) for a while, as chains would if they could."""
     network = task.network.with_state(task.network.unflatten(working.weights))
     return finetune(
         network,

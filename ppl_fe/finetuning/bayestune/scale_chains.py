@@ -223,7 +223,9 @@ class ScaleChains:
             self._move_reference()
             if chain == 0:
                 self.tune(exact=self.reference is not None)
-        elif step == again:  # with its noise mostly gone the chain has come nearer to its posterior
+        elif step == again and not (self.reference is not None and self.reference.fitted):
+            # With its noise mostly gone the chain has come nearer to its posterior. From a
+            # fine-tuned start it was near, and a pass costs as much as an eighth of the chain.
             self._move_reference()
         elif step == late and chain == 0 and self.reference is not None:
             self.tune()  # with the noise that there is away from the reference

@@ -72,11 +72,11 @@ class BayesTune(Rule):
             same rows' gradient at a reference point and adds that of all the data there, which
             takes twice as long and 4 vectors (D,) more, and passes over the data: one, and two
             for each chain. Where the pull of five β would take a weight less far in the warm-up
-            than noise does, the chains start at the network fine-tuned for `warmup_steps`, and
-            `notes` say so. "auto" (the default) is "control_variate" where N̂ is automatic and
-            above n, and "minibatch" at an N̂ of your own. The variance of the minibatches' noise
-            grows with N̂², and where N̂ > n it would rank the weights. All the data in a step have
-            none.
+            than noise does, the chains start at the network fine-tuned for as many steps as one of
+            them takes, passes are half as long, and `notes` say so. "auto" (the default) is
+            "control_variate" where N̂ is automatic and above n, and "minibatch" at an N̂ of your
+            own. The variance of the minibatches' noise grows with N̂², and where N̂ > n it would
+            rank the weights. All the data in a step have none.
         num_chains: C, run one after another; 2 by default. One chain needs least memory and has
             no R-hat.
         num_samples: S, kept draws of a chain; 100 by default.
@@ -290,7 +290,7 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
         notes.append(
             f"steps of {chains.tuning.step_size:.2g} are so short that a weight pulled by five "
             "beta would go less far in the warm-up than noise takes it: the chains start at the "
-            f"network fine-tuned for {plan.warmup_steps} steps, and the ranking keeps some of it"
+            f"network fine-tuned for {plan.num_steps} steps, and the ranking keeps some of it"
             f"{fewer}"
         )
     if chains.tuning.clamped > MANY_STIFF:
