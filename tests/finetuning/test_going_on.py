@@ -335,7 +335,10 @@ def test_a_start_that_was_fine_tuned_is_gone_on_with(tmp_path: Path) -> None:
         return on_stiff_rows(**more)
 
     assert any("fine-tuned for 24 steps" in note for note in run().notes)
-    go_on_with(run, tmp_path / "run", [12 + 4, 11, 9, 15])
+    go_on_with(run, tmp_path / "run", [24 + 4, 11, 9, 15])
+    said = "stage 1 was stopped before the first step of its chains"
+    with stopped_after(7), pytest.raises(KeyboardInterrupt, match=said):
+        run(save_to=tmp_path / "other")
 
 
 def test_other_selections_are_refused(tmp_path: Path) -> None:

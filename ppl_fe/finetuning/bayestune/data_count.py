@@ -8,7 +8,7 @@ there, too, and where chains would come too late it is that network fine-tuned.
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from ppl_fe.finetuning.objective import divided
 from ppl_fe.finetuning.scoring import Task
 from ppl_fe.finetuning.train.training import finetune
 from ppl_fe.inference.run_plan import RunLength
+from ppl_fe.networks.flat import FlatNetwork
 
 GradientKind = Literal["auto", "minibatch", "control_variate"]
 
@@ -118,35 +119,32 @@ def _at_pretrained(task: Task) -> WorkingCopy:
     if task.head_names:
         # A network that is not finite is told by its layer, before an optimiser says less of it.
         working.differentiate(next(divided(task.source, task.batch_size, task.seed)))
-        tuned = finetune(
-            task.network,
-            task.source,
-            likelihood=task.likelihood,
-            method="head",
-            head=task.head,
-            num_steps=HEAD_STEPS,
-            learning_rate=HEAD_LEARNING_RATE,
-            batch_size=None if isinstance(task.source, LoaderData) else task.batch_size,
-            seed=task.seed,
-            progress_bar=False,
-        )
-        working.weights.copy_(tuned.weights)
+        how = {"head": task.head, "num_steps": HEAD_STEPS, "learning_rate": HEAD_LEARNING_RATE}
+        working.weights.copy_(_before_the_chains(task, task.network, method="head", **how))
     return working
 
 
 def _fine_tuned(task: Task, working: WorkingCopy, num_steps: int) -> Tensor:
     """Fine-tune all weights (D,) for a while, as chains would if they could."""
     network = task.network.with_state(task.network.unflatten(working.weights))
-    return finetune(
-        network,
-        task.source,
-        likelihood=task.likelihood,
-        method="full",
-        num_steps=num_steps,
-        batch_size=None if isinstance(task.source, LoaderData) else task.batch_size,
-        seed=task.seed,
-        progress_bar=False,
-    ).weights
+    return _before_the_chains(task, network, method="full", num_steps=num_steps)
+
+
+def _before_the_chains(task: Task, network: FlatNetwork, **how: Any) -> Tensor:
+    try:
+        return finetune(
+            network,
+            task.source,
+            likelihood=task.likelihood,
+            batch_size=None if isinstance(task.source, LoaderData) else task.batch_size,
+            seed=task.seed,
+            progress_bar=False,
+            **how,
+        ).weights
+    except KeyboardInterrupt as error:  # what it says is kept, and how to go on, is not so here
+        raise KeyboardInterrupt(
+            "stage 1 was stopped before the first step of its chains; nothing of it is kept"
+        ) from error
 
 
 def _choose(
