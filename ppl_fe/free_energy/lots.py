@@ -18,6 +18,7 @@ from ppl_fe.networks.flat import FlatNetwork
 # Side by side up to here: more chains a step save no time on a CPU and cost memory, and what is one
 # lot is one task, for one core.
 MOST_CHAINS, MOST_COORDINATES = 48, 5 * 10**7
+MOST_TO_CHOOSE_BY = 4  # checkpoints whose evidence chooses γ and the head's precision
 SEEDS_APART = 10**6  # so that no lot repeats the chains of a ranking at the next seed
 
 
@@ -31,6 +32,17 @@ class Lot(NamedTuple):
     number: int
     names: list[str]
     own: Callable[[], ChainOptions]
+
+
+def spread_evenly(names: Sequence[str], most: int) -> list[str]:
+    """Take so many at most, spread evenly over their order.
+
+    Example:
+        >>> spread_evenly(["a", "b", "c", "d", "e", "f"], 3)
+        ['a', 'c', 'e']
+    """
+    count = min(len(names), most)
+    return [names[k * len(names) // count] for k in range(count)]
 
 
 Found = TypeVar("Found", bound=Mapping[str, Any])

@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_fe.free_energy.downstream.zero_shot import losses
 from ppl_fe.models.likelihoods import Likelihood
 
-MOST_STEPS, ENOUGH = 100, 1e-9  # of Newton's method, and the fall in nats that ends it
+MOST_STEPS, ENOUGH = 100, 1e-7  # of Newton's method, and the fall in nats that ends it
 SHORTEST = 1e-4  # share of a step of Newton's that is still tried
 
 

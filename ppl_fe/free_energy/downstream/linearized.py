@@ -13,6 +13,7 @@ docs/pages/few_labels.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from ppl_fe.free_energy.downstream.labels import is_classes
 from ppl_fe.free_energy.downstream.prediction_scores import score
 from ppl_fe.free_energy.downstream.tangents import Tangents, tangents_of
 from ppl_fe.free_energy.local_chains import FreshHead
+from ppl_fe.free_energy.lots import MOST_TO_CHOOSE_BY, spread_evenly
 from ppl_fe.free_energy.neighbourhoods import Free, Place, search
 from ppl_fe.models.likelihoods import Likelihood
 from ppl_fe.networks.flat import FlatNetwork
@@ -60,7 +62,8 @@ def linearize_all(
         likelihood: of their targets.
         head: the fresh head, None where it is trained.
         start: γ, or where the search for it begins.
-        free: what is chosen, of the largest mean evidence of all candidates, by factors of √10.
+        free: what is chosen, of the largest mean evidence of up to four candidates, by factors of
+            √10.
     """
     tangents: dict[str, Tangents] = {}
     columns: dict[str, dict[str, Any]] = {}
@@ -74,7 +77,8 @@ def linearize_all(
     processes = _Processes(source, likelihood)
     place = Place(start, None if head is None else head.precision)
     if free:
-        place = search(lambda at: processes.mean_free_energy(tangents, at), place, free)
+        some = [tangents[name] for name in spread_evenly(list(tangents), MOST_TO_CHOOSE_BY)]
+        place = search(cache(partial(processes.mean_free_energy, some)), place, free)
     for name, own in tangents.items():
         try:
             columns[name] = processes.columns(own, place)
@@ -103,10 +107,10 @@ class _Processes(NamedTuple):
         shape = tangents.shape
         return GaussianProcess(mean, covariance, self.likelihood, targets, shape).fit()
 
-    def mean_free_energy(self, all_tangents: Mapping[str, Tangents], place: Place) -> float:
+    def mean_free_energy(self, some: Sequence[Tangents], place: Place) -> float:
         """Average −log Z over the candidates for which it is finite."""
         values = []
-        for tangents in all_tangents.values():
+        for tangents in some:
             try:
                 values.append(self.fit(tangents, place).free_energy)
             except (ValueError, RuntimeError):  # its columns say why

@@ -14,7 +14,13 @@ from ppl_fe.free_energy.candidates import add_columns, in_words
 from ppl_fe.free_energy.downstream.recommendation import MOST_R_HAT
 from ppl_fe.free_energy.ladders import Climbed, Ladders
 from ppl_fe.free_energy.lot_work import ladders as climb
-from ppl_fe.free_energy.lots import Lot, anchors_of, side_by_side
+from ppl_fe.free_energy.lots import (
+    MOST_TO_CHOOSE_BY,
+    Lot,
+    anchors_of,
+    side_by_side,
+    spread_evenly,
+)
 from ppl_fe.free_energy.neighbourhoods import (
     Free,
     Neighbourhoods,
@@ -25,7 +31,6 @@ from ppl_fe.free_energy.neighbourhoods import (
 from ppl_fe.free_energy.places import Elsewhere, Errand, Here
 from ppl_fe.networks.flat import FlatNetwork
 
-MOST_TO_CHOOSE_BY = 4  # candidates whose evidence chooses γ and the head's precision
 CHOOSING = 4  # their chains are so many times shorter: nats between neighbourhoods are soon seen
 
 
@@ -99,9 +104,7 @@ def _most_evident(
     networks: Mapping[str, FlatNetwork], ladders: Ladders, free: Sequence[Free]
 ) -> Neighbourhoods:
     """Choose by some of the candidates, on shorter chains."""
-    alike = side_by_side(networks, 1)[0]
-    count = min(len(alike), MOST_TO_CHOOSE_BY)
-    some = [alike[k * len(alike) // count] for k in range(count)]
+    some = spread_evenly(side_by_side(networks, 1)[0], MOST_TO_CHOOSE_BY)
     length = ladders.options.length
     assert length is not None
     shorter = replace(length, num_samples=max(1, length.num_samples // CHOOSING))
