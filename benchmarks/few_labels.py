@@ -103,10 +103,22 @@ def run(
     if part not in ("sampled", "linearized"):  # of fine-tunes
         gamma, precision = 100.0, 1.0
     name = called(part, localization, head_precision, length.get("num_samples"))
-    return {"episode": number, "part": name} | computed(
+    made = {"episode": number, "part": name} | computed(
         part, networks(), digits_network(), episode(number), head=HEAD, localization=gamma,
         head_precision=precision, seed=number, **length,
     )  # fmt: skip
+    return made | ({"one_finetune": one_finetune(number)} if part == "linearized" else {})
+
+
+def one_finetune(number: int) -> float:
+    """Seconds of fine-tuning one network once in an episode, 100 steps of all its weights."""
+    network = fe.FlatNetwork(digits_network()).with_state(next(iter(networks().values())))
+    started = time.process_time()
+    fe.finetune(
+        network, episode(number), likelihood="categorical", method="full", num_steps=100,
+        progress_bar=False,
+    )  # fmt: skip
+    return round(time.process_time() - started, 3)
 
 
 def computed(
@@ -198,6 +210,27 @@ def agreed(records: Sequence[Record]) -> list[Record]:
                 }
             )
     return made
+
+
+def two_free_energies(records: Sequence[Record]) -> str:
+    """How the linearised free energies are to the sampled ones, where an episode has both."""
+    own = {
+        part: {one["episode"]: one["columns"] for one in records if one["part"] == part}
+        for part in ("sampled", "linearized")
+    }
+    both = [
+        (np.array(own["sampled"][k]["free_energy"]), np.array(columns["linearized_free_energy"]))
+        for k, columns in own["linearized"].items()
+        if k in own["sampled"]
+    ]
+    if not both:
+        return ""
+    r = [correlation(linearized, sampled) for sampled, linearized in both]
+    higher = [float((linearized - sampled).mean()) for sampled, linearized in both]
+    return (
+        f"linearised free energies beside sampled ones: r {np.mean(r):+.2f}, {min(higher):.1f} to "
+        f"{max(higher):.1f} nats higher in the mean of an episode"
+    )
 
 
 def chosen_among(records: Sequence[Record]) -> list[Record]:
@@ -300,11 +333,15 @@ def main(argv: Sequence[str]) -> int:
     }
     if chosen:
         print(f"γ and the head's precision that were chosen, episode by episode: {chosen}")
+    once = [one["one_finetune"] for one in records if "one_finetune" in one]
+    if once:
+        print(f"fine-tuning one network once, beside linearising all: {np.mean(once):.2f} s")
     among = chosen_among(records)
     for name in dict.fromkeys(one["part"] for one in among):
         taken = {one["episode"]: one["localization"] for one in among if one["part"] == name}
         print(f"γ of {name}: {taken}")
     print(judged([*records, *agreed(records), *among], lambda _: accuracy).to_string())
+    print(two_free_energies(records))
     return 0
 
 

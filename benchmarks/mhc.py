@@ -298,6 +298,33 @@ def judged(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(table).set_index(["labels", "criterion"])
 
 
+def two_free_energies(records: Sequence[Record]) -> str:
+    """How the linearised free energies order candidates beside the sampled ones."""
+    own = {
+        part: {key(one): one["columns"] for one in records if one["part"] == part}
+        for part in ("sampled", "linearized")
+    }
+    found = [
+        rank_correlation(
+            torch.tensor(own["sampled"][one]["free_energy"]),
+            torch.tensor(columns["linearized_free_energy"]),
+        )
+        for one, columns in own["linearized"].items()
+        if one in own["sampled"]
+    ]
+    if not found:
+        return ""
+    mean, error = np.mean(found), sem(np.array(found))
+    return f"rank correlation of linearised and sampled free energies: {mean:+.2f} ± {error:.2f}"
+
+
+def seconds(records: Sequence[Record]) -> str:
+    """What a part took, in the mean over targets, by number of labels."""
+    table = pd.DataFrame([{k: one[k] for k in ("part", "labels", "seconds")} for one in records])
+    means = table.pivot_table(index="part", columns="labels", values="seconds").round(1)
+    return f"seconds of a processor for all candidates of a target, by labels\n{means.to_string()}"
+
+
 def consensuses(records: Sequence[Record]) -> dict[str, np.ndarray[Any, Any]]:
     """What `choose_checkpoint` orders by, of one problem: of the labels' pass alone, and of all."""
     columns = {name: values for one in records for name, values in one["columns"].items()}
@@ -354,7 +381,8 @@ def main(argv: Sequence[str]) -> int:
                 made = about | run(task, part, number, options.quick)
                 keep([made], output)
                 say(f"{target}, {labels} labels, {part}: {made['seconds']} s")
-    print(judged(read(output)).to_string())
+    records = read(output)
+    print("\n".join([judged(records).to_string(), two_free_energies(records), seconds(records)]))
     return 0
 
 

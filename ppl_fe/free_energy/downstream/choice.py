@@ -75,6 +75,8 @@ def choose_checkpoint(
       a checkpoint stands in the mean, from 0 (all put it first) to 1;
     - ``free_energy`` and ``expected_loss``: −log Z and E[nL_n(w)] at β = 1, in nats (see
       `integrate_free_energy`), with the worst ``r_hat`` and ``ess`` of the rungs;
+    - ``linearized_free_energy``, ``linearized_score``: −log Z of the linearised network in closed
+      form, without chains, and its predictions, each label left out of its own;
     - ``zero_shot_loss``, ``zero_shot_score``: as the checkpoint is, where its head is trained;
     - ``logme``, ``knn_score``, ``ridge_score``, ``pactran``: on the features. kNN and the ridge
       probe leave each example out of its own prediction;
@@ -105,7 +107,8 @@ def choose_checkpoint(
             ``pyro.sample("y", dist.Normal(outputs[:, 0], 0.3), obs=targets)``.
         localization: γ, in units of 1/weight²; "auto" (default) chooses one for all candidates: of
             the largest evidence of up to four of them, or the first narrower one at which −log Z
-            tells all of them apart against its own error. `attrs` say what was tried, and why.
+            tells all of them apart against its own error. `attrs` say what was tried, and why. The
+            linearised networks have a γ of their own then, of the largest evidence.
         kernel: the sampler's class; "auto" by default, which is `fe.BAOAB` with stiffness=1.0.
         num_rungs: K, rungs of the ladder above the prior's, 8 by default; a short run of the first
             candidate places them, at equal lengths of the standard deviation of nL_n.
@@ -127,7 +130,8 @@ def choose_checkpoint(
         architecture: ``recommendation``, a sentence with the expected regret and its estimate;
         ``agreement``, criterion -> criterion -> rank correlation; ``localization`` and
         ``head_precision``, what was tried of them, ``neighbourhoods`` by evidence and
-        ``reliability`` of −log Z over all candidates, and ``localization_why``; ``passes``, the
+        ``reliability`` of −log Z over all candidates, and ``localization_why``; ``linearized_at``,
+        the γ and the precision of the linearised networks; ``passes``, the
         cost of each criterion a candidate, in passes over the labelled data, less what chose the
         neighbourhood and placed rungs; ``read_first``.
 

@@ -5,8 +5,9 @@ happens to see, PACTran by its bound. So the mean of their places (Borda's count
 any one of them, and asks for no common unit. Those count that ask for the labels themselves:
 
 - the free energy, where its chains mixed;
-- the predictions of a trained head, by score and by loss; where the head is fresh a probe in its
-  place, left out one by one, and PACTran, the bound on its loss.
+- the predictions of a trained head, by score and by loss, and those of the linearised network;
+  where the head is fresh the linearised free energy, a probe, left out one by one, and PACTran, the
+  bound on its loss, in their place.
 
 LogME, kNN and cross-validated fine-tunes stand beside it: docs/pages/few_labels.md has the trials.
 """
