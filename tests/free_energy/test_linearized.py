@@ -157,10 +157,32 @@ def test_many_tangents_come_block_by_block(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(tangents_of(net, data, "2").moving, features)
 
 
+class Padded(nn.Module):
+    """Looks at its data, as transformers do at their padding."""
+
+    def __init__(self, inner: fe.FlatNetwork) -> None:
+        super().__init__()
+        self.inner = inner.module
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = int((x != 0).any(0).sum())
+        found: Tensor = self.inner(x[:, :length])
+        return found
+
+
+def test_a_forward_pass_that_looks_at_its_data_is_differentiated_one_by_one() -> None:
+    net, data = network(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), source(3)
+    looking = fe.FlatNetwork(Padded(net))
+    torch.testing.assert_close(tangents_of(looking, data).moving, tangents_of(net, data).moving)
+    found, expected = tangents_of(looking, data, "inner.2"), tangents_of(net, data, "2")
+    torch.testing.assert_close(found.moving, expected.moving)
+    torch.testing.assert_close(found.staying, expected.staying)
+
+
 def test_few_probes_of_many_features_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = network(nn.Linear(3, 400), nn.Tanh(), nn.Linear(400, 2)), source(3)
     whole = tangents_of(net, data, "2").moving
-    monkeypatch.setattr(tangents_module, "MOST_NUMBERS", 30 * net.num_parameters)
+    monkeypatch.setattr(tangents_module, "MOST_NUMBERS", 60 * net.num_parameters)
     found = tangents_of(net, data, "2")
     assert found.num_tangents == 60
     # Sixty of 400 directions at random: each variance is off by about √(2/60).

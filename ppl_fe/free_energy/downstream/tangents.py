@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ppl_fe.data.sources import TensorData
 from ppl_fe.free_energy.baselines.features import layer_inputs
 from ppl_fe.networks.flat import FlatNetwork
 
-MOST_NUMBERS = 2**27  # of tangents at a time, half a GiB in float32; more data come block by block
+MOST_NUMBERS = 2**28  # of tangents at a time, a GiB in float32; more data come block by block
 MOST_OUTPUTS = 1_000  # N·K, the rows of the covariance
 LEAST_PROBES = 8  # of the features, where the tangents of all of them would not fit
 
@@ -93,14 +94,21 @@ def tangents_of(network: FlatNetwork, source: TensorData, head: str | None = Non
     staying = features @ features.T + (1.0 if bias else 0.0)
     probes = _probes(features.shape[1], network.num_parameters).to(features.device)
 
-    def probed(vector: Tensor, row: Any) -> Tensor:
-        found: Tensor = probes.to(vector.dtype) @ layer_inputs(network, vector, row, head).flatten()
-        return found
-
-    moving = _Tangents(network, source, probed).kernel(len(probes), together=True)
+    # As few probes at a time as let all data stand side by side, if one does.
+    at_once = max(1, MOST_NUMBERS // (rows * network.num_parameters))
+    moving = features.new_zeros(rows, rows)
+    for some in torch.split(probes, at_once):
+        moving += _Tangents(network, source, partial(_probed, network, head, some)).kernel(
+            len(some), together=True
+        )
     return Tangents(
         features.new_zeros(rows, count), outputs.shape[1:], moving, len(probes), staying
     )
+
+
+def _probed(network: FlatNetwork, head: str, probes: Tensor, vector: Tensor, row: Any) -> Tensor:
+    found: Tensor = probes.to(vector.dtype) @ layer_inputs(network, vector, row, head).flatten()
+    return found
 
 
 def _features_of(network: FlatNetwork, source: TensorData, head: str, outputs: Tensor) -> Tensor:
@@ -123,7 +131,7 @@ def _probes(num_features: int, num_weights: int) -> Tensor:
 
     Every checkpoint gets the same ones, so that what they leave out hardly tells two apart.
     """
-    count = max(LEAST_PROBES, min(num_features, 2 * MOST_NUMBERS // num_weights))
+    count = max(LEAST_PROBES, min(num_features, MOST_NUMBERS // num_weights))
     if count >= num_features:
         return torch.eye(num_features)
     generator = torch.Generator().manual_seed(0)
@@ -165,5 +173,21 @@ class _Tangents:
             return self.function(vector, pytree.tree_map(lambda value: value[None], row))
 
         data = pytree.tree_map(lambda value: value[where], self.source.inputs)
-        found: Tensor = vmap(jacrev(of_one), in_dims=(None, 0))(self.network.anchor, data)
+        try:
+            found: Tensor = vmap(jacrev(of_one), in_dims=(None, 0))(self.network.anchor, data)
+        except RuntimeError:  # a forward pass that looks at its data, as at their padding
+            found = self._one_by_one(data)
         return found.detach().flatten(1) if together else found.detach().flatten(0, 1)
+
+    def _one_by_one(self, data: Any) -> Tensor:
+        vector, found = self.network.anchor.detach().clone().requires_grad_(), []
+        for k in range(len(pytree.tree_leaves(data)[0])):
+            one = pytree.tree_map(lambda value, k=k: value[k : k + 1], data)
+            with torch.enable_grad():
+                outputs = self.function(vector, one)
+            found.append(
+                torch.stack(
+                    [torch.autograd.grad(value, vector, retain_graph=True)[0] for value in outputs]
+                )
+            )
+        return torch.stack(found)
