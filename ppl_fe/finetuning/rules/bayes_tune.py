@@ -290,8 +290,8 @@ def _step_notes(chains: ScaleChains, times_shortened: int) -> list[str]:
         notes.append(
             f"steps of {chains.tuning.step_size:.2g} are so short that a weight pulled by five "
             "beta would go less far in the warm-up than noise takes it: the chains start at the "
-            f"network fine-tuned for {plan.num_steps} steps, and the ranking keeps some of it"
-            f"{fewer}"
+            f"network fine-tuned for {plan.num_steps} steps, and the ranking is somewhere between "
+            f"that start's and the posterior's{fewer}"
         )
     if chains.tuning.clamped > MANY_STIFF:
         notes.append(
