@@ -256,3 +256,37 @@ def test_a_likelihood_that_is_not_finite_is_refused() -> None:
     one = GaussianProcess(found.outputs, found.covariance(GAMMA), normal, bad, found.shape)
     with pytest.raises(ValueError, match="not finite"):
         one.fit()
+    broken = GaussianProcess(
+        found.outputs, found.covariance(GAMMA) * float("nan"), normal, data.targets, found.shape
+    )
+    with pytest.raises(ValueError, match="−log Z is nan"):
+        broken.fit()
+
+
+def test_one_that_cannot_be_linearised_does_not_choose_for_the_others() -> None:
+    """The tangents of the last are not finite; its outputs, and so its row, are."""
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight.T + 0 * self.weight.sum().abs().sqrt()
+
+    rows = {
+        "good": [1.0, 1.0, 1.0, 1.0],
+        "near": [1.0, 0.9, 1.0, 1.0],
+        "flat": [1.0, -1.0, 1.0, -1.0],
+    }
+    states = {name: {"weight": torch.tensor([row])} for name, row in rows.items()}
+    x = inputs(4).float()
+    y = x.sum(1, keepdim=True) + 0.1 * source(4).targets.float()
+    found = fe.choose_checkpoint(
+        states, Root(), (x, y), by="linearized_free_energy", criteria=["linearized_free_energy"],
+        likelihood="normal", progress_bar=False,
+    )  # fmt: skip
+    assert set(found.index[:2]) == {"good", "near"}
+    assert found["linearized_free_energy"][:2].notna().all()
+    assert "not linearised: " in found["note"]["flat"]
+    assert np.isnan(found["linearized_free_energy"]["flat"])

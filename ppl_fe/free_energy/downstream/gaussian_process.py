@@ -7,6 +7,7 @@ output has several numbers); under a normal likelihood it is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class GaussianProcess:
         """Go to the mode by Newton's method, and sum up.
 
         Raises:
-            ValueError: the log-likelihood or its derivatives are not finite.
+            ValueError: the log-likelihood, its derivatives, or what comes of them is not finite.
         """
         f, energy = self.mean, self._loss(self.mean)
         dual = torch.zeros_like(f).flatten()  # f = mean + covariance · dual
@@ -104,6 +105,8 @@ class GaussianProcess:
         less = torch.eye(count, dtype=f.dtype, device=f.device) - own @ root @ root
         moved = torch.linalg.solve(less, own @ slope[..., None])[..., 0]
         value = energy + 0.5 * float(torch.linalg.slogdet(inside).logabsdet)
+        if not (isfinite(value) and moved.isfinite().all()):
+            raise ValueError(f"−log Z is {value}, or a prediction not finite")
         return Fitted(value, (f + moved).reshape(-1, *self.shape))
 
     def _derivatives(self, f: Tensor) -> tuple[Tensor, Tensor]:

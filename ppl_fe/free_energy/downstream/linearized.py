@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -76,8 +76,9 @@ def linearize_all(
         return Linearized(columns, None)
     processes = _Processes(source, likelihood)
     place = Place(start, None if head is None else head.precision)
-    if free:
-        some = [tangents[name] for name in spread_evenly(list(tangents), MOST_TO_CHOOSE_BY)]
+    some = [tangents[name] for name in spread_evenly(list(tangents), MOST_TO_CHOOSE_BY)]
+    some = [one for one in some if isfinite(processes.free_energy(one, place))]
+    if free and some:
         place = search(cache(partial(processes.mean_free_energy, some)), place, free)
     for name, own in tangents.items():
         try:
@@ -107,16 +108,16 @@ class _Processes(NamedTuple):
         shape = tangents.shape
         return GaussianProcess(mean, covariance, self.likelihood, targets, shape).fit()
 
+    def free_energy(self, tangents: Tangents, place: Place) -> float:
+        """Give −log Z, infinite where it has none: the candidate's note says why."""
+        try:
+            return self.fit(tangents, place).free_energy
+        except (ValueError, RuntimeError):
+            return inf
+
     def mean_free_energy(self, some: Sequence[Tangents], place: Place) -> float:
-        """Average −log Z over the candidates for which it is finite."""
-        values = []
-        for tangents in some:
-            try:
-                values.append(self.fit(tangents, place).free_energy)
-            except (ValueError, RuntimeError):  # its columns say why
-                continue
-        finite = [value for value in values if isfinite(value)]
-        return sum(finite) / len(finite) if finite else float("inf")
+        """Average −log Z over candidates; infinite, so that it is not taken, where one has none."""
+        return sum(self.free_energy(one, place) for one in some) / len(some)
 
     def columns(self, tangents: Tangents, place: Place) -> dict[str, float]:
         """Give both criteria of a candidate with their errors over the labels."""

@@ -90,8 +90,7 @@ def tangents_of(network: FlatNetwork, source: TensorData, head: str | None = Non
         moving = tangents.kernel(count, together=False)
         return Tangents(outputs.reshape(rows, count).double(), outputs.shape[1:], moving, count)
     features = _features_of(network, source, head, outputs)
-    bias = "bias" if f"{head}.bias" in network.slices else None
-    staying = features @ features.T + (1.0 if bias else 0.0)
+    staying = features @ features.T + float(f"{head}.bias" in network.slices)
     probes = _probes(features.shape[1], network.num_parameters).to(features.device)
 
     # As few probes at a time as let all data stand side by side, if one does.
