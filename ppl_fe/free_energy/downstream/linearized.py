@@ -76,10 +76,11 @@ def linearize_all(
         return Linearized(columns, None)
     processes = _Processes(source, likelihood)
     place = Place(start, None if head is None else head.precision)
-    some = [tangents[name] for name in spread_evenly(list(tangents), MOST_TO_CHOOSE_BY)]
-    some = [one for one in some if isfinite(processes.free_energy(one, place))]
-    if free and some:
-        place = search(cache(partial(processes.mean_free_energy, some)), place, free)
+    if free:
+        some = [tangents[name] for name in spread_evenly(list(tangents), MOST_TO_CHOOSE_BY)]
+        some = [one for one in some if isfinite(processes.free_energy(one, place))]
+        if some:
+            place = search(cache(partial(processes.mean_free_energy, some)), place, free)
     for name, own in tangents.items():
         try:
             columns[name] = processes.columns(own, place)
