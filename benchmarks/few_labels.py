@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -212,20 +212,23 @@ def agreed(records: Sequence[Record]) -> list[Record]:
     return made
 
 
+def both_free_energies(
+    records: Sequence[Record], key: Callable[[Record], Hashable]
+) -> list[tuple[Tensor, Tensor]]:
+    """The sampled and the linearised −log Z of all candidates, of each problem that has both."""
+    sampled, linearized = (
+        {key(one): torch.tensor(one["columns"][name]) for one in records if one["part"] == part}
+        for part, name in (("sampled", "free_energy"), ("linearized", "linearized_free_energy"))
+    )
+    return [(sampled[one], value) for one, value in linearized.items() if one in sampled]
+
+
 def two_free_energies(records: Sequence[Record]) -> str:
     """How the linearised free energies are to the sampled ones, where an episode has both."""
-    own = {
-        part: {one["episode"]: one["columns"] for one in records if one["part"] == part}
-        for part in ("sampled", "linearized")
-    }
-    both = [
-        (np.array(own["sampled"][k]["free_energy"]), np.array(columns["linearized_free_energy"]))
-        for k, columns in own["linearized"].items()
-        if k in own["sampled"]
-    ]
+    both = both_free_energies(records, lambda one: one["episode"])
     if not both:
         return ""
-    r = [correlation(linearized, sampled) for sampled, linearized in both]
+    r = [correlation(linearized.numpy(), sampled.numpy()) for sampled, linearized in both]
     higher = [float((linearized - sampled).mean()) for sampled, linearized in both]
     return (
         f"linearised free energies beside sampled ones: r {np.mean(r):+.2f}, {min(higher):.1f} to "

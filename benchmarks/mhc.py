@@ -37,6 +37,7 @@ import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
+from few_labels import both_free_energies
 from kept_lines import Record, keep, read
 from printed import say
 from torch import Tensor, nn
@@ -300,18 +301,7 @@ def judged(records: Sequence[Record]) -> pd.DataFrame:
 
 def two_free_energies(records: Sequence[Record]) -> str:
     """How the linearised free energies order candidates beside the sampled ones."""
-    own = {
-        part: {key(one): one["columns"] for one in records if one["part"] == part}
-        for part in ("sampled", "linearized")
-    }
-    found = [
-        rank_correlation(
-            torch.tensor(own["sampled"][one]["free_energy"]),
-            torch.tensor(columns["linearized_free_energy"]),
-        )
-        for one, columns in own["linearized"].items()
-        if one in own["sampled"]
-    ]
+    found = [rank_correlation(*pair) for pair in both_free_energies(records, key)]
     if not found:
         return ""
     mean, error = np.mean(found), sem(np.array(found))
